@@ -1,0 +1,233 @@
+"""The protocols between the parts of a recipe, and the small values that travel between them.
+
+Everyone may import this module; it imports nothing of the library but its errors. A *recipe* is made of values (frozen
+dataclasses) that satisfy `Tuning`, `Framing`, `Stabilizer` and `Stage`; the run-time objects they make are `FramingModule`,
+`Hooks` and the learner.
+
+Shapes are written ``[heads, rows, classes]``. A *row* is what one logit vector belongs to: a text, a token, a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from tempering.backbone import Backbone
+    from tempering.learner import Learner
+    from tempering.passes import Passes
+
+Kind = Literal["classification", "regression", "multilabel", "text"]
+Label = str | int | bool | float
+Weights = dict[str, "Tensor"]  # trained tensors only, by their name in the learner
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of the user's data: one or two texts and, if known, its label exactly as it was given.
+
+    ``label`` is a `Label` for classification, a float for regression, a tuple of labels for multi-label data and None for
+    unlabelled text. ``row`` is the 1-based row in the user's file, for messages.
+    """
+
+    texts: tuple[str, ...]
+    label: Any = None
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a framing makes of an example for the model: token ids (truncated, special tokens placed) and its target.
+
+    ``target`` is a class index, a float, or a tuple of 0/1 for multi-label data; None when unknown.
+    """
+
+    input_ids: Sequence[int]
+    token_type_ids: Sequence[int] | None = None
+    target: Any = None
+    weight: float = 1.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows that go through the model together.
+
+    ``inputs`` holds ``input_ids`` [rows, length] and, where needed, ``attention_mask`` (absent when nothing is padded) and
+    ``token_type_ids``; with a cached trunk it holds ``features`` [rows, dim] instead. ``targets`` is [rows] (class indices or
+    values) or [rows, classes] (multi-label). ``weights`` is [rows]. ``extra`` belongs to the framing that made the batch.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: Tensor | None = None
+    weights: Tensor | None = None
+    task: str = "task"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        move = {k: v.to(device) for k, v in self.inputs.items()}
+        extra = {k: v.to(device) if hasattr(v, "to") else v for k, v in self.extra.items()}
+        targets = None if self.targets is None else self.targets.to(device)
+        weights = None if self.weights is None else self.weights.to(device)
+        return Batch(move, targets, weights, self.task, extra)
+
+
+class Slab(NamedTuple):
+    """The scores of the rows of one task.
+
+    ``logits`` [heads, rows, classes] (classes = 1 for a value); ``features`` [rows, dim] is what the last linear map read;
+    ``kind`` says how logits become probabilities: softmax over classes, a sigmoid a label, or the value itself.
+    """
+
+    logits: Tensor
+    targets: Tensor | None
+    weights: Tensor | None
+    features: Tensor | None
+    kind: Kind
+    task: str = "task"
+
+
+class Scores(NamedTuple):
+    """One slab for each task in the batch. Terms fold over slabs by their row counts (`Scores.fold`)."""
+
+    slabs: tuple[Slab, ...]
+
+    @property
+    def only(self) -> Slab:
+        """The slab of a single-task batch."""
+        (slab,) = self.slabs
+        return slab
+
+    def fold(self, other: Scores, term: Callable[[Slab, Slab], Tensor]) -> Tensor:
+        """Row-weighted mean over tasks of ``term(mine, theirs)``, each a mean over rows."""
+        pairs = list(zip(self.slabs, other.slabs, strict=True))
+        rows = sum(a.logits.shape[1] for a, _ in pairs)
+        return sum((term(a, b) * (a.logits.shape[1] / rows) for a, b in pairs[1:]), term(*pairs[0]) * (pairs[0][0].logits.shape[1] / rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A label as the user wrote it (a tuple for multi-label data, a float for regression) and a probability for every label."""
+
+    label: Any
+    probabilities: Mapping[Any, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """One seed for each purpose, so that the sources of variance can be told apart. `Seeds.of(0)` derives all from one.
+
+    ``sampling`` draws subsets and splits, ``init`` new weights, ``order`` the order of rows, ``dropout`` everything drawn
+    inside a training step.
+    """
+
+    sampling: int
+    init: int
+    order: int
+    dropout: int
+
+    @classmethod
+    def of(cls, seed: int, **given: int | None) -> Seeds:
+        """All four seeds from ``seed``; any given by name replaces the derived one."""
+        base = {"sampling": seed * 4, "init": seed * 4 + 1, "order": seed * 4 + 2, "dropout": seed * 4 + 3}
+        return cls(**(base | {k: v for k, v in given.items() if v is not None}))
+
+
+class Hooks(NamedTuple):
+    """What a method touches while training is visible from which field is not None. See DESIGN: folds commute, or admit one."""
+
+    rate: Callable[[str, float], float] | None = None  # (name, progress in [0, 1]) -> factor on a learning rate; product
+    term: Callable[[Passes], Tensor] | None = None  # added to the loss; sum
+    noise: Callable[[Tensor, np.random.Generator], Tensor] | None = None  # added to a student pass's embeddings; sum
+    gradient: Callable[[str, Tensor], Tensor | float] | None = None  # (name, gradient) -> factor; product
+    weights: Callable[[Weights, np.random.Generator], Weights] | None = None  # weights of one training pass; at most one
+    base: Callable[[Passes], Tensor] | None = None  # replaces the supervised loss; at most one
+    after_step: Callable[[Weights], None] | None = None  # updates only its own state; in turn
+    final: Callable[[], Weights] | None = None  # the weights evaluated and saved; at most one
+    save: Callable[[], dict[str, Tensor]] | None = None  # what a checkpoint stores of its state ...
+    restore: Callable[[dict[str, Tensor]], None] | None = None  # ... and how it comes back
+
+
+@runtime_checkable
+class Tuning(Protocol):
+    """What of the backbone is tuned. A frozen value in the recipe."""
+
+    trunk_eval: bool  # the backbone runs in evaluation mode while training (no dropout), so its output may be cached
+    trains_pretrained: bool  # some pretrained weight is trained in place
+    identity: Literal["exact", "near", "no"]  # how close the model is to the backbone right after `attach`
+    merges: bool  # `merge` folds the change into the weights
+
+    def attach(self, backbone: Backbone) -> None:
+        """Freeze, unfreeze and add modules; afterwards ``requires_grad`` says everything. New weights are drawn here."""
+
+    def merge(self, backbone: Backbone) -> None:
+        """Fold the change into the backbone's own weights and take the added modules off. No-op where nothing was added."""
+
+    def count(self, backbone: Backbone) -> int:
+        """The number of trained backbone parameters by the method's published formula, from the configuration alone."""
+
+
+class FramingModule(Protocol):
+    """How the task is put to the model, at run time: an ``nn.Module`` with the task's own weights."""
+
+    deterministic: bool  # rendering and collating draw nothing: prompts may be made once
+    labels: tuple[Any, ...]
+
+    def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
+        """Prompts of each example; more than one prompt = averaged scores. Takes many examples, as tokenizers are fast in bulk."""
+
+    def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
+        """Pad prompts of similar length into a batch."""
+
+    def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
+        """The part of the forward pass that depends on the backbone only."""
+
+    def scores(self, backbone: Backbone, batch: Batch) -> Scores:
+        """Logits and features of the batch."""
+
+    def loss(self, scores: Scores, batch: Batch) -> Tensor:
+        """The supervised loss of this framing: a mean over rows and heads."""
+
+    def decode(self, scores: Scores) -> list[Prediction]:
+        """Labels with probabilities."""
+
+    def refresh(self, backbone: Backbone, support: Sequence[Example]) -> None:
+        """Re-estimate state that depends on all training data. Default: nothing."""
+
+
+@runtime_checkable
+class Framing(Protocol):
+    """How the task is put to the model. A frozen value in the recipe."""
+
+    supervised: bool  # reads labels
+
+    def build(self, task: Any, backbone: Backbone) -> FramingModule:
+        """The module for this task and backbone. New weights are drawn here."""
+
+
+@runtime_checkable
+class Stabilizer(Protocol):
+    """What steadies training. A frozen value in the recipe; run-time state is born in `start`, never in the value."""
+
+    @property
+    def neutral(self) -> bool:
+        """True when the setting changes nothing: the loop then leaves it out altogether."""
+
+    def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
+        """Hooks over fresh state for one run."""
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One step of the way from backbone to model."""
+
+    def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
+        """Backbone in, learner out."""

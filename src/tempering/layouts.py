@@ -1,0 +1,243 @@
+"""The one table of architectures: where each family keeps its blocks, sub-layers, head and language-model head.
+
+No other file names a model family. A family without a row still serves `full` and `frozen` tuning with a head of our own; what
+needs a named place in the network is refused with a sentence that says so (`Layout.require`).
+
+Module names are those of transformers 5. ``{}``-free dotted paths are relative to the body (``AutoModel``) or, where said,
+to one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tempering.errors import ModelError
+
+Pool = Literal["pooler", "first", "mean", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """The family's own sequence-classification head, as parameter names of its transformers class.
+
+    ``pool`` chooses the vector, ``dense`` an optional linear map with ``activation`` (and ``norm``) after it, ``final`` the last
+    linear map. ``body`` is the attribute under which that class keeps the body. ``input_dropout`` and ``dropout`` name the
+    configuration fields, in order, from which the two dropout rates are read.
+    """
+
+    body: str
+    final: str
+    pool: Pool = "first"
+    dense: str | None = None
+    norm: str | None = None
+    activation: str = "tanh"
+    bias: bool = True
+    input_dropout: tuple[str, ...] = ()
+    dropout: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelSpec:
+    """The family's masked-LM head: dense -> activation -> norm -> embeddings transposed + bias, as checkpoint names."""
+
+    dense: str
+    norm: str
+    bias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One family. ``query`` .. ``ffn_out`` are paths inside a block; ``*_output`` is the module whose output is the sub-layer's
+    result just before the residual addition. ``refuses`` maps a method's registry name to the reason it cannot serve this family.
+    """
+
+    family: str
+    blocks: str = ""
+    embeddings: str = ""
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    attention_out: str = ""
+    attention_output: str = ""
+    ffn_in: str = ""
+    ffn_out: str = ""
+    ffn_output: str = ""
+    head: HeadSpec | None = None
+    lm: LanguageModelSpec | None = None
+    kind: Literal["encoder", "decoder", "text-encoder"] = "encoder"
+    shared_blocks: bool = False
+    position_offset: int = 0
+    refuses: Mapping[str, str] = field(default_factory=dict)
+
+    def require(self, method: str, *places: str) -> None:
+        """Refuse ``method`` where this family lacks one of the named ``places`` or its row gives a reason."""
+        if method in self.refuses:
+            raise ModelError(f"{method} cannot serve the {self.family} family: {self.refuses[method]}")
+        absent = [p for p in places if not getattr(self, p)]
+        if absent:
+            raise ModelError(
+                f"{method} needs to know where the {self.family!r} architecture keeps its {', '.join(absent).replace('_', ' ')}, and"
+                f" tempering has no such row for it. What still works: the tunings full and frozen. To add it: one row in layouts.py"
+            )
+
+
+_BERT = dict(
+    blocks="encoder.layer",
+    embeddings="embeddings.word_embeddings",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_out="attention.output.dense",
+    attention_output="attention.output.dropout",
+    ffn_in="intermediate.dense",
+    ffn_out="output.dense",
+    ffn_output="output.dropout",
+)
+_LLAMA = dict(
+    blocks="layers",
+    embeddings="embed_tokens",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    attention_out="self_attn.o_proj",
+    attention_output="self_attn.o_proj",
+    ffn_in="mlp.up_proj",
+    ffn_out="mlp.down_proj",
+    ffn_output="mlp.down_proj",
+    kind="decoder",
+    head=HeadSpec("model", "score", pool="last", bias=False, dropout=()),
+)
+_TRANSFORM = LanguageModelSpec("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias")
+_LM_HEAD = LanguageModelSpec("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+_HIDDEN = ("hidden_dropout_prob",)
+_SHARED = {"top_layers": "its blocks share one set of weights, so there is no top layer to choose; use full, lora or bitfit"}
+
+
+def _out_proj(body: str, activation: str = "tanh", rates: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")) -> HeadSpec:
+    return HeadSpec(body, "classifier.out_proj", dense="classifier.dense", activation=activation, input_dropout=rates, dropout=rates)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "bert": Layout("bert", **_BERT, head=HeadSpec("bert", "classifier", pool="pooler"), lm=_TRANSFORM),  # type: ignore[arg-type]
+    "roberta": Layout("roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),  # type: ignore[arg-type]
+    "xlm-roberta": Layout("xlm-roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),  # type: ignore[arg-type]
+    "electra": Layout(  # type: ignore[arg-type]
+        "electra",
+        **_BERT,
+        head=_out_proj("electra", "gelu"),
+        lm=LanguageModelSpec("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+    ),
+    "distilbert": Layout(
+        "distilbert",
+        blocks="transformer.layer",
+        embeddings="embeddings.word_embeddings",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_out="attention.out_lin",
+        attention_output="attention.out_lin",
+        ffn_in="ffn.lin1",
+        ffn_out="ffn.lin2",
+        ffn_output="ffn.dropout",
+        head=HeadSpec("distilbert", "classifier", dense="pre_classifier", activation="relu", dropout=("seq_classif_dropout",)),
+        lm=LanguageModelSpec("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
+    ),
+    "albert": Layout(
+        "albert",
+        blocks="encoder.albert_layer_groups.0.albert_layers",
+        embeddings="embeddings.word_embeddings",
+        query="attention.query",
+        key="attention.key",
+        value="attention.value",
+        attention_out="attention.dense",
+        attention_output="attention.output_dropout",
+        ffn_in="ffn",
+        ffn_out="ffn_output",
+        ffn_output="ffn_output",
+        shared_blocks=True,
+        head=HeadSpec("albert", "classifier", pool="pooler", dropout=("classifier_dropout_prob",)),
+        lm=LanguageModelSpec("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
+        refuses=_SHARED,
+    ),
+    "modernbert": Layout(
+        "modernbert",
+        blocks="layers",
+        embeddings="embeddings.tok_embeddings",
+        query="attn.Wqkv",
+        key="attn.Wqkv",
+        value="attn.Wqkv",
+        attention_out="attn.Wo",
+        attention_output="attn.out_drop",
+        ffn_in="mlp.Wi",
+        ffn_out="mlp.Wo",
+        ffn_output="mlp.Wo",
+        head=HeadSpec("model", "classifier", dense="head.dense", norm="head.norm", activation="gelu", dropout=("classifier_dropout",)),
+        lm=LanguageModelSpec("head.dense", "head.norm", "decoder.bias"),
+    ),
+    "mpnet": Layout(
+        "mpnet",
+        blocks="encoder.layer",
+        embeddings="embeddings.word_embeddings",
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        attention_out="attention.attn.o",
+        attention_output="attention.dropout",
+        ffn_in="intermediate.dense",
+        ffn_out="output.dense",
+        ffn_output="output.dropout",
+        head=_out_proj("mpnet", rates=_HIDDEN),
+        lm=_LM_HEAD,
+        position_offset=2,
+    ),
+    "deberta-v2": Layout(  # type: ignore[arg-type]
+        "deberta-v2",
+        **(_BERT | {p: f"attention.self.{p}_proj" for p in ("query", "key", "value")}),
+        head=HeadSpec(
+            "deberta",
+            "classifier",
+            dense="pooler.dense",
+            activation="gelu",
+            input_dropout=("pooler_dropout",),
+            dropout=("cls_dropout", "hidden_dropout_prob"),
+        ),
+        lm=_TRANSFORM,
+    ),
+    "gpt2": Layout(
+        "gpt2",
+        blocks="h",
+        embeddings="wte",
+        query="attn.c_attn",
+        key="attn.c_attn",
+        value="attn.c_attn",
+        attention_out="attn.c_proj",
+        attention_output="attn.resid_dropout",
+        ffn_in="mlp.c_fc",
+        ffn_out="mlp.c_proj",
+        ffn_output="mlp.dropout",
+        kind="decoder",
+        head=HeadSpec("transformer", "score", pool="last", bias=False, dropout=()),
+    ),
+    **{name: Layout(name, **_LLAMA) for name in ("llama", "qwen2", "qwen3", "mistral")},  # type: ignore[arg-type]
+    "t5": Layout(
+        "t5",
+        blocks="encoder.block",
+        embeddings="shared",
+        query="layer.0.SelfAttention.q",
+        key="layer.0.SelfAttention.k",
+        value="layer.0.SelfAttention.v",
+        attention_out="layer.0.SelfAttention.o",
+        attention_output="layer.0.dropout",
+        ffn_in="layer.1.DenseReluDense.wi",
+        ffn_out="layer.1.DenseReluDense.wo",
+        ffn_output="layer.1.dropout",
+        kind="text-encoder",
+    ),
+}
+
+
+def layout_of(config: Any) -> Layout:
+    """The row of ``config.model_type``; an empty row (which refuses what needs a place) for a family not in the table."""
+    return LAYOUTS.get(config.model_type) or Layout(config.model_type)

@@ -1,0 +1,97 @@
+"""The forward passes of one training step, asked for and never made twice.
+
+A method that needs another forward pass asks its `Passes` for it. Two methods that ask for the same pass share it. Every pass has
+a random stream of its own, keyed by (seed, step, micro-batch, process, pass), so that what one method asks for never moves what
+another one sees: that is what makes the order of stabilizers irrelevant. Nobody else calls the model while training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from tempering.contracts import Batch, Scores, Weights
+from tempering.dropout import dropout_stream
+from tempering.streams import numpy_stream
+
+if TYPE_CHECKING:
+    from tempering.learner import Learner
+
+View = Callable[[Weights, np.random.Generator], Weights]
+Noise = Callable[[Tensor, np.random.Generator], Tensor]
+
+
+@dataclass
+class Passes:
+    """The passes of one micro-batch. ``view`` replaces the weights of training passes; ``noises`` are added to embeddings.
+
+    ``made`` counts forward passes, so that a test can hold `explain` to what really happens.
+    """
+
+    learner: Learner
+    batch: Batch
+    trained: Weights
+    key: tuple[Any, ...]
+    view: View | None = None
+    noises: Sequence[Noise] = ()
+    device: torch.device = torch.device("cpu")
+    autocast: Callable[[], Any] = nullcontext
+    made: int = 0
+    _students: dict[int, Scores] = field(default_factory=dict)
+    _views: dict[int, Weights] = field(default_factory=dict)
+
+    def student(self, i: int = 0) -> Scores:
+        """The ``i``-th stochastic pass (training mode, its own dropout), with gradient."""
+        if i not in self._students:
+            with self._noisy(i):
+                self._students[i] = self._forward(i)
+        return self._students[i]
+
+    def drawn(self) -> list[Scores]:
+        """Every student pass anyone asked for (at least one): the supervised loss is averaged over these."""
+        self.student(0)
+        return [self._students[i] for i in sorted(self._students)]
+
+    def perturbed(self, noise: Callable[[Tensor], Tensor], layer: int = 0) -> Scores:
+        """``student(0)`` once more, with the same dropout and weights, ``noise`` applied to embeddings or a layer's input."""
+        with self.learner.backbone.perturbed(noise, layer), self._noisy(0):
+            return self._forward(0)
+
+    def under(self, weights: Weights) -> Scores:
+        """A pass under other ``weights``, in evaluation mode and without gradient: a teacher. Disturbs no random stream."""
+        self.made += 1
+        modes = [(m, m.training) for m in self.learner.modules()]
+        self.learner.eval()
+        try:
+            with torch.no_grad(), self.autocast():
+                scores: Scores = functional_call(self.learner, weights, (self.batch,))
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return scores
+
+    def _forward(self, i: int) -> Scores:
+        self.made += 1
+        with dropout_stream(*self.key, i, device=self.device), self.autocast():
+            if self.view is None:
+                return self.learner(self.batch)  # type: ignore[no-any-return]
+            if i not in self._views:
+                self._views[i] = self.view(self.trained, numpy_stream(*self.key, i, "weights"))
+            return functional_call(self.learner, self._views[i], (self.batch,))  # type: ignore[no-any-return]
+
+    def _noisy(self, i: int) -> Any:
+        if not self.noises:
+            return nullcontext()
+
+        def add(x: Tensor) -> Tensor:
+            extra = [noise(x, numpy_stream(*self.key, i, "noise", n)) for n, noise in enumerate(self.noises)]
+            return torch.stack([x, *extra]).sum(0)
+
+        return self.learner.backbone.perturbed(add)

@@ -1,0 +1,1 @@
+"""The study: recipes x sizes x seeds, paired, one record a run."""
