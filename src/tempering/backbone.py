@@ -46,7 +46,7 @@ def locate(source: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers' load report tells about heads that are ours to build; what matters is checked and said by `Backbone.load`."""
     loggers = [logging.getLogger(n) for n in ("transformers", "huggingface_hub")]
     levels = [x.level for x in loggers]
@@ -100,7 +100,9 @@ class Backbone(nn.Module):
         self.layout: Layout = layout_of(model.config)
         self.lm_head: nn.Module | None = None
         self.changed = False
-        self.fresh: tuple[str, ...] = ()  # body weights the checkpoint did not hold (drawn anew)
+        self.own = frozenset(model.state_dict())  # the body's own tensors: what a tuning adds is not among them
+        self.pretrained = self.own  # those that came with the checkpoint
+        self.base_fingerprint = ""  # set before a tuning is attached whose change is saved apart from the body
 
     @classmethod
     def load(cls, source: str, seed: int = 0) -> Backbone:
@@ -111,7 +113,7 @@ class Backbone(nn.Module):
         import transformers
 
         where = locate(source)
-        with _quiet(), torch_stream(seed, "init", "backbone"):
+        with quiet(), torch_stream(seed, "init", "backbone"):
             config = _pretrained(transformers.AutoConfig.from_pretrained, where)
             layout = layout_of(config)
             auto = transformers.AutoModelForTextEncoding if layout.kind == "text-encoder" else transformers.AutoModel
@@ -125,7 +127,7 @@ class Backbone(nn.Module):
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         backbone = cls(model, tokenizer, source, where)
-        backbone.fresh = tuple(sorted(info["missing_keys"]))
+        backbone.pretrained -= set(info["missing_keys"])
         return backbone
 
     @property
@@ -193,7 +195,7 @@ class Backbone(nn.Module):
         digest = hashlib.blake2b(digest_size=16)
         config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "architectures")}
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
+        for name, tensor in sorted((n, t) for n, t in self.model.state_dict().items() if n in self.own):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""Trunk outputs computed once: a frozen trunk in evaluation mode says the same of a text in every epoch, run and seed.
+
+A cache is keyed by content: one file pair for the backbone and what the framing reads of it, one row a prompt, found by the hash of its
+token ids. On disk it is memory-mapped; new rows come as a new segment, renamed into place, so that several processes may share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempering.contracts import Prompt
+from tempering.learner import Learner
+from tempering.streams import key_of
+
+
+def _hash(prompt: Prompt) -> bytes:
+    ids = np.asarray(prompt.input_ids, dtype=np.int32).tobytes()
+    types = b"" if prompt.token_type_ids is None else np.asarray(prompt.token_type_ids, dtype=np.int32).tobytes()
+    return hashlib.blake2b(ids + b"|" + types, digest_size=16).digest()
+
+
+class TrunkCache:
+    """Trunk outputs of prompts, in memory and, with a ``folder``, on disk for later runs and other processes."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._rows: dict[str, dict[bytes, np.ndarray]] = {}
+        self._seen: set[Path] = set()
+
+    def features(self, learner: Learner, prompts: Sequence[Prompt], batch_size: int = 64) -> Tensor:
+        """[prompts, dim] trunk outputs, computing only those not known yet."""
+        key = f"{key_of(learner.backbone.fingerprint(), learner.framing.trunk_key()):016x}"
+        rows = self._rows.setdefault(key, {})
+        self._read(key, rows)
+        hashes = [_hash(p) for p in prompts]
+        fresh = {h: p for h, p in zip(hashes, prompts, strict=True) if h not in rows}
+        if fresh:
+            found = _compute(learner, list(fresh.values()), batch_size)
+            rows.update(zip(fresh, found, strict=True))
+            self._write(key, list(fresh), found)
+        return torch.from_numpy(np.stack([rows[h] for h in hashes]))
+
+    def _read(self, key: str, rows: dict[bytes, np.ndarray]) -> None:
+        for path in sorted(self.folder.glob(f"{key}-*.keys.npy")) if self.folder and self.folder.exists() else ():
+            if path not in self._seen:
+                names = np.load(path, allow_pickle=False)
+                values = np.load(path.with_name(path.name.replace(".keys.", ".rows.")), mmap_mode="r", allow_pickle=False)
+                rows.update({n.tobytes(): v for n, v in zip(names, values, strict=True)})
+                self._seen.add(path)
+
+    def _write(self, key: str, hashes: list[bytes], found: np.ndarray) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{key}-{hashlib.blake2b(b''.join(hashes), digest_size=8).hexdigest()}"
+        for kind, array in (("rows", found), ("keys", np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16))):
+            target = self.folder / f"{name}.{kind}.npy"
+            part = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+            with part.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            part.replace(target)
+            self._seen.add(target)
+
+
+@torch.no_grad()
+def _compute(learner: Learner, prompts: Sequence[Prompt], batch_size: int) -> np.ndarray:
+    from tempering.batching import length_batches
+
+    learner.eval()
+    rng = np.random.default_rng(0)
+    order = length_batches([len(p.input_ids) for p in prompts], batch_size)
+    parts = [learner.framing.trunk(learner.backbone, learner.framing.collate([prompts[i] for i in rows], rng).to(learner.device)) for rows in order]
+    joined = torch.cat([p.float().cpu() for p in parts]).numpy()
+    return np.ascontiguousarray(joined[np.argsort(np.concatenate(order))])

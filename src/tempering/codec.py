@@ -1,0 +1,163 @@
+"""Values <-> plain data, for recipe files and command-line overrides. Strict: an unknown name or field is an error with near misses."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tempering.errors import RecipeError
+from tempering.registry import METHODS, find, name_of, names
+
+# Fields that hold methods: field name -> (kind, whether it holds several).
+NESTED = {"framing": ("framing", False), "tuning": ("tuning", False), "stabilizers": ("stabilizer", True)}
+
+
+def fields_of(value: Any) -> dict[str, dataclasses.Field[Any]]:
+    """Dataclass fields by name."""
+    return {f.name: f for f in dataclasses.fields(value)}
+
+
+def encode(value: Any, kind: str) -> Any:
+    """``name`` where every field has its default, else ``{name: {field: value}}`` with what differs."""
+    _, name = name_of(value)
+    default = _default(type(value))
+    given: dict[str, Any] = {}
+    for field in fields_of(value):
+        mine = getattr(value, field)
+        if default is not None and mine == getattr(default, field) and type(mine) is type(getattr(default, field)):
+            continue
+        given[field] = _encode_field(field, mine)
+    return {name: given} if given else name
+
+
+def _default(cls: Any) -> Any:
+    try:
+        return cls()
+    except ValidationError:  # a field without a default: everything is written out
+        return None
+
+
+def _encode_field(field: str, value: Any) -> Any:
+    if field in NESTED:
+        kind, several = NESTED[field]
+        return [encode(v, kind) for v in value] if several else encode(value, kind)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def decode(kind: str, node: Any, where: str) -> Any:
+    """The value that ``node`` names, with its fields checked. ``where`` is the place for messages."""
+    if isinstance(node, str):
+        name, given = node, {}
+    elif isinstance(node, Mapping) and len(node) == 1:
+        name, given = next(iter(node.items()))
+        given = given or {}
+    else:
+        raise RecipeError(f"{where}: expected the name of a {kind} ({', '.join(names(kind))}) or one name with its fields, found {node!r}")
+    try:
+        cls = find(kind, str(name))
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{where}.{name}: expected fields as  name: value, found {given!r}")
+    return build(cls, {str(k): v for k, v in given.items()}, f"{where}.{name}")
+
+
+def build(cls: Any, given: Mapping[str, Any], where: str) -> Any:
+    """An instance of ``cls`` from plain fields."""
+    known = fields_of(cls)
+    values: dict[str, Any] = {}
+    for key, node in given.items():
+        key = _renamed(key, known)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
+            raise RecipeError(f"{where}: unknown field {key!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"))
+        values[key] = decode_field(key, node, f"{where}.{key}")
+    return checked(cls, values, where)
+
+
+def _renamed(key: str, known: Mapping[str, Any]) -> str:
+    """Older transformers wrote the share of warm-up steps as ``warmup_ratio``."""
+    return "warmup_steps" if key == "warmup_ratio" and "warmup_steps" in known else key
+
+
+def decode_field(field: str, node: Any, where: str) -> Any:
+    """A field's value from plain data."""
+    if field in NESTED and not dataclasses.is_dataclass(node):
+        kind, several = NESTED[field]
+        if not several:
+            return decode(kind, node, where)
+        listed = node if isinstance(node, Sequence) and not isinstance(node, str) else [node]
+        return tuple(decode(kind, n, f"{where}.{i}") for i, n in enumerate(listed))
+    return tuple(node) if isinstance(node, list) else node
+
+
+def checked(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+    """``cls(**values)``, with pydantic's complaint in the user's own names."""
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(p) for p in (where, *first["loc"]))
+        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+        raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}{found}") from None
+
+
+def override(value: Any, path: Sequence[str], new: Any, key: str) -> Any:
+    """``value`` with what lies at ``path`` replaced by ``new`` (plain data); ``key`` is the user's spelling."""
+    head, *rest = path
+    if isinstance(value, tuple):
+        index = _position(value, head, key)
+        changed = override(value[index], rest, new, key) if rest else new
+        return (*value[:index], changed, *value[index + 1 :])
+    if not dataclasses.is_dataclass(value):
+        raise RecipeError(f"setting {key!r}: {head!r} is not inside a method; use a dotted path such as tuning.r")
+    known = fields_of(value)
+    head = _renamed(head, known)
+    if head not in known:
+        near = difflib.get_close_matches(head, known, n=2, cutoff=0.5)
+        raise RecipeError(f"setting {key!r}: no field {head!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"))
+    inner = override(getattr(value, head), rest, new, key) if rest else decode_field(head, new, key)
+    own = {f: getattr(value, f) for f in known} | {head: inner}
+    return checked(type(value), own, f"setting {key}" if not rest else key)
+
+
+def _position(value: tuple[Any, ...], head: str, key: str) -> int:
+    if head.isdigit() and int(head) < len(value):
+        return int(head)
+    found = [i for i, v in enumerate(value) if dataclasses.is_dataclass(v) and name_of(v)[1] == head]
+    if not found:
+        raise RecipeError(f"setting {key!r}: there is no {head!r} here; there are {len(value)} entries, counted from 0")
+    return found[0]
+
+
+def parse_scalar(text: str) -> Any:
+    """A command-line value read as YAML 1.2."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.version = (1, 2)
+    try:
+        return yaml.load(text)
+    except YAMLError:
+        return text
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """JSON schema of a value of ``kind``: a name, or a name with fields."""
+    simple = {"enum": names(kind)}
+    full = [{"type": "object", "properties": {n: _fields_schema(find(kind, n))}, "required": [n], "additionalProperties": False} for n in METHODS[kind]]
+    return {"anyOf": [simple, *full]}
+
+
+def _fields_schema(cls: Any) -> dict[str, Any]:
+    found = TypeAdapter(cls).json_schema()
+    properties = dict(found.get("properties", {}))
+    for field, (kind, several) in NESTED.items():
+        if field in properties:
+            properties[field] = {"type": "array", "items": schema(kind)} if several else schema(kind)
+    return {"type": "object", "properties": properties, "additionalProperties": False}

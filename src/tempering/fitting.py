@@ -1,0 +1,142 @@
+"""Fit one recipe: data and a pretrained model in, a learner (and a folder) out. The command line and the study both come here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from tempering.backbone import Backbone
+from tempering.cache import TrunkCache
+from tempering.choosing import choose
+from tempering.codec import encode
+from tempering.contracts import Seeds
+from tempering.learner import Learner
+from tempering.peak import peak_bytes, reset_peak, versions
+from tempering.recipe import Recipe
+from tempering.stages.train import Surroundings
+from tempering.tasks.metrics import default_metric
+from tempering.tasks.task import Split, Task
+from tempering.train.evaluate import Evaluator
+from tempering.train.progress import Listener, silent
+
+
+def fit(
+    recipe: Recipe | str,
+    task: Task | str | Path,
+    model: str | Backbone = "minilm",
+    *,
+    seed: int = 0,
+    seeds: Seeds | None = None,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    metrics: Sequence[str] = (),
+    listener: Listener = silent,
+    cache: TrunkCache | None = None,
+) -> Learner:
+    """Run every stage of ``recipe`` on ``task`` from the pretrained ``model`` and return the learner.
+
+    ``recipe`` is a `Recipe`, the name of a shipped one, a YAML file, or "auto"; ``task`` a `Task` or a file; ``model`` a folder, a
+    hub id, "minilm", or a loaded `Backbone` (which is changed in place). ``seeds`` overrides the four seeds derived from ``seed``.
+    With ``output_dir`` checkpoints go to ``output_dir/checkpoints`` and ``resume`` continues from the newest. ``metrics`` are further
+    metric names or ``module:function``. The learner's ``record`` holds metrics on dev and test, seconds, counts, seeds, versions.
+    """
+    started = time.perf_counter()
+    task = task if isinstance(task, Task) else Task.from_file(task, seed=seed)
+    seeds = seeds or Seeds.of(seed)
+    recipe, why = choose(task) if recipe == "auto" else (Recipe.load(recipe), "")
+    notes = [*([why] if why else []), *task.notes, *recipe.check()]
+    for note in notes:
+        listener({"event": "note", "text": note})
+    reset_peak()
+    backbone = model if isinstance(model, Backbone) else Backbone.load(model, seeds.init)
+    around = _surroundings(recipe, task, backbone, seeds, Path(output_dir) if output_dir else None, resume, metrics, listener, cache)
+    learner = _run(recipe, backbone, task, seeds, around)
+    train_seconds = time.perf_counter() - started
+    results = evaluate(learner, task, tuple(metrics), cache)
+    learner.record |= {
+        "name": task.name,
+        "recipe": recipe.to_plain(),
+        "recipe_key": recipe.key(),
+        "metrics": results,
+        "main_metric": default_metric(task.kind),
+        "rows": {s.name: len(s) for s in (task.train, task.dev, task.test) if s is not None},
+        "train_seconds": train_seconds,
+        "seconds": time.perf_counter() - started,
+        "peak_memory": peak_bytes(),
+        "trained_parameters": sum(w.numel() for w in learner.trained().values()),
+        "total_parameters": sum(p.numel() for p in learner.parameters()),
+        "seeds": asdict(seeds),
+        "versions": versions(),
+        "columns": task.columns,
+        "split": task.split_record,
+        "data": task.fingerprint(),
+        "notes": notes,
+    }
+    return learner
+
+
+def _surroundings(
+    recipe: Recipe,
+    task: Task,
+    backbone: Backbone,
+    seeds: Seeds,
+    folder: Path | None,
+    resume: bool,
+    metrics: Sequence[str],
+    listener: Listener,
+    cache: TrunkCache | None,
+) -> Surroundings:
+    """What belongs to the run; ``identity`` is what a checkpoint must agree with to be continued."""
+    identity: dict[str, Any] = {"recipe": recipe.key(), "data": task.fingerprint(), "model": backbone.source, "seeds": json.dumps(asdict(seeds))}
+    return Surroundings(folder / "checkpoints" if folder else None, resume, listener, cache, tuple(metrics), tuple(identity.items()))
+
+
+def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: Surroundings) -> Learner:
+    """Stage after stage. A finished stage leaves its backbone on disk, so that a resumed run starts in the stage it died in."""
+    last = len(recipe.stages) - 1
+    for i, stage in enumerate(recipe.stages):
+        here = around.folder / f"stage-{i}" if around.folder else None
+        done = here / "backbone.safetensors" if here else None
+        if i < last and done is not None and around.resume and done.exists():
+            backbone.model.load_state_dict(load_file(done))
+            backbone.changed = True
+            continue
+        if i == last:
+            backbone.base_fingerprint = backbone.fingerprint()
+        if len(recipe.stages) > 1:
+            around.listener({"event": "note", "text": f"stage {i + 1} of {last + 1}: {encode(stage.framing, 'framing')}, {encode(stage.tuning, 'tuning')}"})
+        mine = Surroundings(here, around.resume, around.listener, around.cache, around.metrics, around.identity)
+        learner: Learner = stage.run(backbone, task, seeds, around=mine)
+        if i < last:
+            stage.tuning.merge(backbone)
+            backbone.changed = True
+            if done is not None:
+                part = done.with_suffix(".part")
+                save_file({n: t.contiguous() for n, t in backbone.model.state_dict().items()}, part)
+                part.replace(done)
+    return learner
+
+
+def evaluate(learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None) -> dict[str, dict[str, float]]:
+    """Metrics on the development and the test split; the test split is read here and nowhere else."""
+    if not getattr(learner.record["framing"], "supervised", True):
+        return {"dev": {"loss": learner.record["stage"]["history"][-1]["loss"]}} if learner.record["stage"]["history"] else {}
+    found = {}
+    for split in (task.dev, task.test):
+        if split is not None:
+            found[split.name] = evaluator_of(learner, task, split, metrics, cache)(learner)[0]
+    return found
+
+
+def evaluator_of(learner: Learner, task: Task, split: Split, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None) -> Evaluator:
+    """An evaluator on ``split``; a frozen trunk's outputs come from the cache."""
+    evaluator = Evaluator(split.examples, task.kind, task.labels, metrics)
+    if cache is not None and learner.record.get("stage", {}).get("cached"):
+        evaluator.features = lambda prompts: cache.features(learner, prompts)
+    return evaluator

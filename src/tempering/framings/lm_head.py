@@ -1,0 +1,132 @@
+"""The masked-language-model head of a backbone: reused, read from its checkpoint, or drawn fresh and tied to the embeddings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempering.errors import ModelError
+from tempering.framings.initial import activation, draw, first, layer_norm
+from tempering.layouts import LanguageModelSpec
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+
+GENERIC = LanguageModelSpec("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")  # names for a family that has no row
+ACTIVATIONS = ("classifier_activation", "hidden_act", "activation", "hidden_activation")
+
+
+class LMHead(nn.Module):
+    """dense -> activation -> norm -> embeddings transposed + bias.
+
+    The output matrix is the backbone's own embedding matrix [vocabulary, width], handed in at each call, so that the two stay tied
+    whatever happens to either. ``fresh`` tells that the weights were drawn and not read.
+    """
+
+    def __init__(self, config: Any, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(int(config.hidden_size), width, bias=bool(first(config, "classifier_bias", default=True)))
+        self.activation = activation(first(config, *ACTIVATIONS, default="gelu"))
+        self.norm = layer_norm(width, config)
+        self.bias = nn.Parameter(torch.zeros(vocabulary)) if first(config, "decoder_bias", default=True) else None
+        self.fresh = True
+        draw(self.dense, config)
+
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [masked, dim] -> logits [masked, vocabulary] and what the output matrix read [masked, width]."""
+        features = self.norm(self.activation(self.dense(hidden)))
+        return F.linear(features, embeddings, self.bias), features
+
+
+def ensure_lm_head(backbone: Backbone) -> LMHead:
+    """The head at ``backbone.lm_head``, put there if there is none: from the checkpoint the backbone came from where it holds one,
+    else drawn from torch's generator.
+    """
+    if isinstance(backbone.lm_head, LMHead):
+        return backbone.lm_head
+    table: Any = backbone.embeddings.weight
+    head = LMHead(backbone.config, *table.shape)
+    stored = _stored(backbone.where, _names(head, backbone.layout.lm or GENERIC))
+    if stored is not None:
+        _fill(head, stored, backbone.source)
+    backbone.lm_head = head.to(table.device)
+    return head
+
+
+def lm_state(backbone: Backbone) -> dict[str, Tensor]:
+    """The head's weights by their names in the family's ``ForMaskedLM`` class; the output matrix is the embeddings. Empty if none."""
+    head = backbone.lm_head
+    if not isinstance(head, LMHead):
+        return {}
+    weights = dict(head.named_parameters())
+    return {theirs: weights[ours].detach().clone() for ours, theirs in _names(head, backbone.layout.lm or GENERIC).items()}
+
+
+def _names(head: LMHead, spec: LanguageModelSpec) -> dict[str, str]:
+    """Our name of each weight -> its name in a checkpoint."""
+    modules = {"dense": spec.dense, "norm": spec.norm}
+    parts = ((name, name.partition(".")) for name, _ in head.named_parameters())
+    return {name: spec.bias if module == "bias" else f"{modules[module]}.{leaf}" for name, (module, _, leaf) in parts}
+
+
+def _stored(where: str, names: dict[str, str]) -> dict[str, Tensor] | None:
+    """The weights under our names, if the safetensors checkpoint at ``where`` holds all of them."""
+    files = _tensor_files(where)
+    found = {ours: next((n for n in _spellings(theirs) if n in files), None) for ours, theirs in names.items()}
+    if not files or None in found.values():
+        return None
+    from safetensors import safe_open
+
+    out = {}
+    for ours, name in found.items():
+        with safe_open(files[str(name)], framework="pt") as file:
+            out[ours] = file.get_tensor(name).float()
+    return out
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """A checkpoint may keep the output bias with the output matrix, and one from before 2019 calls a norm's weights gamma and beta."""
+    stem, _, leaf = name.rpartition(".")
+    return name, f"{stem}.decoder.{leaf}", f"{stem}.{ {'weight': 'gamma', 'bias': 'beta'}[leaf] }"
+
+
+def _tensor_files(where: str) -> dict[str, Path]:
+    """Tensor name -> file that holds it, of a checkpoint in one file or in shards; empty where there is none on this machine."""
+    single, index = _local(where, "model.safetensors"), _local(where, "model.safetensors.index.json")
+    if single is not None:
+        from safetensors import safe_open
+
+        with safe_open(single, framework="pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    if index is None:
+        return {}
+    shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    return {tensor: path for tensor, shard in shards.items() if (path := _local(where, shard)) is not None}
+
+
+def _local(where: str, file: str) -> Path | None:
+    """The file of a local folder or of the hub's cache; the network is not asked, as the body was loaded already."""
+    if not where:
+        return None
+    if Path(where).is_dir():
+        return Path(where, file) if Path(where, file).exists() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(where, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _fill(head: LMHead, stored: dict[str, Tensor], source: str) -> None:
+    for name, weight in head.named_parameters():
+        if weight.shape != stored[name].shape:
+            raise ModelError(
+                f"--model {source}: its masked-language-model head has {name} of shape {tuple(stored[name].shape)}, expected"
+                f" {tuple(weight.shape)}; embeddings and head do not belong together, load the model as it was published"
+            )
+    head.load_state_dict(stored)
+    head.fresh = False

@@ -1,0 +1,132 @@
+"""What a stage makes: a backbone with a framing, able to predict, to be trained further and to be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tempering.batching import length_batches
+from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab, Weights
+from tempering.errors import DataError
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+
+
+class Learner(nn.Module):
+    """Backbone plus framing module for one task.
+
+    ``tuning`` is the value that was attached to the backbone, ``record`` a JSON-ready account of how the learner was made
+    (recipe, data, seeds, metrics): it is what `save_pretrained` writes beside the weights.
+    """
+
+    def __init__(self, backbone: Backbone, framing: Any, tuning: Any, record: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.framing = framing
+        self.tuning = tuning
+        self.record: dict[str, Any] = record or {}
+
+    def forward(self, batch: Batch) -> Scores:
+        """Scores of a batch. While training, only `tempering.passes.Passes` calls this."""
+        scores: Scores = self.framing.scores(self.backbone, batch)
+        return scores
+
+    def train(self, mode: bool = True) -> Learner:
+        """Training mode; the trunk stays in evaluation mode where the tuning says so."""
+        super().train(mode)
+        if self.tuning.trunk_eval:
+            self.backbone.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def trained(self) -> Weights:
+        """The trained weights, by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def pretrained(self, name: str) -> bool:
+        """Whether weight ``name`` came with the pretrained model (and was not added or drawn anew)."""
+        return name.removeprefix("backbone.model.") in self.backbone.pretrained if name.startswith("backbone.model.") else False
+
+    def depth(self, name: str) -> int:
+        """Height of a weight: 0 embeddings, 1 .. L blocks, L + 1 above them, L + 2 for the framing's own weights."""
+        return self.backbone.depth(name) if name.startswith("backbone.") else self.backbone.top + 1
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[Prompt], batch_size: int = 64, features: Tensor | None = None) -> Scores:
+        """Evaluation-mode scores of many prompts, in their order, batched by length. ``features`` are cached trunk outputs."""
+        self.eval()
+        rng = np.random.default_rng(0)
+        order: list[np.ndarray] = length_batches([len(p.input_ids) for p in prompts], batch_size)
+        found = []
+        for rows in order:
+            batch = self.framing.collate([prompts[i] for i in rows], rng)
+            if features is not None:
+                batch = Batch({"features": features[torch.from_numpy(rows)]}, batch.targets, batch.weights, batch.task, batch.extra)
+            found.append(self(batch.to(self.device)).only)
+        return _joined(found, np.concatenate(order))
+
+    def predictions(self, examples: Sequence[Example], batch_size: int = 64) -> list[Prediction]:
+        """A `Prediction` for every example, in order. Several prompts of one example are averaged."""
+        if not examples:
+            return []
+        rendered = self.framing.render(examples, (), np.random.default_rng(0))
+        counts = [len(prompts) for prompts in rendered]
+        scores = self.score([p for prompts in rendered for p in prompts], batch_size)
+        return list(self.framing.decode(scores if max(counts) == 1 else _averaged(scores, counts)))
+
+    def predict(self, texts: Sequence[str | tuple[str, str]], batch_size: int = 64) -> list[Any]:
+        """The label (value, tuple of labels) of every text or pair of texts, as the user wrote labels."""
+        return [p.label for p in self.predictions(_examples(texts), batch_size)]
+
+    def predict_proba(self, texts: Sequence[str | tuple[str, str]], batch_size: int = 64) -> list[dict[Any, float]]:
+        """For every text, the probability of each label."""
+        return [dict(p.probabilities) for p in self.predictions(_examples(texts), batch_size)]
+
+    def save_pretrained(self, folder: str | Path, merge: bool = False) -> Path:
+        """Write the learner to ``folder``; `tempering.load` reads it back with equal predictions. See `tempering.saving.save`."""
+        from tempering.saving import save
+
+        return save(self, Path(folder), merge=merge)
+
+    def push_to_hub(self, repo_id: str, merge: bool = False, private: bool | None = None) -> str:
+        """Upload the folder that `save_pretrained` writes to the hub; returns its address."""
+        from tempering.saving import push
+
+        return push(self, repo_id, merge=merge, private=private)
+
+
+def _examples(texts: Sequence[str | tuple[str, str]]) -> list[Example]:
+    if isinstance(texts, str):
+        raise DataError('predict takes a list of texts, found one string; write learner.predict(["..."])')
+    return [Example((t,) if isinstance(t, str) else tuple(t)) for t in texts]
+
+
+def _joined(slabs: Sequence[Slab], order: np.ndarray) -> Scores:
+    """One slab from those of all batches, rows put back in their original order."""
+    back = torch.from_numpy(np.argsort(order))
+    logits = torch.cat([s.logits.cpu() for s in slabs], 1)
+    rows_match = logits.shape[1] == len(order)
+    targets = torch.cat([s.targets.cpu() for s in slabs]) if all(s.targets is not None for s in slabs) else None  # type: ignore[union-attr]
+    features = torch.cat([s.features.cpu() for s in slabs]) if all(s.features is not None for s in slabs) else None  # type: ignore[union-attr]
+    if rows_match:
+        logits = logits[:, back]
+        targets = None if targets is None else targets[back]
+        features = None if features is None else features[back]
+    return Scores((Slab(logits, targets, None, features, slabs[0].kind, slabs[0].task),))
+
+
+def _averaged(scores: Scores, counts: Sequence[int]) -> Scores:
+    """Mean logits over the prompts of each example."""
+    slab = scores.only
+    logits = torch.stack([part.mean(1) for part in slab.logits.split(list(counts), 1)], 1)
+    return Scores((Slab(logits, None, None, None, slab.kind, slab.task),))

@@ -1,0 +1,184 @@
+"""The tables of the report. `cell_values` and `pair_values` make the numbers; every form of the report shows these and no others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tempering.report import formats
+from tempering.report.formats import UNKNOWN, Scale
+
+if TYPE_CHECKING:
+    from tempering.study.decide import Cell, SizeResult
+    from tempering.study.statistics import Pair
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of text: ``rows`` [rows, columns]. The first column names the row; ``leading`` marks rows tied for the best."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+    leading: tuple[bool, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading and how its text is made from the values of a row."""
+
+    heading: str
+    show: Callable[[Scale, Values], str]
+    numeric: bool = True
+
+
+def cell_values(cell: Cell, result: SizeResult) -> Values:
+    """Everything the report says about one recipe at one size, as plain numbers. ``group`` is its letters, "" without any."""
+    spread = cell.interval
+    return {
+        "recipe": cell.recipe,
+        "mean": spread.mean,
+        "low": spread.low,
+        "high": spread.high,
+        "sd": spread.sd,
+        "sd_low": spread.sd_low,
+        "sd_high": spread.sd_high,
+        "group": letters(cell.recipe, result.groups),
+        "tied_for_best": cell.recipe in result.tied,
+        "dev_mean": cell.dev_mean,
+        "seeds": len(cell.scores),
+        "collapsed": cell.collapsed,
+        "failed": cell.failed,
+        "churn": cell.churn,
+        "trained_parameters": cell.trained_parameters,
+        "total_parameters": cell.total_parameters,
+        "seconds": cell.seconds,
+        "search_seconds": cell.search_seconds,
+        "peak_memory": cell.peak_memory,
+        "artefact_bytes": cell.artefact_bytes,
+    }
+
+
+def pair_values(pair: Pair, higher_is_better: bool) -> Values:
+    """A comparison of two recipes as plain numbers. ``better`` names the better one, or is None when they cannot be told apart."""
+    first = (pair.difference > 0) == higher_is_better
+    return {
+        "a": pair.a,
+        "b": pair.b,
+        "difference": pair.difference,
+        "low": pair.low,
+        "high": pair.high,
+        "p": pair.p,
+        "p_adjusted": pair.p_adjusted,
+        "seeds": pair.seeds,
+        "better": (pair.a if first else pair.b) if pair.different else None,
+    }
+
+
+def letters(recipe: str, groups: Sequence[Sequence[str]]) -> str:
+    """The letters of the groups a recipe belongs to: recipes that share a letter cannot be told apart."""
+    return "".join(_letter(i) for i, group in enumerate(groups) if recipe in group)
+
+
+def _letter(index: int) -> str:
+    return chr(ord("a") + index) if index < 26 else f"({index + 1})"
+
+
+def _sd(scale: Scale, row: Values) -> str:
+    if not math.isfinite(row["sd"]):
+        return UNKNOWN
+    span = f" ({scale.bare(row['sd_low'])} to {scale.bare(row['sd_high'])})"
+    return scale.bare(row["sd"]) + (span if math.isfinite(row["sd_low"]) and math.isfinite(row["sd_high"]) else "")
+
+
+def _when_run(show: Callable[[Values], str]) -> Callable[[Scale, Values], str]:
+    """Costs of a recipe of which no run finished are unknown, not zero."""
+    return lambda scale, row: show(row) if row["seeds"] else UNKNOWN
+
+
+SCORE_COLUMNS = (
+    Column("recipe", lambda scale, row: str(row["recipe"]), numeric=False),
+    Column("mean", lambda scale, row: scale.value(row["mean"])),
+    Column("95 % interval", lambda scale, row: scale.interval(row["low"], row["high"])),
+    Column("group", lambda scale, row: row["group"] or "-", numeric=False),
+    Column("sd over seeds (95 %)", _sd),
+    Column("seeds", lambda scale, row: str(row["seeds"])),
+    Column("collapsed", lambda scale, row: str(row["collapsed"])),
+    Column("failed", lambda scale, row: str(row["failed"])),
+    Column("churn", lambda scale, row: formats.percent(row["churn"])),
+    Column("dev mean", lambda scale, row: scale.value(row["dev_mean"])),
+)
+COST_COLUMNS = (
+    Column("recipe", lambda scale, row: str(row["recipe"]), numeric=False),
+    Column("trained", _when_run(lambda row: formats.count_of(row["trained_parameters"]))),
+    Column("share", _when_run(lambda row: formats.share(row["trained_parameters"], row["total_parameters"]))),
+    Column("time a run", _when_run(lambda row: formats.seconds(row["seconds"]))),
+    Column("search time", _when_run(lambda row: formats.seconds(row["search_seconds"]))),
+    Column("peak memory", _when_run(lambda row: formats.size_of(row["peak_memory"]))),
+    Column("on disk", _when_run(lambda row: formats.size_of(row["artefact_bytes"]))),
+)
+PAIR_COLUMNS = (
+    Column("pair (a - b)", lambda scale, row: f"{row['a']} - {row['b']}", numeric=False),
+    Column("difference", lambda scale, row: scale.difference(row["difference"])),
+    Column("95 % simultaneous", lambda scale, row: _span(scale, row)),
+    Column("adjusted p", lambda scale, row: formats.probability(row["p_adjusted"])),
+    Column("seeds", lambda scale, row: str(row["seeds"])),
+    Column("verdict", lambda scale, row: f"{row['better']} is better" if row["better"] else "cannot be told apart", numeric=False),
+)
+
+
+def _span(scale: Scale, row: Values) -> str:
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
+        return UNKNOWN
+    return f"{scale.bare(row['low'])} to {scale.bare(row['high'])}"
+
+
+def score_table(result: SizeResult, scale: Scale, split: str) -> Table:
+    """How well each recipe did at one size, best first."""
+    letters_help = "Recipes that share a letter cannot be told apart." if result.groups else ""
+    churn_help = f"Churn: {split} rows whose prediction changes between two seeds."
+    notes = tuple(n for n in (letters_help, churn_help) if n)
+    return _table(f"Scores: {scale.metric} on the {split} split, {_rows(result)}", SCORE_COLUMNS, _ordered(result, scale), scale, notes)
+
+
+def cost_table(result: SizeResult, scale: Scale) -> Table:
+    """What each recipe cost at one size, in the order of `score_table`."""
+    return _table(f"Costs, mean of the finished runs, {_rows(result)}", COST_COLUMNS, _ordered(result, scale), scale)
+
+
+def pair_table(result: SizeResult, scale: Scale) -> Table:
+    """Every compared pair at one size; differences are a minus b."""
+    values = [pair_values(pair, scale.higher_is_better) for pair in result.pairs]
+    return _table(f"Pairwise comparisons, {_rows(result)}", PAIR_COLUMNS, values, scale)
+
+
+def _table(caption: str, columns: Sequence[Column], values: Sequence[Values], scale: Scale, notes: tuple[str, ...] = ()) -> Table:
+    rows = tuple(tuple(column.show(scale, row) for column in columns) for row in values)
+    leading = tuple(bool(row.get("tied_for_best")) for row in values)
+    return Table(caption, tuple(c.heading for c in columns), rows, tuple(c.numeric for c in columns), leading, notes)
+
+
+def _ordered(result: SizeResult, scale: Scale) -> list[Values]:
+    """Best mean first; recipes of which no run finished last."""
+    sign = -1.0 if scale.higher_is_better else 1.0
+    values = [cell_values(cell, result) for cell in result.cells]
+    return sorted(values, key=lambda row: sign * row["mean"] if math.isfinite(row["mean"]) else math.inf)
+
+
+def _rows(result: SizeResult) -> str:
+    return rows_label(result.size, result.rows)
+
+
+def rows_label(size: str, rows: int) -> str:
+    """A size in words: "128 training rows", "all 6,920 training rows"."""
+    if rows <= 0:
+        return f"size {size}"
+    every = "all " if size == "all" else ""
+    asked = f" ({size} asked for)" if size.isdigit() and int(size) != rows else ""
+    return f"{every}{rows:,} training rows{asked}"

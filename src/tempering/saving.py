@@ -1,0 +1,158 @@
+"""A learner on disk and back. Safetensors and JSON only; predictions after a reload are equal.
+
+Three forms, chosen by what the tuning did:
+
+* ``full``: the whole body. With the family's own head it is what ``AutoModelForSequenceClassification`` loads.
+* ``peft``: what ``PeftModel.from_pretrained`` loads (LoRA); the base model is named, not copied.
+* ``delta``: the trained and added tensors, for methods that PEFT does not have; the base model is named, not copied.
+
+Where an earlier stage changed the base, it is saved along in ``base/``. ``tempering.json`` and ``framing.safetensors`` hold the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tempering.backbone import Backbone
+from tempering.codec import decode, encode
+
+from tempering.errors import ModelError
+from tempering.exporting import compare_reload, export_classifier, export_peft, save_body
+from tempering.learner import Learner
+from tempering.tasks.task import Split, Task
+
+META = "tempering.json"
+FORMAT_VERSION = 1
+
+
+def form_of(learner: Learner) -> str:
+    """``full``, ``peft`` or ``delta``."""
+    if set(learner.backbone.model.state_dict()) == learner.backbone.own:
+        return "full"
+    return "peft" if hasattr(learner.tuning, "peft_names") and learner.backbone.layout.head is not None else "delta"
+
+
+def loads_with(learner: Learner) -> list[str]:
+    """Which libraries load the saved folder."""
+    form = form_of(learner)
+    if learner.framing.export_state() is None or form == "delta":
+        return ["tempering"]
+    return ["transformers", "tempering"] if form == "full" else ["peft", "tempering"]
+
+
+def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
+    """Write ``learner`` to ``folder``; with ``merge`` the tuning is folded into the weights first (in place)."""
+    if merge and form_of(learner) != "full":
+        learner.tuning.merge(learner.backbone)
+    folder.mkdir(parents=True, exist_ok=True)
+    form = form_of(learner)
+    save_file({k: v.contiguous() for k, v in learner.framing.state_dict().items()}, folder / "framing.safetensors")
+    if form == "full":
+        exported = export_classifier(learner, folder)
+    else:
+        exported = form == "peft" and export_peft(learner, folder)
+        if form == "delta":
+            save_file(_delta(learner), folder / "delta.safetensors")
+        if learner.backbone.changed:
+            save_body(learner.backbone, folder / "base")
+    learner.backbone.tokenizer.save_pretrained(folder)
+    (folder / META).write_text(json.dumps(_meta(learner, form), indent=1, ensure_ascii=False), encoding="utf-8")
+    if exported:
+        compare_reload(learner, folder, form)
+    return folder
+
+
+def _delta(learner: Learner) -> dict[str, Tensor]:
+    body = learner.backbone.model
+    trained = {n for n, p in body.named_parameters() if p.requires_grad}
+    return {n: t.detach().contiguous() for n, t in body.state_dict().items() if n in trained or n not in learner.backbone.own}
+
+
+def _meta(learner: Learner, form: str) -> dict[str, Any]:
+    backbone, framing = learner.backbone, learner.framing
+    base = {"source": backbone.source, "fingerprint": backbone.base_fingerprint, "changed": backbone.changed}
+    stage = {"framing": encode(learner.record["framing"], "framing"), "tuning": encode(learner.tuning, "tuning")}
+    task = {"kind": getattr(framing, "kind", "text"), "labels": list(framing.labels)}
+    record = {k: v for k, v in learner.record.items() if k != "framing"}
+    return {"format": form, "version": FORMAT_VERSION, "base": base, **stage, "task": task, "record": record}
+
+
+def load(folder: str | Path) -> Learner:
+    """The learner that `save` wrote to ``folder``, with equal predictions."""
+    path = Path(folder)
+    meta = _read_meta(path)
+    form, base = meta["format"], meta["base"]
+    backbone = Backbone.load(str(path if form == "full" else path / "base" if base["changed"] else base["source"]))
+    tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
+    if form != "full":
+        _check_base(backbone, base, path)
+        tuning.attach(backbone)
+        _load_change(backbone, tuning, path, form)
+    backbone.source, backbone.base_fingerprint, backbone.changed = base["source"], base["fingerprint"], base["changed"]
+    framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
+    framing = framing_value.build(_stub(meta["task"]), backbone)
+    framing.load_state_dict(load_file(path / "framing.safetensors"))
+    learner = Learner(backbone, framing, tuning, meta["record"] | {"framing": framing_value})
+    return learner.eval()
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads((path / META).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no {META} there; expected a folder that temper fit or save_pretrained wrote") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path / META}: not readable as JSON ({error}); the folder is damaged, fit the model again") from None
+    if meta.get("version") != FORMAT_VERSION:
+        raise ModelError(f"{path / META}: format version {meta.get('version')!r}; this release reads {FORMAT_VERSION}")
+    return meta
+
+
+def _check_base(backbone: Backbone, base: dict[str, Any], path: Path) -> None:
+    found = backbone.fingerprint()
+    if found != base["fingerprint"]:
+        raise ModelError(
+            f"{path}: was trained on another {base['source']!r} than the one found here (fingerprint {base['fingerprint'][:8]}, here {found[:8]});"
+            " put the original base model in place, or save with --merge"
+        )
+
+
+def _load_change(backbone: Backbone, tuning: Any, path: Path, form: str) -> None:
+    if form == "delta":
+        state = load_file(path / "delta.safetensors")
+    else:
+        stored = load_file(path / "adapter_model.safetensors")
+        assert backbone.layout.head is not None
+        names = tuning.peft_names(backbone, backbone.layout.head.body)
+        state = {mine: stored[theirs] for mine, theirs in names.items()}
+    _, unexpected = backbone.model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()}, strict=False)
+    if unexpected:
+        raise ModelError(f"{path}: {unexpected[0]} has no place in this base model; the folder belongs to another one")
+
+
+def _stub(task: dict[str, Any]) -> Task:
+    """A task with kind and labels only: what a framing needs to be rebuilt."""
+    empty = Split("train", (), "memory")
+    return Task("task", task["kind"], tuple(task["labels"]), empty, None, None, {}, (), {})
+
+
+def push(learner: Learner, repo_id: str, merge: bool = False, private: bool | None = None) -> str:
+    """Save to a temporary folder and upload it; returns the repository's address."""
+    import tempfile
+
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        save(learner, Path(folder), merge=merge)
+        try:
+            api = HfApi()
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        except OSError as error:
+            raise ModelError(f"push_to_hub {repo_id}: {str(error).splitlines()[0]}; log in with  hf auth login  and check the name") from None
+    return str(address)

@@ -1,0 +1,68 @@
+"""Self-distillation from the mean of the run's own recent weights."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from tempering.contracts import Hooks, Slab, Weights
+
+if TYPE_CHECKING:
+    from tempering.learner import Learner
+    from tempering.passes import Passes
+
+
+@dataclass(frozen=True)
+class SelfDistillation:
+    """Pulls the logits towards those of a teacher that is the mean of the weights of the last K steps.
+
+    *Paper*: Xu et al. 2020 (BERT_SDA). *Formula*: CE + weight * MSE(logits, teacher's logits); teacher = mean of the trained weights
+    after the last ``k`` steps (fewer at the start: the starting weights alone before the first step), evaluation mode, no gradient.
+    *Needs*: nothing. *Costs*: one evaluation pass a step, k copies of the trained weights (small with LoRA).
+    *Differs*: the best-known public code keeps an exponential average instead of a mean of k.
+    """
+
+    touches: ClassVar[tuple[str, ...]] = ("term", "after_step")
+    teachers: ClassVar[int] = 1
+    weight: float = Field(default=1.0, ge=0)
+    k: int = Field(default=1, ge=1)
+
+    @property
+    def neutral(self) -> bool:
+        """Weight 0 changes nothing."""
+        return self.weight == 0.0
+
+    def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
+        """Hooks with a term and a ring of the last k weights."""
+        ring: deque[Weights] = deque([_copy(trained)], maxlen=self.k)
+
+        def term(passes: Passes) -> Tensor:
+            return self.weight * passes.student(0).fold(passes.under(_mean(ring)), _apart)
+
+        def restore(state: Weights) -> None:
+            ring.clear()
+            for i in range(1 + max(int(key.partition("/")[0]) for key in state)):
+                ring.append({k.partition("/")[2]: v for k, v in state.items() if k.startswith(f"{i}/")})
+
+        def save() -> Weights:
+            return {f"{i}/{n}": w for i, weights in enumerate(ring) for n, w in weights.items()}
+
+        return Hooks(term=term, after_step=lambda weights: ring.append(_copy(weights)), save=save, restore=restore)
+
+
+def _copy(weights: Weights) -> Weights:
+    return {n: w.detach().clone() for n, w in weights.items()}
+
+
+def _mean(ring: deque[Weights]) -> Weights:
+    return ring[0] if len(ring) == 1 else {n: torch.stack([w[n] for w in ring]).mean(0) for n in ring[0]}
+
+
+def _apart(student: Slab, teacher: Slab) -> Tensor:
+    return F.mse_loss(student.logits, teacher.logits)

@@ -1,0 +1,146 @@
+"""The stage that trains with gradients: supervised, task- or domain-adaptive, intermediate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from tempering.backbone import Backbone
+from tempering.cache import TrunkCache
+from tempering.contracts import Example, Seeds
+from tempering.framings.head import Head
+from tempering.learner import Learner
+from tempering.registry import name_of
+from tempering.streams import torch_stream
+from tempering.tasks.metrics import default_metric
+from tempering.tasks.task import Task
+from tempering.train.evaluate import Evaluator, fit_thresholds
+from tempering.train.feed import Feed, balanced_weights
+from tempering.train.fit import Plan, fit
+from tempering.train.progress import Listener, silent
+from tempering.train.settings import Loop
+from tempering.tunings.full import Full
+
+
+@plain_dataclass(frozen=True)
+class Surroundings:
+    """What a run brings to its stages: where checkpoints go, whether to resume, who listens, caches, extra metrics."""
+
+    folder: Path | None = None
+    resume: bool = False
+    listener: Listener = silent
+    cache: TrunkCache | None = None
+    metrics: tuple[str, ...] = ()
+    identity: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Train(Loop):
+    """Trains a tuning of the backbone under a framing, steadied by stabilizers.
+
+    ``text``: "labeled" trains on the task's rows; "unlabeled" on the texts of its training split alone; anything else is a file of
+    texts. What crosses to the next stage is the backbone with the tuning folded in; the framing's own weights stay behind.
+    The loop's settings (`tempering.train.settings.Loop`) are fields of this value too.
+    """
+
+    framing: Any = Field(default_factory=Head)
+    tuning: Any = Field(default_factory=Full)
+    stabilizers: tuple[Any, ...] = ()
+    text: str = "labeled"
+
+    @property
+    def cached(self) -> bool:
+        """Whether the trunk is computed once: decided from the values alone, before anything is loaded (DESIGN, leak 7)."""
+        return not self.why_not_cached
+
+    @property
+    def why_not_cached(self) -> str:
+        """The reason why the trunk cannot be computed once; empty if it can."""
+        touching = [name_of(s)[1] for s in self.stabilizers if {"weights", "noise"} & set(s.touches) and not s.neutral]
+        if self.tuning.trains_backbone:
+            return f"tuning {name_of(self.tuning)[1]} trains weights of the backbone"
+        if not self.tuning.trunk_eval:
+            return "the trunk runs with dropout"
+        if not self.framing.supervised:
+            return "masks are drawn anew for every batch"
+        return f"{touching[0]} changes weights or embeddings from pass to pass" if touching else ""
+
+    @property
+    def passes_per_step(self) -> int:
+        """Forward passes one micro-batch costs."""
+        live = [s for s in self.stabilizers if not s.neutral]
+        students = max([1, *(getattr(s, "students", 1) for s in live)])
+        return students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in live)
+
+    def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
+        """Train on ``backbone`` (changed in place) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
+        around: Surroundings = context.get("around") or Surroundings()
+        examples, held_out = rows_of(self, task, seeds)
+        learner = assemble(self, backbone, task, seeds)
+        evaluator = _evaluator(self, task, held_out, around)
+        feed = Feed(learner.framing, examples, self, seeds, weights=_row_weights(self, task, examples))
+        if self.cached:
+            cache = around.cache or TrunkCache()
+            feed.features = cache.features(learner, feed.prompts(), self.per_device_eval_batch_size)
+            if evaluator is not None:
+                evaluator.features = lambda prompts: cache.features(learner, prompts, self.per_device_eval_batch_size)
+        named = [(name_of(s)[1], s) for s in self.stabilizers]
+        metric = self.metric_for_best_model or (default_metric(task.kind) if self.framing.supervised else "loss")
+        plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, dict(around.identity), around.listener)
+        run = fit(learner, feed, plan)
+        if evaluator is not None and self.framing.supervised:
+            fit_thresholds(learner, evaluator)
+        learner.record["stage"] = {
+            "steps": run.step,
+            "best_step": run.best_step,
+            "history": run.history,
+            "passes": run.passes,
+            "cached": self.cached,
+            "split": run.split,
+            "rows": len(examples),
+        }
+        return learner
+
+
+def assemble(stage: Train, backbone: Backbone, task: Any, seeds: Seeds) -> Learner:
+    """Attach the tuning and build the framing; new weights come from the stream of ``seeds.init``."""
+    with torch_stream(seeds.init, "init", "tuning"):
+        stage.tuning.attach(backbone)
+    with torch_stream(seeds.init, "init", "framing"):
+        framing = stage.framing.build(task, backbone)
+    return Learner(backbone, framing, stage.tuning, {"framing": stage.framing})
+
+
+def rows_of(stage: Train, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Sequence[Example]]:
+    """(training rows, rows to evaluate on while training). Unlabeled text is held out 1 in 20; labels are never read there."""
+    if stage.text == "labeled" and stage.framing.supervised:
+        return task.train.examples, task.dev.examples if task.dev is not None else ()
+    texts = list(task.unlabeled()) if stage.text in ("labeled", "unlabeled") else _texts(stage.text)
+    order = np.random.default_rng(seeds.sampling).permutation(len(texts))
+    held = len(texts) // 20
+    return [texts[i] for i in order[held:]], [texts[i] for i in order[:held]]
+
+
+def _texts(path: str) -> list[Example]:
+    from tempering.tasks.task import read_texts
+
+    return [Example((text,), row=i + 1) for i, text in enumerate(read_texts(path))]
+
+
+def _evaluator(stage: Train, task: Task, held_out: Sequence[Example], around: Surroundings) -> Evaluator | None:
+    if not held_out:
+        return None
+    kind = task.kind if stage.framing.supervised else "text"
+    return Evaluator(held_out, kind, task.labels, around.metrics, stage.per_device_eval_batch_size)
+
+
+def _row_weights(stage: Train, task: Task, examples: Sequence[Example]) -> np.ndarray | None:
+    if stage.class_weights == "none" or task.kind != "classification" or not stage.framing.supervised:
+        return None
+    return balanced_weights([task.label_index(e.label) for e in examples])

@@ -1,0 +1,145 @@
+"""From a path to tables: which reader a file needs, what a folder holds, and the rows and texts that other commands ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tempering.contracts import Example, Kind
+from tempering.errors import DataError
+from tempering.tasks.columnar import SPLIT_NAMES, read_arrow_folder, read_hub, read_parquet
+from tempering.tasks.columns import Columns, choose_columns
+from tempering.tasks.delimited import parse_delimited
+from tempering.tasks.encoding import missing_file, read_text
+from tempering.tasks.jsonfiles import parse_json, parse_jsonl
+from tempering.tasks.labels import read_labels
+from tempering.tasks.table import Table, data_error, is_missing, is_unicode, show, some
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def read_table(path: str | Path) -> Table:
+    """The one table in a file, by its ending: CSV, TSV, JSONL, JSON or Parquet. Any damage is a `DataError`."""
+    path = Path(path)
+    ending = path.suffix.lower()
+    if not path.exists():
+        raise missing_file(path)
+    if path.is_dir():
+        raise data_error(str(path), "expected a file, found a folder; name the file in it")
+    if ending not in SUFFIXES:
+        advice = "save the sheet as CSV" if ending in (".xls", ".xlsx", ".ods") else "rename or convert it"
+        raise data_error(str(path), f"expected a file ending in {', '.join(SUFFIXES)}, found {show(ending)}; {advice}")
+    if ending in (".parquet", ".pq"):
+        return read_parquet(path)
+    text = read_text(path)
+    if ending in (".jsonl", ".ndjson"):
+        return parse_jsonl(text, str(path))
+    if ending == ".json":
+        return parse_json(text, str(path))
+    return parse_delimited(text, str(path), tab=ending in (".tsv", ".tab"))
+
+
+def open_source(path: str | Path) -> dict[str, Table]:
+    """Tables by split ("train", perhaps "dev" and "test") of a file, a folder or a data set of the hub."""
+    local = Path(path)
+    try:
+        if local.is_dir():
+            return _open_folder(local)
+        exists = local.exists()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+        raise data_error(str(path), f"expected a path, found one the system refuses ({error}); check it") from None
+    looks_like_hub = _HUB.fullmatch(str(path)) and local.suffix.lower() not in (*SUFFIXES, ".txt") and not local.parent.exists()
+    if not exists and looks_like_hub:
+        return read_hub(str(path))
+    return {"train": read_table(local)}
+
+
+def _open_folder(folder: Path) -> dict[str, Table]:
+    if any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+        return read_arrow_folder(folder)
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        split = SPLIT_NAMES.get(file.stem.casefold())
+        if split and file.suffix.lower() in SUFFIXES and file.is_file():
+            if split in found:
+                both = f"{found[split].name} and {file.name}"
+                raise data_error(str(folder), f"expected one {split} file, found {both}; name the files instead")
+            found[split] = file
+    if "train" not in found:
+        names = some([entry.name for entry in sorted(folder.iterdir())]) or "nothing"
+        raise data_error(str(folder), f"expected train.csv, train.jsonl or the like in the folder, found {names}; name a data file instead")
+    return {split: read_table(file) for split, file in found.items()}
+
+
+def examples_of(table: Table, columns: Columns, labels: list[Any] | None) -> tuple[Example, ...]:
+    """One `Example` a row. A text that is missing, not a string or not Unicode is a `DataError`."""
+    names = [columns.text] + ([columns.text_pair] if columns.text_pair else [])
+    for name in names:
+        for index, value in enumerate(table.columns[name]):
+            if not isinstance(value, str) or not is_unicode(value):
+                raise _bad_text(table, name, index, value)
+    texts = zip(*(table.columns[name] for name in names), strict=True)
+    given = labels if labels is not None else [None] * len(table)
+    return tuple(Example(text, label, row) for text, label, row in zip(texts, given, table.rows, strict=True))
+
+
+def _bad_text(table: Table, column: str, index: int, value: Any) -> DataError:
+    if is_missing(value):
+        return table.error("expected text, found nothing; fill it in or delete the row", index=index, column=column)
+    if isinstance(value, str):
+        return table.error(f"expected Unicode text, found a broken character in {show(value)}; correct it", index=index, column=column)
+    advice = "token lists cannot be classified as texts" if isinstance(value, list) else "choose another column with --text or convert it"
+    return table.error(f"expected text, found {show(value)} ({type(value).__name__}); {advice}", index=index, column=column)
+
+
+def read_texts(path: str | Path, text: str | None = None) -> list[str]:
+    """Unlabelled texts: a .txt file with one a line (blank lines skipped), or the text column of any table (both of a pair)."""
+    path = Path(path)
+    if path.suffix.lower() == ".txt":
+        lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+        return [line for line in lines if line.strip()]
+    table = open_source(path)["train"]
+    columns = choose_columns(table, text, None, None, labelled=False)
+    return [" ".join(example.texts) for example in examples_of(table, columns, None)]
+
+
+def read_rows(
+    path: str | Path, *, text: str | None = None, text_pair: str | None = None, columns: Mapping[str, str] | None = None
+) -> tuple[list[dict[str, Any]], tuple[Example, ...]]:
+    """Rows to predict: every input column as it stands, and the examples made of the text columns (labels are not read).
+
+    ``columns`` are those of training (`Task.columns`): they are used where the file has them, unless named here.
+    """
+    table = _single(path)
+    trained = {key: name for key, name in (columns or {}).items() if name in table.columns}
+    if text is None and "text" in trained and ("text_pair" in trained or "text_pair" not in (columns or {})):
+        text, text_pair = trained["text"], text_pair or trained.get("text_pair")
+    chosen = choose_columns(table, text, text_pair, None, labelled=False)
+    _same_arity(table, chosen, columns)
+    return table.records(), examples_of(table, chosen, None)
+
+
+def read_labeled(
+    path: str | Path, labels: tuple[Any, ...], kind: Kind, *, columns: Mapping[str, str], label: str | None = None
+) -> tuple[Example, ...]:
+    """Rows to evaluate a trained model on: the training columns, with labels checked against the ``labels`` it knows."""
+    table = _single(path)
+    chosen = choose_columns(table, columns["text"], columns.get("text_pair"), label or columns["label"])
+    return examples_of(table, chosen, read_labels(table, chosen.label, kind, labels))
+
+
+def _single(path: str | Path) -> Table:
+    splits = open_source(path)
+    return splits.get("test", splits["train"])
+
+
+def _same_arity(table: Table, chosen: Columns, trained: Mapping[str, str] | None) -> None:
+    if trained and "text_pair" in trained and chosen.text_pair is None:
+        found = some([show(name) for name in table.columns])
+        raise table.error(f"expected two texts a row, as in training, found {found}; name the second with --text-pair")
+    if trained and "text_pair" not in trained and chosen.text_pair is not None:
+        pair = f"{show(chosen.text)} and {show(chosen.text_pair)}"
+        raise table.error(f"expected one text a row, as in training, found the pair {pair}; name one with --text")

@@ -1,0 +1,63 @@
+"""Evaluation of a learner on a split: predictions, metrics, multi-label thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempering.contracts import Example, Prediction, Prompt, Scores
+from tempering.learner import Learner
+from tempering.tasks.metrics import choose_thresholds, compute
+
+
+@dataclass
+class Evaluator:
+    """Evaluates on one split; prompts are rendered once. ``features`` are cached trunk outputs of the split, if any."""
+
+    examples: Sequence[Example]
+    kind: str
+    labels: tuple[Any, ...]
+    metrics: tuple[str, ...] = ()
+    batch_size: int = 64
+    features: Callable[[Sequence[Prompt]], Tensor] | None = None
+    _prompts: list[Prompt] | None = None
+    _cached: Tensor | None = None
+
+    def scores(self, learner: Learner) -> Scores:
+        """Evaluation-mode scores of the split, in order."""
+        if self._prompts is None:
+            self._prompts = [p[0] for p in learner.framing.render(self.examples, (), np.random.default_rng(0))]
+            self._cached = self.features(self._prompts) if self.features else None
+        return learner.score(self._prompts, self.batch_size, self._cached)
+
+    def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Prediction]]:
+        """(metrics with the supervised loss as ``loss``, predictions)."""
+        scores = self.scores(learner)
+        predictions = list(learner.framing.decode(scores))
+        if self.kind == "text":
+            return {"loss": mean_loss(learner, scores)}, predictions
+        gold = [e.label for e in self.examples]
+        probabilities = [p.probabilities for p in predictions] if self.kind != "regression" else None
+        found = compute(self.kind, self.labels, gold, [p.label for p in predictions], probabilities, self.metrics)
+        return {"loss": mean_loss(learner, scores)} | found, predictions
+
+
+@torch.no_grad()
+def mean_loss(learner: Learner, scores: Scores) -> float:
+    """The framing's loss on the whole split."""
+    return float(learner.framing.loss(scores, None))
+
+
+def fit_thresholds(learner: Learner, evaluator: Evaluator) -> None:
+    """Multi-label: choose on the development split the threshold of each label that gives the best F1, and keep it."""
+    if evaluator.kind != "multilabel":
+        return
+    slab = evaluator.scores(learner).only
+    probabilities = slab.logits.mean(0).sigmoid().numpy()
+    gold = np.array([[label in e.label for label in evaluator.labels] for e in evaluator.examples], dtype=float)
+    learner.framing.thresholds.copy_(torch.tensor(choose_thresholds(gold, probabilities)))

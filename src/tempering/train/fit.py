@@ -1,0 +1,178 @@
+"""The one gradient loop. Read it top to bottom: everything a recipe does while training happens in `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempering.contracts import Batch, Stabilizer, Weights
+from tempering.errors import CollapseError
+from tempering.learner import Learner
+from tempering.passes import Passes
+from tempering.tasks.metrics import higher_is_better
+from tempering.train import checkpoint, hooks, optimizer
+from tempering.train.device import Place, place
+from tempering.train.evaluate import Evaluator
+from tempering.train.feed import Feed, mass
+from tempering.train.memory import backed_off, out_of_memory, refuse_back_off
+from tempering.train.progress import Listener, silent
+from tempering.train.schedule import factor
+from tempering.train.settings import Loop
+
+
+@dataclass
+class Run:
+    """Where a run stands. What a checkpoint's JSON holds is exactly this."""
+
+    step: int = 0
+    split: int = 1  # parts a micro-batch is cut into, after memory back-offs
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0  # evaluations since the best one
+    stopped: bool = False
+    passes: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `fit` needs beside the learner and its feed. ``folder`` None = no checkpoints. ``metric`` is a metric name or "loss"."""
+
+    settings: Loop
+    stabilizers: Sequence[tuple[str, Stabilizer]] = ()
+    seed: int = 0
+    evaluator: Evaluator | None = None
+    metric: str = "loss"
+    folder: Path | None = None
+    resume: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
+    listener: Listener = silent
+
+
+def supervised(passes: Passes) -> Tensor:
+    """The supervised loss, averaged over every student pass that any term asked for."""
+    drawn = passes.drawn()
+    losses = [passes.learner.framing.loss(scores, passes.batch) for scores in drawn]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
+    """Train ``learner`` in place and return how it went. Afterwards it holds the best (or final) weights."""
+    settings, where = plan.settings, place(plan.settings)
+    learner.to(where.device)
+    feed.rank, feed.world = where.rank, where.world
+    trained = learner.trained()
+    folded = hooks.start(plan.stabilizers, learner, trained, plan.seed)
+    steps = settings.total_steps(len(feed.examples))
+    warmup = settings.warmup(steps)
+    evaluate_at = settings.marks(settings.eval_strategy, settings.eval_steps, steps) if plan.evaluator else frozenset()
+    save_at = settings.marks(settings.save_strategy, settings.save_steps, steps) if plan.folder else frozenset()
+    optim = optimizer.make(trained, settings, per_weight=folded.rates)
+    run, best = _resume(plan, trained, optim, folded) if plan.resume else (Run(), {})
+
+    while run.step < steps and not run.stopped:
+        progress = run.step / steps
+        learner.train()
+        loss = _accumulate(learner, feed, folded, trained, run, plan, where)
+        if not math.isfinite(loss):
+            raise CollapseError(f"the loss became {loss} in step {run.step + 1} of {steps}; lower learning_rate (now {settings.learning_rate:g})")
+        folded.scale_gradients(trained)
+        optimizer.clip(trained.values(), settings.max_grad_norm)
+        scale = factor(settings.lr_scheduler_type, run.step, steps, warmup)
+        optimizer.set_rates(optim, folded, scale, progress)
+        optim.step()
+        optim.zero_grad()
+        folded.after_step(trained)
+        run.step += 1
+        plan.listener({"event": "step", "step": run.step, "total": steps, "loss": loss, "learning_rate": settings.learning_rate * scale})
+        if run.step in evaluate_at:
+            best = _evaluate(learner, plan, folded, trained, run, best, steps)
+        if run.step in save_at or run.stopped:
+            _save(plan, trained, optim, folded, run, best)
+
+    final = best if settings.load_best_model_at_end and best else folded.final() if folded.final else {}
+    _assign(trained, final)
+    learner.eval()
+    return run
+
+
+def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Weights, run: Run, plan: Plan, where: Place) -> float:
+    """Gradients of one optimizer step, averaged over all its rows. Out of memory: halve the micro-batches and do the step again."""
+    while True:
+        try:
+            batches = feed.micro(run.step, run.split)
+            total = sum(mass(b) for b in batches) * where.world
+            loss, made = 0.0, 0
+            for i, batch in enumerate(batches):
+                passes = _passes(learner, batch, folded, trained, (plan.seed, run.step, i, where.rank), where)
+                part = folded.loss(passes, supervised) * (mass(batch) / total)
+                part.backward()  # type: ignore[no-untyped-call]
+                loss, made = loss + float(part.detach()), made + passes.made
+            where.sum_gradients(trained.values())
+            run.passes += made
+            return loss
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            refuse_back_off(plan.stabilizers, feed, run.split)
+            run.split = backed_off(run.split, trained, plan.listener)
+
+
+def _passes(learner: Learner, batch: Batch, folded: hooks.Folded, trained: Weights, key: tuple[Any, ...], where: Place) -> Passes:
+    batch = batch.to(where.device) if where.device.type != "cpu" else batch
+    return Passes(learner, batch, trained, key, folded.view, folded.noises, where.device, where.autocast)
+
+
+def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, trained: Weights, run: Run, best: Weights, steps: int) -> Weights:
+    """Evaluate on the development split; keep the weights if they are the best so far; stop when patience is spent."""
+    assert plan.evaluator is not None
+    now = {n: w.detach().clone() for n, w in trained.items()}
+    _assign(trained, folded.final() if folded.final else {})
+    metrics, _ = plan.evaluator(learner)
+    shown = {n: w.detach().clone() for n, w in trained.items()} if folded.final else now
+    _assign(trained, now if folded.final else {})
+    run.history.append({"step": run.step, **metrics})
+    score = metrics[plan.metric] if higher_is_better(plan.metric) else -metrics[plan.metric]
+    if run.best is None or score > run.best:
+        run.best, run.best_step, run.stale, best = score, run.step, 0, shown
+    else:
+        run.stale += 1
+        run.stopped = run.stale >= (plan.settings.early_stopping_patience or math.inf)
+    plan.listener({"event": "evaluate", "step": run.step, "total": steps, "metrics": metrics, "metric": plan.metric})
+    return best
+
+
+@torch.no_grad()
+def _assign(trained: Weights, values: Weights) -> None:
+    for name, value in values.items():
+        trained[name].copy_(value)
+
+
+def _save(plan: Plan, trained: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights) -> None:
+    if plan.folder is None:
+        return
+    tensors = {"weights": trained, "optimizer": checkpoint.optimizer_tensors(optim), "stabilizers": folded.save(), "best": best}
+    state = {k: v for k, v in vars(run).items() if k != "step"}
+    checkpoint.write(plan.folder, run.step, tensors, state | {"identity": plan.identity})
+
+
+def _resume(plan: Plan, trained: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded) -> tuple[Run, Weights]:
+    """The run as the newest checkpoint left it, or a fresh one where there is none."""
+    path = checkpoint.latest(plan.folder) if plan.folder else None
+    if path is None:
+        return Run(), {}
+    tensors, state = checkpoint.read(path, plan.identity)
+    _assign(trained, tensors["weights"])
+    checkpoint.restore_optimizer(optim, tensors["optimizer"])
+    folded.restore(tensors["stabilizers"])
+    run = Run(**{k: v for k, v in state.items() if k in Run.__dataclass_fields__})
+    plan.listener({"event": "note", "text": f"resumed from {path.name}, step {run.step}"})
+    return run, tensors["best"]
+
+

@@ -1,0 +1,103 @@
+"""Folding the hooks of several stabilizers into one: sums, products, and at most one where order would matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempering.contracts import Hooks, Stabilizer, Weights
+from tempering.errors import RecipeError
+from tempering.streams import key_of
+
+if TYPE_CHECKING:
+    from tempering.learner import Learner
+    from tempering.passes import Passes
+
+SINGLE = {"weights": "replaces the weights of a training pass", "base": "replaces the supervised loss", "final": "chooses the final weights"}
+
+
+def at_most_one(field: str, owners: Sequence[str]) -> None:
+    """Refuse two owners of a hook whose fold does not commute."""
+    if len(owners) > 1:
+        raise RecipeError(f"{' and '.join(owners)} each {SINGLE[field]}, and the order of two such would matter; keep one of them")
+
+
+@dataclass
+class Folded:
+    """All hooks of a run as one."""
+
+    hooks: list[tuple[str, Hooks]]
+
+    def __post_init__(self) -> None:
+        for field in SINGLE:
+            at_most_one(field, [name for name, h in self.hooks if getattr(h, field) is not None])
+
+    def _all(self, field: str) -> list[Any]:
+        return [getattr(h, field) for _, h in self.hooks if getattr(h, field) is not None]
+
+    def _one(self, field: str) -> Any:
+        return next(iter(self._all(field)), None)
+
+    @property
+    def rates(self) -> bool:
+        """Whether any method scales learning rates."""
+        return bool(self._all("rate"))
+
+    def rate(self, name: str, progress: float) -> float:
+        """Factor on the learning rate of weight ``name``."""
+        return prod(h(name, progress) for h in self._all("rate"))
+
+    def scale_gradients(self, trained: Weights) -> None:
+        """Multiply each gradient by the methods' factors, in place."""
+        for hook in self._all("gradient"):
+            for name, weight in trained.items():
+                if weight.grad is not None:
+                    weight.grad.mul_(hook(name, weight.grad))
+
+    def loss(self, passes: Passes, supervised: Callable[[Passes], Tensor]) -> Tensor:
+        """Terms plus the supervised loss. Terms go first: the passes they ask for take part in the supervised mean."""
+        terms = [term(passes) for term in self._all("term")]
+        base = self._one("base")
+        total = base(passes) if base is not None else supervised(passes)
+        return torch.stack([total, *terms]).sum() if terms else total
+
+    @property
+    def view(self) -> Callable[[Weights, np.random.Generator], Weights] | None:
+        """The one replacement of weights."""
+        return self._one("weights")  # type: ignore[no-any-return]
+
+    @property
+    def noises(self) -> list[Any]:
+        """All embedding noises."""
+        return self._all("noise")
+
+    def after_step(self, trained: Weights) -> None:
+        """Let each method update its own state."""
+        for hook in self._all("after_step"):
+            hook(trained)
+
+    @property
+    def final(self) -> Callable[[], Weights] | None:
+        """The one choice of the weights that are evaluated and saved."""
+        return self._one("final")  # type: ignore[no-any-return]
+
+    def save(self) -> Weights:
+        """Every method's state for a checkpoint, prefixed by its name."""
+        return {f"{name}/{k}": v for name, h in self.hooks if h.save for k, v in h.save().items()}
+
+    def restore(self, state: Weights) -> None:
+        """Give every method its state back."""
+        for name, h in self.hooks:
+            if h.restore:
+                h.restore({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
+
+
+def start(stabilizers: Sequence[tuple[str, Stabilizer]], learner: Learner, trained: Weights, seed: int) -> Folded:
+    """Start every stabilizer that is not at its neutral setting, each with a seed of its own."""
+    return Folded([(name, s.start(learner, trained, key_of(seed, "stabilizer", name))) for name, s in stabilizers if not s.neutral])

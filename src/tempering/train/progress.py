@@ -1,0 +1,72 @@
+"""What a run tells while it works: plain events, shown by rich or sent to trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+
+def silent(_: Event) -> None:
+    """Tell nobody."""
+
+
+def both(*listeners: Listener) -> Listener:
+    """Tell several listeners."""
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Listener]:
+    """A live line with steps, loss, best score and time left on standard error; plain lines where it is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        row = progress.add_task(title, total=None)
+
+        def tell(event: Event) -> None:
+            if event["event"] == "step":
+                progress.update(row, completed=event["step"], total=event["total"], description=f"{title} loss {event['loss']:.4f}")
+            elif event["event"] == "evaluate":
+                shown = "  ".join(f"{k} {v:.4f}" for k, v in event["metrics"].items() if k in ("loss", event["metric"]))
+                progress.console.print(f"{title} step {event['step']}/{event['total']}: dev {shown}", highlight=False)
+            elif event["event"] == "note":
+                progress.console.print(event["text"], highlight=False, soft_wrap=True)
+
+        yield tell
+
+
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
+
+
+@contextmanager
+def trackers(names: Sequence[str], folder: Path, config: dict[str, Any]) -> Iterator[Listener]:
+    """Send losses and metrics to the trackers in ``names`` through accelerate; none by default."""
+    if not names:
+        yield silent
+        return
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(log_with=list(names), project_dir=str(folder))
+    accelerator.init_trackers("tempering", config={k: v for k, v in config.items() if isinstance(v, (int, float, str, bool))})
+
+    def tell(event: Event) -> None:
+        if event["event"] == "step":
+            accelerator.log({"train/loss": event["loss"], "train/learning_rate": event["learning_rate"]}, step=event["step"])
+        elif event["event"] == "evaluate":
+            accelerator.log({f"eval/{k}": v for k, v in event["metrics"].items()}, step=event["step"])
+
+    yield tell
+    accelerator.end_training()

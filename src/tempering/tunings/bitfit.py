@@ -1,0 +1,51 @@
+"""Training biases only."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from tempering.backbone import Backbone
+from tempering.errors import ModelError
+from tempering.tunings.attach import size_of, train_only
+
+
+def _bias(name: str) -> bool:
+    return name.endswith(".bias")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class BitFit:
+    """Trains the bias terms of the body and nothing else.
+
+    *Paper*: Ben Zaken et al. 2022. *Formula*: y = W x + b with b free, in every linear map and norm, embeddings' norm and pooler
+    counted in: L(9d + f + ...) = 102,912 numbers for BERT-base. *Needs*: a model with biases; families built without them
+    (RMSNorm and bias-free linear maps) are refused. *Costs*: one pass; a backward pass through the whole body, but gradients
+    and Adam's memory for a thousandth of it. *Differs*: nothing; the paper's subset of query and intermediate biases is not offered.
+    """
+
+    trunk_eval: ClassVar[bool] = False
+    trains_pretrained: ClassVar[bool] = True
+    trains_backbone: ClassVar[bool] = True
+    identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
+    merges: ClassVar[bool] = True
+
+    def attach(self, backbone: Backbone) -> None:
+        """Train every bias; a body without one is a `ModelError`."""
+        self.count(backbone)  # refuses before anything is frozen
+        train_only(backbone, _bias)
+
+    def merge(self, backbone: Backbone) -> None:
+        """Nothing to fold: the change is in the weights."""
+
+    def count(self, backbone: Backbone) -> int:
+        """The number of bias terms."""
+        found = size_of(backbone, _bias)
+        if not found:
+            raise ModelError(
+                f"bitfit cannot serve {backbone.source}: it trains bias terms, and a {backbone.layout.family} model built like this one has"
+                " none; use lora, or top_layers"
+            )
+        return found
