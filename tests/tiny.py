@@ -43,7 +43,10 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "electra": ("ElectraConfig", _ENCODER | {"embedding_size": 16}),
     "albert": ("AlbertConfig", _ENCODER | _IDS | {"embedding_size": 16}),
-    "modernbert": ("ModernBertConfig", _ENCODER | _IDS | {"cls_token_id": ROLE["cls"], "sep_token_id": ROLE["sep"], "global_attn_every_n_layers": 2}),
+    "modernbert": (
+        "ModernBertConfig",
+        _ENCODER | _IDS | {"cls_token_id": ROLE["cls"], "sep_token_id": ROLE["sep"], "global_attn_every_n_layers": 2},
+    ),
     "mpnet": ("MPNetConfig", _OFFSET),
     "deberta-v2": (
         "DebertaV2Config",

@@ -31,6 +31,11 @@ class Encoded(NamedTuple):
     pooled: Tensor | None
 
 
+def canonical(source: str) -> str:
+    """The name others know ``source`` by: the hub id behind an alias."""
+    return ALIASES[source][2] if source in ALIASES else source
+
+
 def locate(source: str) -> str:
     """The folder or hub id behind ``source``: an alias, a local folder, or a hub id as it is."""
     package, folder, hub = ALIASES.get(source, ("", "", source))
@@ -53,7 +58,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as hf_logging
 
     bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for x in loggers:
         x.setLevel(logging.ERROR)
     try:
@@ -64,23 +69,49 @@ def quiet() -> Iterator[None]:
         for x, level in zip(loggers, levels, strict=True):
             x.setLevel(level)
         if bars:
-            hf_logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _pretrained(loader: Callable[..., Any], where: str, **options: Any) -> Any:
     """Load from disk or the local cache; ask the network only for a hub id that is not there yet."""
     try:
         return loader(where, local_files_only=True, **options)
-    except OSError as error:
+    except Exception as error:  # a spoiled file raises whatever its parser raises
         if Path(where).exists():
-            raise ModelError(f"--model {where}: {str(error).splitlines()[0]}") from None
+            raise ModelError(f"--model {where}: {_first_line(error)}; expected a folder that transformers' save_pretrained wrote") from None
+        if not isinstance(error, OSError):
+            raise ModelError(f"--model {where}: what the local hub cache holds of it cannot be read: {_first_line(error)}") from None
     try:
         return loader(where, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"--model {where}: not found in a local folder, in the local hub cache, or on the hub ({str(error).splitlines()[0][:120]});"
+            f"--model {where}: not found in a local folder, in the local hub cache, or on the hub ({_first_line(error)[:120]});"
             " check the name, or give a local folder"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+
+
+def _tokenizer(where: str) -> Any:
+    """The tokenizer of ``where``, able to pad. Where there is none, transformers makes an empty one: that is refused here."""
+    import transformers
+
+    tokenizer = _pretrained(transformers.AutoTokenizer.from_pretrained, where)
+    if len(tokenizer) < len(set(tokenizer.all_special_ids)) + 3:
+        raise ModelError(
+            f"--model {where}: its tokenizer knows no words ({len(tokenizer)} entries); expected tokenizer.json or vocabulary files"
+            " beside the weights: save the model's tokenizer into the same folder"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"--model {where}: its tokenizer has no padding token and no end or unknown token to stand in; texts of different length"
+            " cannot be batched: name a pad_token in its tokenizer_config.json"
+        )
+    return tokenizer
 
 
 class Backbone(nn.Module):
@@ -121,9 +152,7 @@ class Backbone(nn.Module):
             if layout.head is not None and layout.head.pool != "pooler" and _takes_pooler(auto, config):
                 options["add_pooling_layer"] = False
             model, info = _pretrained(auto.from_pretrained, where, **options)
-            tokenizer = _pretrained(transformers.AutoTokenizer.from_pretrained, where)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+            tokenizer = _tokenizer(where)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         backbone = cls(model, tokenizer, source, where)
@@ -148,8 +177,9 @@ class Backbone(nn.Module):
 
     @property
     def embeddings(self) -> nn.Module:
-        """The token embeddings."""
-        return self.model.get_input_embeddings()  # type: ignore[no-any-return]
+        """The module that looks up token embeddings in a forward pass (another may share its weight)."""
+        row = self.layout.embeddings
+        return self.model.get_submodule(row) if row else self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     @property
     def max_length(self) -> int:
@@ -164,7 +194,7 @@ class Backbone(nn.Module):
         path = name.removeprefix("backbone.").removeprefix("model.")
         if self.layout.blocks and path.startswith(self.layout.blocks + "."):
             return 1 + int(path.removeprefix(self.layout.blocks + ".").split(".", 1)[0])
-        below = ("embed", "wte", "wpe", "shared", "rel_embeddings", "encoder.embed", "encoder.rel", "encoder.LayerNorm")
+        below = ("embed", "wte", "wpe", "shared", "rel_embeddings", "encoder.embed", "encoder.rel", "encoder.LayerNorm", "encoder.conv")
         return 0 if path.startswith(below) else self.top
 
     @property
@@ -182,6 +212,8 @@ class Backbone(nn.Module):
     @contextmanager
     def perturbed(self, change: Callable[[Tensor], Tensor], layer: int = 0) -> Iterator[None]:
         """While open, ``change`` is applied to the token embeddings (layer 0) or to the input of block ``layer`` (1 .. L)."""
+        if layer and layer > len(self.blocks):
+            raise ModelError(f"layer {layer} of {self.source}: it has {len(self.blocks)} separate blocks; 0 means the embeddings")
         with ExitStack() as stack:
             if layer == 0:
                 handle = self.embeddings.register_forward_hook(lambda _m, _a, out: change(out))

@@ -178,7 +178,8 @@ class Tuning(Protocol):
 class FramingModule(Protocol):
     """How the task is put to the model, at run time: an ``nn.Module`` with the task's own weights."""
 
-    deterministic: bool  # rendering and collating draw nothing: prompts may be made once
+    deterministic: bool  # rendering and collating draw nothing: a frozen trunk's output may be kept
+    renders_anew: bool  # rendering draws: prompts are made again every epoch
     labels: tuple[Any, ...]
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tempering.backbone import Backbone, quiet
+from tempering.backbone import Backbone, canonical, quiet
 from tempering.contracts import Example
 from tempering.errors import ModelError
 from tempering.learner import Learner
@@ -66,12 +66,12 @@ def export_peft(learner: Learner, folder: Path) -> bool:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` with the head among the modules to save."""
     backbone, head, tuning = learner.backbone, learner.framing.export_state(), learner.tuning
     assert backbone.layout.head is not None
-    body = backbone.model.state_dict()
+    body = backbone.state_dict()
     state = {theirs: body[mine].detach().cpu().contiguous() for mine, theirs in tuning.peft_names(backbone, backbone.layout.head.body).items()}
     modules = sorted({name.split(".", 1)[0] for name in head}) if head else []
     state |= {f"base_model.model.{name}": tensor.cpu() for name, tensor in (head or {}).items()}
     config = tuning.peft_config(backbone, "SEQ_CLS" if head else "FEATURE_EXTRACTION", modules)
-    config["base_model_name_or_path"] = str(folder / "base") if backbone.changed else backbone.where
+    config["base_model_name_or_path"] = "base" if backbone.changed else canonical(backbone.source)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     save_file(state, folder / "adapter_model.safetensors", {"format": "pt"})
     return bool(head)

@@ -49,8 +49,9 @@ class LanguageModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One family. ``query`` .. ``ffn_out`` are paths inside a block; ``*_output`` is the module whose output is the sub-layer's
-    result just before the residual addition. ``refuses`` maps a method's registry name to the reason it cannot serve this family.
+    """One family. ``embeddings`` looks up tokens; ``query`` .. ``ffn_out`` are paths inside a block; ``*_output`` is the module whose
+    output is the sub-layer's result just before the residual addition. ``refuses`` maps a method's registry name to the reason it
+    cannot serve this family.
     """
 
     family: str
@@ -83,32 +84,32 @@ class Layout:
             )
 
 
-_BERT = dict(
-    blocks="encoder.layer",
-    embeddings="embeddings.word_embeddings",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_out="attention.output.dense",
-    attention_output="attention.output.dropout",
-    ffn_in="intermediate.dense",
-    ffn_out="output.dense",
-    ffn_output="output.dropout",
-)
-_LLAMA = dict(
-    blocks="layers",
-    embeddings="embed_tokens",
-    query="self_attn.q_proj",
-    key="self_attn.k_proj",
-    value="self_attn.v_proj",
-    attention_out="self_attn.o_proj",
-    attention_output="self_attn.o_proj",
-    ffn_in="mlp.up_proj",
-    ffn_out="mlp.down_proj",
-    ffn_output="mlp.down_proj",
-    kind="decoder",
-    head=HeadSpec("model", "score", pool="last", bias=False, dropout=()),
-)
+_BERT: dict[str, Any] = {
+    "blocks": "encoder.layer",
+    "embeddings": "embeddings.word_embeddings",
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_out": "attention.output.dense",
+    "attention_output": "attention.output.dropout",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_output": "output.dropout",
+}
+_LLAMA: dict[str, Any] = {
+    "blocks": "layers",
+    "embeddings": "embed_tokens",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "attention_out": "self_attn.o_proj",
+    "attention_output": "self_attn.o_proj",
+    "ffn_in": "mlp.up_proj",
+    "ffn_out": "mlp.down_proj",
+    "ffn_output": "mlp.down_proj",
+    "kind": "decoder",
+    "head": HeadSpec("model", "score", pool="last", bias=False, dropout=()),
+}
 _TRANSFORM = LanguageModelSpec("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias")
 _LM_HEAD = LanguageModelSpec("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
 _HIDDEN = ("hidden_dropout_prob",)
@@ -120,10 +121,10 @@ def _out_proj(body: str, activation: str = "tanh", rates: tuple[str, ...] = ("cl
 
 
 LAYOUTS: dict[str, Layout] = {
-    "bert": Layout("bert", **_BERT, head=HeadSpec("bert", "classifier", pool="pooler"), lm=_TRANSFORM),  # type: ignore[arg-type]
-    "roberta": Layout("roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),  # type: ignore[arg-type]
-    "xlm-roberta": Layout("xlm-roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),  # type: ignore[arg-type]
-    "electra": Layout(  # type: ignore[arg-type]
+    "bert": Layout("bert", **_BERT, head=HeadSpec("bert", "classifier", pool="pooler"), lm=_TRANSFORM),
+    "roberta": Layout("roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),
+    "xlm-roberta": Layout("xlm-roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),
+    "electra": Layout(
         "electra",
         **_BERT,
         head=_out_proj("electra", "gelu"),
@@ -192,7 +193,7 @@ LAYOUTS: dict[str, Layout] = {
         lm=_LM_HEAD,
         position_offset=2,
     ),
-    "deberta-v2": Layout(  # type: ignore[arg-type]
+    "deberta-v2": Layout(
         "deberta-v2",
         **(_BERT | {p: f"attention.self.{p}_proj" for p in ("query", "key", "value")}),
         head=HeadSpec(
@@ -220,11 +221,11 @@ LAYOUTS: dict[str, Layout] = {
         kind="decoder",
         head=HeadSpec("transformer", "score", pool="last", bias=False, dropout=()),
     ),
-    **{name: Layout(name, **_LLAMA) for name in ("llama", "qwen2", "qwen3", "mistral")},  # type: ignore[arg-type]
+    **{name: Layout(name, **_LLAMA) for name in ("llama", "qwen2", "qwen3", "mistral")},
     "t5": Layout(
         "t5",
         blocks="encoder.block",
-        embeddings="shared",
+        embeddings="encoder.embed_tokens",
         query="layer.0.SelfAttention.q",
         key="layer.0.SelfAttention.k",
         value="layer.0.SelfAttention.v",

@@ -75,6 +75,19 @@ class Learner(nn.Module):
             found.append(self(batch.to(self.device)).only)
         return _joined(found, np.concatenate(order))
 
+    @torch.no_grad()
+    def mean_loss(self, prompts: Sequence[Prompt], batch_size: int = 64) -> float:
+        """The framing's loss over many prompts, batch by batch: what a vocabulary of logits a row leaves no memory to keep."""
+        self.eval()
+        rng = np.random.default_rng(0)
+        total = rows = 0.0
+        for chosen in length_batches([len(p.input_ids) for p in prompts], batch_size):
+            batch = self.framing.collate([prompts[i] for i in chosen], rng).to(self.device)
+            scores = self(batch)
+            count = scores.only.logits.shape[1]
+            total, rows = total + float(self.framing.loss(scores, batch)) * count, rows + count
+        return total / rows
+
     def predictions(self, examples: Sequence[Example], batch_size: int = 64) -> list[Prediction]:
         """A `Prediction` for every example, in order. Several prompts of one example are averaged."""
         if not examples:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 class FramingBase(nn.Module, ABC):
     """A framing at run time (`tempering.contracts.FramingModule`).
 
+    ``deterministic``: neither rendering nor collating draws; ``renders_anew``: rendering itself draws, so prompts are made every epoch.
     Defaults: rendering and collating draw nothing, there is no state to refresh, and the weights have no home in a transformers
     class.
     """
 
     deterministic: bool = True
+    renders_anew: bool = False
     labels: tuple[Any, ...] = ()
 
     @abstractmethod

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tempering.report.formats import Scale
-from tempering.report.tables import Table, cost_table, letters, pair_table, rows_label, score_table
+from tempering.report.tables import Table, cost_table, letter, pair_table, rows_label, score_table
 
 if TYPE_CHECKING:
     from tempering.study.decide import Conclusion, SizeResult
@@ -49,7 +50,7 @@ def contents(conclusion: Conclusion, records: Sequence[Record]) -> Contents:
         sections=tuple(_section(result, scale, split_of(info)) for result in conclusion.sizes),
         settings=_settings(records),
         findings=tuple(info.findings),
-        failures=_failures(records),
+        failures=_failures(info, records),
         method=_method(conclusion, records, scale),
     )
 
@@ -73,8 +74,9 @@ def baseline_of(info: StudyInfo) -> str:
 
 def _facts(info: StudyInfo, scale: Scale) -> tuple[tuple[str, str], ...]:
     better = "higher is better" if info.higher_is_better else "lower is better"
+    test = f"{info.test_rows:,} test rows" if info.test_rows else "no test rows"
     return (
-        ("Data", f"{info.data} ({info.kind}; {info.dev_rows:,} dev rows, {info.test_rows:,} test rows)"),
+        ("Data", f"{info.data} ({info.kind}; {info.dev_rows:,} dev rows, {test})"),
         ("Model", info.model),
         ("Metric", f"{info.metric} ({better})"),
         (baseline_of(info).capitalize(), scale.value(info.majority)),
@@ -84,23 +86,22 @@ def _facts(info: StudyInfo, scale: Scale) -> tuple[tuple[str, str], ...]:
 def _section(result: SizeResult, scale: Scale, split: str) -> Section:
     heading = rows_label(result.size, result.rows)
     pairs = pair_table(result, scale) if result.pairs else None
-    return Section(heading[0].upper() + heading[1:], _remarks(result, scale), score_table(result, scale, split), cost_table(result, scale), pairs)
+    heading = heading[0].upper() + heading[1:]
+    return Section(heading, _remarks(result, scale), score_table(result, scale, split), cost_table(result, scale), pairs)
 
 
 def _remarks(result: SizeResult, scale: Scale) -> tuple[str, ...]:
-    tied = ", ".join(result.tied)
     lines = []
     if len(result.tied) > 1:
-        lines.append(f"Cannot be told apart from the best: {tied}.")
+        lines.append(f"Best mean: {result.tied[0]}. Cannot be told apart from it: {', '.join(result.tied[1:])}.")
     elif result.tied:
-        lines.append(f"Best: {tied}.")
-    named = [f"{letters(group[0], [group])}" for group in result.groups if group]
-    if named and len(result.groups) > 1:
-        groups = "; ".join(f"{chr(97 + i)}: {', '.join(group)}" for i, group in enumerate(result.groups))
-        lines.append(f"Groups whose members cannot be told apart: {groups}.")
-    if result.smallest_difference == result.smallest_difference and result.smallest_difference > 0:
+        lines.append(f"Best: {result.tied[0]}.")
+    if len(result.groups) > 1 and len(result.cells) <= 5:  # with more, the letters in the table are easier to read
+        named = "; ".join(f"{letter(i)}: {', '.join(group)}" for i, group in enumerate(result.groups))
+        lines.append(f"Groups whose members cannot be told apart: {named}.")
+    if math.isfinite(result.smallest_difference) and result.smallest_difference > 0:
         smallest = scale.difference(result.smallest_difference, signed=False)
-        lines.append(f"The smallest difference these seeds and rows can show is about {smallest}.")
+        lines.append(f"The smallest true difference that these seeds and rows show four times in five is about {smallest}.")
     return tuple(lines)
 
 
@@ -141,21 +142,30 @@ def ranges(seeds: Iterable[int]) -> str:
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
 
 
-def _failures(records: Sequence[Record]) -> Table | None:
-    rows = tuple((r.recipe, r.size, str(r.seed), r.reason or "no reason was recorded") for r in records if r.status != "done")
+def failed(info: StudyInfo, records: Sequence[Record]) -> list[tuple[Record, str]]:
+    """The runs that have no score, each with its reason: they failed, or their score is missing or not finite."""
+    from tempering.study.decide import score_of
+
+    silent = f"the run finished without a finite {info.metric} on {split_of(info)}"
+    lost = [record for record in records if not math.isfinite(score_of(info, record))]
+    return [(r, r.reason or (silent if r.status == "done" else "no reason was recorded")) for r in lost]
+
+
+def _failures(info: StudyInfo, records: Sequence[Record]) -> Table | None:
+    rows = tuple((r.recipe, r.size, str(r.seed), reason) for r, reason in failed(info, records))
     return Table("Runs that failed", ("recipe", "size", "seed", "reason"), rows, (False, True, True, False)) if rows else None
 
 
 def _method(conclusion: Conclusion, records: Sequence[Record], scale: Scale) -> tuple[tuple[str, str], ...]:
     info, split = conclusion.info, split_of(conclusion.info)
-    read = "read once, at the end" if split == "test" else "which also chose the best weights, so these scores are optimistic: give a test file"
+    read = "read once, at the end" if split == "test" else "which also chose the best weights: optimistic, so give a test file"
     entries = [
         ("Scores", f"{info.metric} on the {split} split ({info.test_rows or info.dev_rows:,} rows), {read}."),
         ("Seeds", _seeds_text(info.seeds)),
         ("Settings", _budget_text(info.budget)),
         ("Collapsed", f"A run at or under the {baseline_of(info)}, {scale.value(info.majority)}. It stays in every mean."),
-        ("Intervals", _distinct(cell.interval.method for size in conclusion.sizes for cell in size.cells)),
-        ("Comparisons", _distinct(pair.method for size in conclusion.sizes for pair in size.pairs)),
+        ("Intervals", _intervals_text(conclusion)),
+        ("Comparisons", _comparisons_text(conclusion)),
         ("Versions", versions_text(records)),
         ("Fingerprint", info.fingerprint),
     ]
@@ -164,7 +174,7 @@ def _method(conclusion: Conclusion, records: Sequence[Record], scale: Scale) -> 
 
 def _seeds_text(seeds: int) -> str:
     if seeds == 1:
-        return "One seed: nothing can be said about spread, and no difference can be tested."
+        return "One seed: nothing is known about spread between seeds, and another seed may rank the recipes differently."
     return (
         f"{seeds} a recipe and size, the same for every recipe, so that recipes are paired. "
         "Each seed draws its own training rows, initial weights and order; smaller sizes are part of larger ones."
@@ -177,8 +187,31 @@ def _budget_text(budget: int) -> str:
     return f"Every recipe had the same budget of {budget} settings, chosen on the dev split alone, averaged over seeds."
 
 
-def _distinct(texts: Iterable[str]) -> str:
-    return "; ".join(dict.fromkeys(text for text in texts if text))
+def _intervals_text(conclusion: Conclusion) -> str:
+    return _in_words(cell.interval.method for size in conclusion.sizes for cell in size.cells)
+
+
+def _comparisons_text(conclusion: Conclusion) -> str:
+    words = _in_words(pair.method for size in conclusion.sizes for pair in size.pairs)
+    if not words:
+        return ""
+    return (
+        "Paired by seed, all pairs of one size corrected together (Bonferroni): "
+        f"the chance of any false claim at a size is at most 5 %. {words} "
+        "Recipes whose interval includes zero cannot be told apart, which does not mean that they are equal."
+    )
+
+
+def _in_words(methods: Iterable[str]) -> str:
+    """The statistics' own short names as sentences, each once; a name not known here stands as it is."""
+    from tempering.study import intervals
+
+    known = {
+        intervals.CROSSED: "95 % intervals over seeds and test rows together: they speak of new seeds and of new rows of this kind.",
+        intervals.SEEDS: "95 % t intervals over seeds: they speak of new seeds on this very test set.",
+        intervals.ONE_SEED: "95 % intervals over test rows alone: one seed says nothing about other seeds.",
+    }
+    return " ".join(dict.fromkeys(known.get(method, f"{method[:1].upper()}{method[1:]}.") for method in methods if method))
 
 
 def versions_text(records: Sequence[Record]) -> str:

@@ -78,6 +78,8 @@ def _point(index: int, cell: Cell, dots: tuple[tuple[float, bool], ...], factor:
 
 
 def _dots(cell: Cell, records: Sequence[Record], info: StudyInfo, factor: float) -> tuple[tuple[float, bool], ...]:
-    mine = [r for r in records if (r.recipe, r.size, r.status) == (cell.recipe, cell.size, "done")]
-    found = [((r.test or r.dev).get(info.metric, math.nan) * factor, r.collapsed) for r in mine]
+    from tempering.study.decide import score_of
+
+    mine = [record for record in records if (record.recipe, record.size) == (cell.recipe, cell.size)]
+    found = [(score_of(info, record) * factor, record.collapsed) for record in mine]
     return tuple((score, collapsed) for score, collapsed in found if math.isfinite(score))

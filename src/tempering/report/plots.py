@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tempering.report import svg
 from tempering.report.formats import seconds
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "p")
 _WIDTH = 5.4  # inches: about as wide as a phone, so that text keeps its size there
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib types the keys as literals
     "svg.fonttype": "none",
     "svg.hashsalt": "tempering",
     "font.size": 11,
@@ -36,7 +36,7 @@ _STYLE = {
     "grid.color": svg.GRID,
     "grid.linewidth": 0.8,
 }
-_LADDER = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800, 36000)
+_LADDER = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 120, 360, 1200, 3600, 10800, 36000, 108000)  # seconds, a factor of 3 or so apart
 
 
 def score_plot(drawing: Drawing) -> str:
@@ -70,13 +70,14 @@ def _draw(drawing: Drawing, draw: Callable[[Axes, Drawing], None], tall: float) 
 
 def _draw_sizes(axes: Axes, drawing: Drawing) -> None:
     places = positions(drawing.rows)
-    step = min(b - a for a, b in zip(places, places[1:], strict=False)) * 0.09
+    nearest = min(b - a for a, b in zip(sorted(places), sorted(places)[1:], strict=False))
+    step = min((max(places) - min(places)) * 0.03, nearest * 0.8 / len(drawing.curves))
     middle = (len(drawing.curves) - 1) / 2
     for curve in drawing.curves:
-        xs = [places[p.size] + (curve.index - middle) * min(step, 0.045) for p in curve.points]
-        _band(axes, curve, xs)
+        xs = [places[p.size] + (curve.index - middle) * step for p in curve.points]
+        _band(axes, curve, xs, 0.13 if len(drawing.curves) <= 5 else 0.06)
         for x, point in zip(xs, curve.points, strict=True):
-            _dots(axes, curve, [x] * len(point.dots), [score for score, _ in point.dots], point)
+            _dots(axes, curve, [x + step * 0.35] * len(point.dots), [score for score, _ in point.dots], point)
     _baseline(axes.axhline, drawing)
     axes.set_xticks(places, _size_ticks(drawing, places))
     axes.set_xlabel("training rows (logarithmic)" if min(drawing.rows) > 0 else "size")
@@ -90,7 +91,8 @@ def _draw_single(axes: Axes, drawing: Drawing) -> None:
         y = float(curve.index)
         name = curve.recipe if len(curve.recipe) <= 46 else curve.recipe[:45] + "…"
         absent = "" if curve.points else " (no run finished)"
-        axes.text(0, y - 0.27, name + absent, transform=axes.get_yaxis_transform(), fontsize=10, va="center", parse_math=False)
+        label = axes.text(0.01, y - 0.27, name + absent, transform=axes.get_yaxis_transform(), fontsize=10, va="center", parse_math=False)
+        label.set_bbox({"facecolor": svg.PAPER, "edgecolor": "none", "pad": 1.5})  # nothing strikes a name through
         for point in curve.points:
             if math.isfinite(point.low):
                 axes.plot([point.low, point.high], [y + 0.12] * 2, color=svg.color(curve.index), linewidth=5, alpha=0.3)
@@ -126,11 +128,11 @@ def _draw_costs(axes: Axes, drawing: Drawing) -> None:
     axes.set_ylim(*_range(drawing))
 
 
-def _band(axes: Axes, curve: Curve, xs: list[float]) -> None:
+def _band(axes: Axes, curve: Curve, xs: list[float], alpha: float) -> None:
     tone, points = svg.color(curve.index), curve.points
     known = [(x, p) for x, p in zip(xs, points, strict=True) if math.isfinite(p.low) and math.isfinite(p.high)]
     lows, highs = [p.low for _, p in known], [p.high for _, p in known]
-    axes.fill_between([x for x, _ in known], lows, highs, color=tone, alpha=0.13, linewidth=0)
+    axes.fill_between([x for x, _ in known], lows, highs, color=tone, alpha=alpha, linewidth=0)
     for x, p in known:
         axes.plot([x, x], [p.low, p.high], color=tone, linewidth=1.6, alpha=0.7)
     style = "-" if curve.index < svg.COLORS else "--"
@@ -140,8 +142,10 @@ def _band(axes: Axes, curve: Curve, xs: list[float]) -> None:
 def _dots(axes: Axes, curve: Curve, xs: list[float], ys: list[float], point: Point) -> None:
     """A dot for each seed's run, a cross where it collapsed."""
     for x, y, (_, collapsed) in zip(xs, ys, point.dots, strict=True):
-        shape = {"marker": "x", "markersize": 7, "markeredgewidth": 1.8} if collapsed else {"marker": ".", "markersize": 5, "alpha": 0.75}
-        axes.plot([x], [y], color=svg.color(curve.index), linestyle="none", **shape)
+        if collapsed:
+            axes.plot([x], [y], "x", color=svg.color(curve.index), markersize=7, markeredgewidth=1.8)
+        else:
+            axes.plot([x], [y], ".", color=svg.color(curve.index), markersize=5, alpha=0.75)
 
 
 def _baseline(line: Callable[..., object], drawing: Drawing) -> None:

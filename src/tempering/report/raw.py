@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tempering.report.contents import contents, split_of
+from tempering.report.contents import contents, failed, split_of
 from tempering.report.tables import cell_values, pair_values
 
 if TYPE_CHECKING:
-    from tempering.study.decide import Conclusion, SizeResult
-    from tempering.study.records import Record
+    from tempering.study.decide import Cell, Conclusion, SizeResult
+    from tempering.study.records import Record, StudyInfo
 
 # What a run keeps of every test row stays in the study's own file: it would make the report megabytes.
 _LONG = ("items", "predictions")
@@ -26,9 +26,9 @@ def raw_json(conclusion: Conclusion, records: Sequence[Record]) -> str:
         "sentences": list(words.sentences),
         "study": {k: v for k, v in info.as_dict().items() if k != "gold"},
         "split": split_of(info),
-        "sizes": [_size(result, records, info.higher_is_better) for result in conclusion.sizes],
+        "sizes": [_size(result, info, records) for result in conclusion.sizes],
         "settings": [{"recipe": r.recipe, "size": r.size, "seed": r.seed, "setting": r.setting} for r in records if r.setting],
-        "failures": [{"recipe": r.recipe, "size": r.size, "seed": r.seed, "reason": r.reason} for r in records if r.status != "done"],
+        "failures": [{"recipe": r.recipe, "size": r.size, "seed": r.seed, "reason": reason} for r, reason in failed(info, records)],
         "findings": list(words.findings),
         "method": dict(words.method),
         "runs": [{k: v for k, v in r.as_dict().items() if k not in _LONG} for r in records],
@@ -36,8 +36,8 @@ def raw_json(conclusion: Conclusion, records: Sequence[Record]) -> str:
     return json.dumps(plain(whole), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
-def _size(result: SizeResult, records: Sequence[Record], higher_is_better: bool) -> dict[str, Any]:
-    cells = [cell_values(cell, result) | {"scores": list(cell.scores), "settings": list(cell.settings)} for cell in result.cells]
+def _size(result: SizeResult, info: StudyInfo, records: Sequence[Record]) -> dict[str, Any]:
+    cells = [cell_values(c, result) | {"scores": c.scores, "settings": c.settings, "runs": _runs(c, info, records)} for c in result.cells]
     return {
         "size": result.size,
         "rows": result.rows,
@@ -45,9 +45,16 @@ def _size(result: SizeResult, records: Sequence[Record], higher_is_better: bool)
         "groups": [list(group) for group in result.groups],
         "smallest_difference": result.smallest_difference,
         "cells": cells,
-        "pairs": [pair_values(pair, higher_is_better) for pair in result.pairs],
-        "seeds": {r.recipe: [s.seed for s in records if s.recipe == r.recipe and s.size == result.size and s.status == "done"] for r in result.cells},
+        "pairs": [pair_values(pair, info.higher_is_better) for pair in result.pairs],
     }
+
+
+def _runs(cell: Cell, info: StudyInfo, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Seed, score (null: failed) and whether it collapsed, for every run of a cell."""
+    from tempering.study.decide import score_of
+
+    mine = sorted((r for r in records if (r.recipe, r.size) == (cell.recipe, cell.size)), key=lambda record: record.seed)
+    return [{"seed": r.seed, "score": score_of(info, r), "collapsed": r.collapsed} for r in mine]
 
 
 def plain(value: Any) -> Any:

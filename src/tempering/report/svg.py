@@ -8,8 +8,9 @@ from html import escape
 # Stand-ins that matplotlib draws with; `embed` swaps each for what the page's style sheet defines.
 INK = "#123400"
 GRID = "#123401"
+PAPER = "#123402"
 COLORS = 8
-_STANDS = {INK: "currentColor", GRID: "var(--grid)"} | {f"#12350{i}": f"var(--r{i})" for i in range(COLORS)}
+_STANDS = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--paper)"} | {f"#12350{i}": f"var(--r{i})" for i in range(COLORS)}
 
 
 def color(index: int) -> str:
@@ -28,6 +29,7 @@ def embed(drawing: str, name: str, title: str, description: str) -> str:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r"font: ((?:\w+ )*[\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", body)
+    body = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", body)
     for stand, real in _STANDS.items():
         body = body.replace(stand, real)
     head, rest = body.split(">", 1)

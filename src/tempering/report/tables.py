@@ -52,7 +52,7 @@ def cell_values(cell: Cell, result: SizeResult) -> Values:
         "group": letters(cell.recipe, result.groups),
         "tied_for_best": cell.recipe in result.tied,
         "dev_mean": cell.dev_mean,
-        "seeds": len(cell.scores),
+        "seeds": spread.n,
         "collapsed": cell.collapsed,
         "failed": cell.failed,
         "churn": cell.churn,
@@ -83,10 +83,11 @@ def pair_values(pair: Pair, higher_is_better: bool) -> Values:
 
 def letters(recipe: str, groups: Sequence[Sequence[str]]) -> str:
     """The letters of the groups a recipe belongs to: recipes that share a letter cannot be told apart."""
-    return "".join(_letter(i) for i, group in enumerate(groups) if recipe in group)
+    return "".join(letter(i) for i, group in enumerate(groups) if recipe in group)
 
 
-def _letter(index: int) -> str:
+def letter(index: int) -> str:
+    """The letter of a group: a, b, c ..."""
     return chr(ord("a") + index) if index < 26 else f"({index + 1})"
 
 
@@ -123,14 +124,6 @@ COST_COLUMNS = (
     Column("peak memory", _when_run(lambda row: formats.size_of(row["peak_memory"]))),
     Column("on disk", _when_run(lambda row: formats.size_of(row["artefact_bytes"]))),
 )
-PAIR_COLUMNS = (
-    Column("pair (a - b)", lambda scale, row: f"{row['a']} - {row['b']}", numeric=False),
-    Column("difference", lambda scale, row: scale.difference(row["difference"])),
-    Column("95 % simultaneous", lambda scale, row: _span(scale, row)),
-    Column("adjusted p", lambda scale, row: formats.probability(row["p_adjusted"])),
-    Column("seeds", lambda scale, row: str(row["seeds"])),
-    Column("verdict", lambda scale, row: f"{row['better']} is better" if row["better"] else "cannot be told apart", numeric=False),
-)
 
 
 def _span(scale: Scale, row: Values) -> str:
@@ -139,11 +132,22 @@ def _span(scale: Scale, row: Values) -> str:
     return f"{scale.bare(row['low'])} to {scale.bare(row['high'])}"
 
 
+PAIR_COLUMNS = (
+    Column("a vs b", lambda scale, row: f"{row['a']} vs {row['b']}", numeric=False),
+    Column("a minus b", lambda scale, row: scale.difference(row["difference"])),
+    Column("95 % simultaneous", _span),
+    Column("adjusted p", lambda scale, row: formats.probability(row["p_adjusted"])),
+    Column("seeds", lambda scale, row: str(row["seeds"])),
+    Column("verdict", lambda scale, row: f"{row['better']} is better" if row["better"] else "cannot be told apart", numeric=False),
+)
+
+
 def score_table(result: SizeResult, scale: Scale, split: str) -> Table:
     """How well each recipe did at one size, best first."""
-    letters_help = "Recipes that share a letter cannot be told apart." if result.groups else ""
-    churn_help = f"Churn: {split} rows whose prediction changes between two seeds."
-    notes = tuple(n for n in (letters_help, churn_help) if n)
+    notes = (
+        "Marked: the best mean and what cannot be told apart from it. Recipes that share a group letter cannot be told apart.",
+        f"Churn: the share of {split} rows whose prediction changes from one seed to another.",
+    )
     return _table(f"Scores: {scale.metric} on the {split} split, {_rows(result)}", SCORE_COLUMNS, _ordered(result, scale), scale, notes)
 
 

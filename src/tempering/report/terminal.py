@@ -7,10 +7,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tempering.report.contents import contents
 from tempering.report.tables import Table
+
+_FOLD = 21  # a text column is not made narrower than this: "cannot be told apart"
+_GAP = 3  # what rich puts around a column
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,11 +63,31 @@ def _print_table(console: Console, table: Table | None) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(title=Text(table.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading, numeric in zip(table.columns, table.numeric, strict=True):
-        shown.add_column(Text(heading), justify="right" if numeric else "left", overflow="fold")
-    leading = table.leading or (False,) * len(table.rows)
-    for row, best in zip(table.rows, leading, strict=True):
-        shown.add_row(*(Text(cell) for cell in row), style="bold" if best else "")
-    console.print(shown)
+    wide, leading = column_widths(table), table.leading or (False,) * len(table.rows)
+    for part, columns in enumerate(panels(wide, console.width)):
+        title = Text(table.caption) if part == 0 else None
+        shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for i in columns:
+            justify: Literal["right", "left"] = "right" if table.numeric[i] else "left"
+            shown.add_column(Text(table.columns[i]), justify=justify, overflow="fold", min_width=min(wide[i], console.width // 3))
+        for row, best in zip(table.rows, leading, strict=True):
+            shown.add_row(*(Text(row[i]) for i in columns), style="bold" if best else "")
+        console.print(shown)
     _print(console, table.notes, "dim")
+
+
+def column_widths(table: Table) -> list[int]:
+    """What each column needs at least: numbers stay whole, texts may be folded, headings may break between words."""
+    words = [max(len(word) for word in heading.split()) for heading in table.columns]
+    cells = [max((len(row[i]) for row in table.rows), default=0) for i in range(len(table.columns))]
+    return [max(word, cell if table.numeric[i] else min(cell, _FOLD)) for i, (word, cell) in enumerate(zip(words, cells, strict=True))]
+
+
+def panels(wide: Sequence[int], width: int) -> list[list[int]]:
+    """Which columns stand side by side in ``width``: a table too wide for it goes on below, under its first column again."""
+    parts: list[list[int]] = [[0]]
+    for i in range(1, len(wide)):
+        if len(parts[-1]) > 1 and sum(wide[j] + _GAP for j in [*parts[-1], i]) > width:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts

@@ -20,6 +20,7 @@ from tempering.registry import name_of
 from tempering.streams import torch_stream
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Task
+from tempering.train.device import threads
 from tempering.train.evaluate import Evaluator, fit_thresholds
 from tempering.train.feed import Feed, balanced_weights
 from tempering.train.fit import Plan, fit
@@ -93,7 +94,8 @@ class Train(Loop):
         named = [(name_of(s)[1], s) for s in self.stabilizers]
         metric = self.metric_for_best_model or (default_metric(task.kind) if self.framing.supervised else "loss")
         plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, dict(around.identity), around.listener)
-        run = fit(learner, feed, plan)
+        with threads(1 if self.cached else None):
+            run = fit(learner, feed, plan)
         if evaluator is not None and self.framing.supervised:
             fit_thresholds(learner, evaluator)
         learner.record["stage"] = {

@@ -52,9 +52,7 @@ class _Contrast:
     method: str
 
 
-def compare_all(
-    scores: Mapping[str, Sequence[float]], items: Mapping[str, Array] | None = None, confidence: float = 0.95
-) -> list[Pair]:
+def compare_all(scores: Mapping[str, Sequence[float]], items: Mapping[str, Array] | None = None, confidence: float = 0.95) -> list[Pair]:
     """All pairs of recipes, in the order given. Position s in ``scores[recipe]`` is seed s for every recipe; nan: a failed run.
 
     ``items[recipe]`` is [S, n] (rows of failed runs are ignored). Where the metric is a mean over items, claims hold for
@@ -171,5 +169,5 @@ def churn(predictions: Sequence[Sequence[Any]]) -> float:
         raise DataError(f"seeds predict different numbers of test rows ({lengths[0]} and {lengths[-1]}); they must share one test set")
     if len(predictions) < 2 or lengths[0] == 0:
         return NAN
-    shares = [sum(x != y for x, y in zip(p, q, strict=True)) / len(p) for p, q in itertools.combinations(predictions, 2)]
+    shares: list[float] = [sum(x != y for x, y in zip(p, q, strict=True)) / len(p) for p, q in itertools.combinations(predictions, 2)]
     return sum(shares) / len(shares)

@@ -44,9 +44,12 @@ class Spread:
 
     def half(self, level: float) -> float:
         """Half the width of the interval with error ``level`` (0.05 for 95 %)."""
-        item = _quantile(level, self.items - 1) if self.items else 0.0
-        seed = _quantile(level, self.seeds - 1) if self.seeds > 1 else 0.0
-        return max(math.sqrt(seed**2 * self.seed + item**2 * self.item), item * math.sqrt(self.fixed))
+        return self.joined(math.sqrt(self.seed) * quantile(level, self.seeds - 1), level)
+
+    def joined(self, seed_half: float, level: float) -> float:
+        """The same when the seeds alone reach ``seed_half`` far."""
+        item = quantile(level, self.items - 1)
+        return max(math.sqrt(seed_half**2 + item**2 * self.item), item * math.sqrt(self.fixed))
 
     def p(self, difference: float) -> float:
         """The level at which the interval around ``difference`` just touches 0; 1 for no difference, never nan."""
@@ -54,8 +57,8 @@ class Spread:
             return 1.0
         if self.half(SMALLEST_P) <= abs(difference):
             return SMALLEST_P
-        root = optimize.brentq(lambda x: self.half(math.exp(x)) - abs(difference), math.log(SMALLEST_P), math.log(1 - SMALLEST_P), xtol=1e-13)
-        return math.exp(root)
+        ends = math.log(SMALLEST_P), math.log(1 - SMALLEST_P)
+        return math.exp(optimize.brentq(lambda x: self.half(math.exp(x)) - abs(difference), *ends, xtol=1e-13))
 
     def typical(self) -> Spread:
         """The same with the seed part made median-unbiased: at three seeds the plain estimate is too small 63 times in 100."""
@@ -80,8 +83,9 @@ class Spread:
         return float(optimize.brentq(lambda x: float(stats.norm.cdf((x - halves) / sd).mean()) - power, 0.0, top))
 
 
-def _quantile(level: float, df: int) -> float:
-    return -float(special.stdtrit(df, level / 2))  # as stats.t.isf, 20 times faster: `p` asks often
+def quantile(level: float, df: int) -> float:
+    """The two-sided t quantile for an error of ``level``; 0 without degrees of freedom, as such a source adds nothing."""
+    return -float(special.stdtrit(df, level / 2)) if df > 0 else 0.0  # stats.t.isf, 20 times faster: `Spread.p` asks often
 
 
 def seed_spread(scores: Array) -> Spread:

@@ -74,7 +74,7 @@ def from_frame(frame: Any, source: str = "memory") -> Table:
     if isinstance(frame, Sequence) and frame and all(isinstance(row, Mapping) for row in frame):
         names = list(dict.fromkeys(str(name) for row in frame for name in row))
         return _table(names, [[plain(row.get(name)) for row in frame] for name in names], source)
-    kind = "nothing" if isinstance(frame, (Mapping, Sequence)) and not frame else f"a {type(frame).__name__}"
+    kind = "nothing" if isinstance(frame, (Mapping, Sequence)) and not frame else f"an object of type {type(frame).__name__}"
     raise data_error(source, f"expected a pandas frame, a datasets.Dataset, a dict of columns or a list of dicts, found {kind}")
 
 

@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from tempering.errors import DataError
 from tempering.tasks.table import Table, data_error, show, some
@@ -21,17 +22,17 @@ def parse_delimited(text: str, source: str, *, tab: bool = False) -> Table:
     """
     delimiter = _delimiter(text, "\t" if tab else ",")
     try:
-        return _table(text, source, delimiter, csv.QUOTE_MINIMAL)
+        return _table(text, source, delimiter, quoted=True)
     except DataError:
         if delimiter != "\t" or '"' not in text:
             raise
     # Many tab-separated files never quote, so that a stray quotation mark is only a character.
-    return _table(text, source, delimiter, csv.QUOTE_NONE)
+    return _table(text, source, delimiter, quoted=False)
 
 
 def _delimiter(text: str, usual: str) -> str:
     """What cuts the header into most columns; a draw goes to the usual one."""
-    header = next((line for line in io.StringIO(text) if line.strip()), "")
+    header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
 
     def columns(mark: str) -> int:
         return len(next(csv.reader([header], delimiter=mark), []))
@@ -40,8 +41,8 @@ def _delimiter(text: str, usual: str) -> str:
         return max(_NAMES, key=lambda mark: (columns(mark), mark == usual, mark == ","))
 
 
-def _table(text: str, source: str, delimiter: str, quoting: int) -> Table:
-    records = _records(text, source, delimiter, quoting)
+def _table(text: str, source: str, delimiter: str, *, quoted: bool) -> Table:
+    records = _records(text, source, delimiter, quoted)
     first = next(records, None)
     if first is None:
         raise data_error(source, "the file is empty; expected a header row and data rows")
@@ -57,8 +58,9 @@ def _table(text: str, source: str, delimiter: str, quoting: int) -> Table:
     return Table(dict(zip(header, columns, strict=True)), rows, source, typed=False)
 
 
-def _records(text: str, source: str, delimiter: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
+def _records(text: str, source: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """(row, cells) of every row that is not blank; rows count as in a spreadsheet, the header is row 1."""
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     row = 0
     with _no_field_limit():

@@ -6,7 +6,7 @@ Texts are compared by hash with their white space evened out, so 200,000 rows ta
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,7 +64,7 @@ def _key(example: Example) -> tuple[str, ...]:
 
 
 def _rows(rows: Sequence[int]) -> str:
-    return f"row{'s' if len(rows) > 1 else ''} {some([str(row) for row in rows], 5)}"
+    return f"row{'s' if len(rows) > 1 else ''} {some([str(row) for row in sorted(rows)], 5)}"
 
 
 def _label_set(example: Example) -> Hashable:
@@ -94,11 +94,11 @@ def _repeats(split: Split) -> list[Finding]:
         rows = [example.row for group in conflicts for example in group]
         said = " and ".join(f"{show(example.label, 30)} in row {example.row}" for example in _two_sides(conflicts[0]))
         message = f"{len(conflicts)} texts in {split.name} carry different labels (one has {said}); decide on one label each"
-        findings.append(Finding("conflicting-labels", "warning", message, tuple(rows), split.name, {"groups": _numbers(conflicts)}))
+        findings.append(Finding("conflicting-labels", "warning", message, tuple(sorted(rows)), split.name, {"groups": _numbers(conflicts)}))
     if copies:
         rows = [example.row for group in copies for example in group[1:]]
         message = f"{len(rows)} of {len(split)} {split.name} rows repeat an earlier row ({_rows(rows)}); delete the copies"
-        findings.append(Finding("duplicate-rows", "warning", message, tuple(rows), split.name, {"groups": _numbers(copies)}))
+        findings.append(Finding("duplicate-rows", "warning", message, tuple(sorted(rows)), split.name, {"groups": _numbers(copies)}))
     return findings
 
 

@@ -94,9 +94,10 @@ def read_labels(table: Table, columns: tuple[str, ...], kind: Kind, known: Seque
     else:
         groups = [(_single(table, column, i, value),) for i, value in enumerate(values)]
     groups = _as_known(groups, known) if known and not table.typed else groups
-    _one_type(table, column, groups)
     if known:
         _only_known(table, column, groups, known)
+    else:
+        _one_type(table, column, groups)
     return groups if kind == "multilabel" else [group[0] for group in groups]
 
 
@@ -167,9 +168,10 @@ def _only_known(table: Table, column: str, groups: list[tuple[Any, ...]], known:
     for index, group in enumerate(groups):
         for member in group:
             if label_key(member) not in keys:
-                expected = f"one of {some([show(label) for label in known])}"
-                kinds = f" ({type(member).__name__}, not {type(known[0]).__name__})" if type(member) is not type(known[0]) else ""
-                problem = f"expected {expected}, found the label {show(member)}{kinds}, which the training data lacks"
+                expected = f"one of {some([show(label, 30) for label in known], 8)}"
+                mistyped = table.typed and type(member) is not type(known[0])
+                kinds = f" ({type(member).__name__}, not {type(known[0]).__name__})" if mistyped else ""
+                problem = f"expected {expected}, found the label {show(member, 40)}{kinds}, which the training data lacks"
                 raise table.error(f"{problem}; correct it or add training rows", index=index, column=column)
 
 

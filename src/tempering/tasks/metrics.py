@@ -137,7 +137,7 @@ def _own(name: str) -> Callable[[list[Any], list[Any]], float]:
     finally:
         sys.path.remove(here)
     if not callable(function):
-        raise RecipeError(f"metric {name!r} is not a function, found a {type(function).__name__}")
+        raise RecipeError(f"metric {name!r} is not a function, found an object of type {type(function).__name__}")
     return function  # type: ignore[no-any-return]
 
 

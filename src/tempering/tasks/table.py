@@ -64,7 +64,7 @@ def show(value: object, limit: int = 60) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, a bottomless list
-        return f"a {type(value).__name__} too large to print"
+        return f"a value too large to print ({type(value).__name__})"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,18 @@ class Place:
         torch.distributed.all_reduce(flat)
         for w, part in zip(weights, flat.split([w.numel() for w in weights]), strict=True):
             w.grad = part.view_as(w)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run with ``count`` threads (None: as it is). A head on cached features is far too small a sum to share between cores."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def place(settings: Loop) -> Place:

@@ -28,29 +28,28 @@ class Evaluator:
     _prompts: list[Prompt] | None = None
     _cached: Tensor | None = None
 
-    def scores(self, learner: Learner) -> Scores:
-        """Evaluation-mode scores of the split, in order."""
+    def prompts(self, learner: Learner) -> list[Prompt]:
+        """The prompts of the split, rendered at first use."""
         if self._prompts is None:
             self._prompts = [p[0] for p in learner.framing.render(self.examples, (), np.random.default_rng(0))]
             self._cached = self.features(self._prompts) if self.features else None
-        return learner.score(self._prompts, self.batch_size, self._cached)
+        return self._prompts
+
+    def scores(self, learner: Learner) -> Scores:
+        """Evaluation-mode scores of the split, in order."""
+        prompts = self.prompts(learner)
+        return learner.score(prompts, self.batch_size, self._cached)
 
     def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Prediction]]:
-        """(metrics with the supervised loss as ``loss``, predictions)."""
+        """(metrics with the loss as ``loss``, predictions); of unlabelled text only the loss."""
+        if self.kind == "text":
+            return {"loss": learner.mean_loss(self.prompts(learner), self.batch_size)}, []
         scores = self.scores(learner)
         predictions = list(learner.framing.decode(scores))
-        if self.kind == "text":
-            return {"loss": mean_loss(learner, scores)}, predictions
         gold = [e.label for e in self.examples]
         probabilities = [p.probabilities for p in predictions] if self.kind != "regression" else None
         found = compute(self.kind, self.labels, gold, [p.label for p in predictions], probabilities, self.metrics)
-        return {"loss": mean_loss(learner, scores)} | found, predictions
-
-
-@torch.no_grad()
-def mean_loss(learner: Learner, scores: Scores) -> float:
-    """The framing's loss on the whole split."""
-    return float(learner.framing.loss(scores, None))
+        return {"loss": float(learner.framing.loss(scores, None))} | found, predictions
 
 
 def fit_thresholds(learner: Learner, evaluator: Evaluator) -> None:

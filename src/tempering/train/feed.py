@@ -43,7 +43,7 @@ class Feed:
 
     def prompts(self, epoch: int = 0) -> list[Prompt]:
         """One prompt a row; made once where rendering draws nothing."""
-        if not self._prompts or not self.framing.deterministic:
+        if not self._prompts or self.framing.renders_anew:
             rng = numpy_stream(self.seeds.order, "render", epoch)
             self._prompts = [found[0] for found in self.framing.render(self.examples, self.examples, rng)]
         return self._prompts

@@ -1,1 +1,1 @@
-""""""
+"""What of the backbone is tuned: one file a method."""

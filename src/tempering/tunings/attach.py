@@ -119,15 +119,14 @@ def check_free(place: Place, name: str, setting: tuple[object, ...]) -> None:
         )
 
 
-def plug(module: nn.Module, name: str, make: Callable[[], Added], hook: Hook, first: bool = False) -> None:
+def plug(module: nn.Module, name: str, make: Callable[[], Added], hook: Hook, like: Tensor, first: bool = False) -> None:
     """Hang ``make()`` under ``module`` as ``name`` and let ``hook`` act on its output; one that is there is trained on.
 
+    It gets the device and precision of ``like``, after its weights were drawn on the CPU: the same draws on every device.
     ``first`` puts the hook before those of other tunings: what changes the layer itself acts before what reads its output.
     """
     if getattr(module, name, None) is None:
-        weight = next(module.parameters(recurse=False), None)
-        added = make()
-        module.add_module(name, added if weight is None else added.to(weight.device, weight.dtype))
+        module.add_module(name, make().to(like.device, like.dtype))
         module.register_forward_hook(hook, prepend=first)
     getattr(module, name).requires_grad_(True)
 

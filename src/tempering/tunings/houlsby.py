@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -36,7 +37,8 @@ class Bottleneck(Added):
 
     def forward(self, h: Tensor) -> Tensor:
         """The sub-layer's output, adapted."""
-        return h + self.up(self.activation(self.down(h)))
+        change: Tensor = self.up(self.activation(self.down(h)))
+        return h + change
 
 
 def _adapt(sublayer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ class Houlsby:
     """
 
     m: int = Field(default=64, ge=1)
-    init_std: float = Field(default=1e-3, ge=0, allow_inf_nan=False)
+    init_std: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     activation: Literal["gelu", "relu", "silu", "tanh"] = "gelu"
     layer_norm: bool = True
 
@@ -77,8 +79,9 @@ class Houlsby:
         for place in found:
             check_free(place, "houlsby", (self.m, self.activation))
         freeze(backbone)
+        make = partial(Bottleneck, backbone.hidden_size, self.m, self.init_std, self.activation)
         for _, sublayer in found:
-            plug(sublayer, "houlsby", lambda: Bottleneck(backbone.hidden_size, self.m, self.init_std, self.activation), _adapt)
+            plug(sublayer, "houlsby", make, _adapt, backbone.embeddings.get_parameter("weight"))
         for norm in norms(backbone).values() if self.layer_norm else ():
             for weight in norm.parameters(recurse=False):
                 weight.requires_grad_(True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ class LowRank(Added):
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the layer's output."""
-        narrow = nn.functional.linear(self.drop(x), self.A) * self.scaling
+        narrow = nn.functional.linear(self.drop(x), self.A) * self.scaling  # scaled where it is thin
         return nn.functional.linear(narrow, self.B)
 
     def product(self) -> Tensor:
@@ -41,7 +43,8 @@ class LowRank(Added):
 
 def _add(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """The forward hook: reads the low-rank weights from the layer, so that swapped weights are seen."""
-    return output + layer.get_submodule("lora")(args[0])
+    delta: Tensor = layer.get_submodule("lora")(args[0])
+    return output + delta
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -68,6 +71,12 @@ class LoRA:
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
 
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _several(cls, given: object) -> object:
+        """One name stands for a tuple of one."""
+        return (given,) if isinstance(given, str) and given != "all-linear" else given
+
     def attach(self, backbone: Backbone) -> None:
         """Freeze the backbone and add A and B to every target. One that a stage before left there is trained on."""
         targets = self.targets(backbone)
@@ -75,7 +84,8 @@ class LoRA:
             check_free(target, "lora", (self.r, self.lora_alpha))
         freeze(backbone)
         for _, layer in targets:
-            plug(layer, "lora", lambda layer=layer: LowRank(*sizes(layer), self.r, self.lora_alpha, self.lora_dropout), _add, first=True)  # type: ignore[misc]
+            make = partial(LowRank, *sizes(layer), self.r, self.lora_alpha, self.lora_dropout)
+            plug(layer, "lora", make, _add, layer.get_parameter("weight"), first=True)
 
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
@@ -113,8 +123,8 @@ class LoRA:
         if not named:
             there = sorted({path.rpartition(".")[2] for path in maps})
             raise ModelError(
-                f"lora: target_modules names {name!r}, which no linear map of {backbone.source} is called; give places ({', '.join(PLACES)})"
-                f" or names that this model has ({', '.join(there)})"
+                f"lora: target_modules names {name!r}, and no linear map of {backbone.source} is called that; give places"
+                f" ({', '.join(PLACES)}) or names that this model has ({', '.join(there)})"
             )
         return named
 
@@ -122,3 +132,15 @@ class LoRA:
         path, least = min(((path, min(sizes(layer))) for path, layer in found), key=lambda pair: pair[1])
         if self.r > least:
             raise ModelError(f"lora: r = {self.r} is more than the {least} inputs or outputs of {path}; give r of at most {least}")
+
+    def peft_config(self, backbone: Backbone, task_type: Literal["SEQ_CLS", "FEATURE_EXTRACTION"], modules_to_save: Sequence[str]) -> dict[str, Any]:
+        """``adapter_config.json`` of this LoRA (`tempering.tunings.peft_format`)."""
+        from tempering.tunings.peft_format import peft_config
+
+        return peft_config(self, backbone, task_type, modules_to_save)
+
+    def peft_names(self, backbone: Backbone, prefix: str) -> dict[str, str]:
+        """Our names of the attached weights -> PEFT's names on disk (`tempering.tunings.peft_format`)."""
+        from tempering.tunings.peft_format import peft_names
+
+        return peft_names(backbone, prefix)

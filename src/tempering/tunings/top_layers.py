@@ -46,5 +46,7 @@ class TopLayers:
         backbone.layout.require("top_layers", "blocks")
         there = len(backbone.blocks)
         if self.k > there:
-            raise ModelError(f"top_layers: k = {self.k}, but {backbone.source} has {there} blocks; give k between 1 and {there}, or use full")
+            raise ModelError(
+                f"top_layers: k = {self.k}, but {backbone.source} has {there} blocks; give k between 1 and {there}, or use full"
+            )
         return there - self.k

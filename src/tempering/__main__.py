@@ -1,0 +1,5 @@
+"""``python -m tempering``: the command line."""
+
+from tempering.cli import main
+
+main()

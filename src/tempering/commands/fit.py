@@ -1,0 +1,179 @@
+"""``temper fit``: one recipe on one data set, into a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempering.commands import folder
+from tempering.commands.console import duration, say, score_words, show_json, tell
+from tempering.commands.inputs import Source, examined, quoted, read_recipe, warn
+from tempering.errors import RecipeError, ResumeError
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+    from tempering.contracts import Seeds
+    from tempering.learner import Learner
+    from tempering.plan import Plan
+    from tempering.recipe import Recipe
+    from tempering.tasks.task import Task
+    from tempering.train.progress import Listener
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. ``seeds`` holds the seeds that were set alone, None where derived from ``seed``."""
+
+    source: Source
+    recipe: str
+    settings: tuple[str, ...]
+    model: str
+    seed: int
+    seeds: dict[str, int | None]
+    output_dir: Path
+    resume: bool
+    overwrite: bool
+    merge: bool
+    metrics: tuple[str, ...]
+    report_to: tuple[str, ...]
+    dry_run: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What was found good before the first step: only then is the output folder touched."""
+
+    task: Task
+    recipe: Recipe
+    why: str
+    seeds: Seeds
+    plan: Plan
+    outline: Backbone
+
+
+def run(request: Request) -> None:
+    """Check everything, train, write the folder, and say what came of it."""
+    if not request.dry_run:
+        folder.check_free(request.output_dir, request.resume, request.overwrite)
+    ready = prepare(request)
+    if request.dry_run:
+        _dry(request, ready)
+        return
+    if folder.finished(request.output_dir) and not request.overwrite:
+        facts = folder.read_metrics(request.output_dir)
+        _check_same(request, ready, facts)
+        tell(f"{request.output_dir} is finished already: nothing to resume")
+        _report(request, facts)
+        return
+    if request.overwrite and not request.resume:
+        folder.clear(request.output_dir)
+    learner = _train(request, ready)
+    facts = folder.write(learner, ready.recipe, request.output_dir, request.merge, ready.why)
+    _report(request, facts)
+
+
+def prepare(request: Request) -> Ready:
+    """Data, recipe, metrics, trackers and model, each refused in one sentence where it cannot serve."""
+    from tempering.contracts import Seeds
+    from tempering.plan import explain, outline
+    from tempering.tasks.metrics import check_metrics
+
+    seeds = Seeds.of(request.seed, **request.seeds)
+    split_seed = request.seeds["sampling"]
+    task = request.source.task(request.seed if split_seed is None else split_seed)
+    check_metrics(request.metrics, task.kind, task.labels)
+    _check_trackers(request.report_to)
+    recipe, why = read_recipe(request.recipe, request.settings, task)
+    outlined = outline(request.model)
+    plan = explain(recipe, outlined, task)
+    warn(examined(task, outlined), request.source)
+    return Ready(task, recipe, why, seeds, plan, outlined)
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    from importlib.util import find_spec
+
+    from tempering.train.progress import TRACKERS
+
+    for name in names:
+        if name not in TRACKERS:
+            raise RecipeError(f"--report-to {name}: there is no such tracker; choose one of {', '.join(TRACKERS)}")
+        if find_spec(name) is None:
+            raise RecipeError(f"--report-to {name}: {name} is not installed; pip install 'tempering[{name}]'")
+
+
+def _dry(request: Request, ready: Ready) -> None:
+    where = request.output_dir
+    if request.as_json:
+        show_json(ready.plan.as_dict() | {"output_dir": str(where), "why": ready.why})
+        return
+    say(*([ready.why] if ready.why else []), *ready.plan.lines(), *(f"note: {note}" for note in ready.task.notes))
+    state = "is finished already" if folder.finished(where) else "has an unfinished run" if folder.unfinished(where) else "would be written"
+    say(f"dry run: nothing was trained or written; {where} {state}")
+
+
+def _train(request: Request, ready: Ready) -> Learner:
+    from tempering.backbone import Backbone
+    from tempering.fitting import fit
+    from tempering.train.progress import both
+
+    backbone = Backbone.load(request.model, ready.seeds.init)
+    if ready.why:
+        tell(ready.why)
+    with _listeners(request, ready) as (shown, sent):
+        try:
+            return fit(
+                ready.recipe,
+                ready.task,
+                backbone,
+                seed=request.seed,
+                seeds=ready.seeds,
+                output_dir=request.output_dir,
+                resume=request.resume,
+                metrics=request.metrics,
+                listener=both(shown, sent),
+            )
+        except KeyboardInterrupt:
+            if folder.unfinished(request.output_dir):
+                tell(f"stopped; the same command with --resume goes on from {folder.unfinished(request.output_dir)}")
+            raise
+
+
+@contextmanager
+def _listeners(request: Request, ready: Ready) -> Iterator[tuple[Listener, Listener]]:
+    from tempering.train.progress import bar, trackers
+
+    settings = {"recipe": ready.recipe.name, "model": request.model, "seed": request.seed, "data": request.source.data}
+    with bar(ready.recipe.name) as shown, trackers(request.report_to, request.output_dir / "logs", settings) as sent:
+        yield shown, sent
+
+
+def _check_same(request: Request, ready: Ready, facts: dict[str, Any]) -> None:
+    """A finished folder answers for this very run, or the command is refused."""
+    from dataclasses import asdict
+
+    mine = {"recipe_key": ready.recipe.key(), "data": ready.task.fingerprint(), "model": request.model, "seeds": asdict(ready.seeds)}
+    other = [name for name, value in mine.items() if facts.get(name) != value]
+    if other:
+        raise ResumeError(
+            f"{request.output_dir} holds a finished model of another {other[0].removesuffix('_key')}; give another --output-dir, or --overwrite"
+        )
+
+
+def _report(request: Request, facts: dict[str, Any]) -> None:
+    where, main = request.output_dir, facts["main_metric"]
+    if request.as_json:
+        show_json({"output_dir": str(where), **facts})
+        return
+    scores = {split: facts[split] for split in ("dev", "test") if split in facts}
+    trained, whole = facts["trained_parameters"], facts["total_parameters"]
+    say(
+        score_words(scores, main) or "the last stage read no labels, so there is no score",
+        f"trained {trained:,} of {whole:,} parameters in {duration(facts['train_seconds'])}, {duration(facts['seconds'])} with evaluation",
+        f"{where} holds the model; it loads with {', '.join(facts['loads_with'])}",
+        f"next: temper predict {quoted(where)} NEW.csv --output predictions.csv",
+    )

@@ -1,0 +1,153 @@
+"""The folder that ``temper fit`` fills: when it may be touched, and how it is written so that a kill never leaves half of it.
+
+Everything is written to a hidden folder inside it and then renamed into place, ``tempering.json`` last: a folder that has it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempering.commands.console import as_json
+from tempering.errors import RecipeError, ResumeError
+
+if TYPE_CHECKING:
+    from tempering.learner import Learner
+    from tempering.recipe import Recipe
+
+MARK = "tempering.json"
+CHECKPOINTS = "checkpoints"
+# What one form of a saved model has and another lacks: it must not outlive the model it belonged to.
+_FORMS = ("model.safetensors", "config.json", "adapter_config.json", "adapter_model.safetensors", "delta.safetensors", "framing.safetensors", "base")
+
+
+def finished(where: Path) -> bool:
+    """Whether a whole model is there."""
+    return (where / MARK).exists()
+
+
+def unfinished(where: Path) -> str:
+    """The newest checkpoint of a run that was stopped, by its path below ``where``; empty if there is none."""
+    found = sorted((where / CHECKPOINTS).glob("stage-*/checkpoint-*"), key=lambda p: (p.parent.name, int(p.name.rpartition("-")[2])))
+    return str(found[-1].relative_to(where)) if found else ""
+
+
+def check_free(where: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a place that cannot be written, and one that holds work unless the user said what to do with it."""
+    if where.exists() and not where.is_dir():
+        raise RecipeError(f"--output-dir {where}: that is a file; give a folder")
+    above = next(p for p in (where, *where.absolute().parents) if p.exists())
+    if not os.access(above, os.W_OK):
+        raise RecipeError(f"--output-dir {where}: {above} may not be written to; give another folder")
+    if resume or overwrite:
+        return
+    if finished(where):
+        raise ResumeError(f"--output-dir {where} holds a finished model; give another folder, or --overwrite to replace it")
+    if unfinished(where):
+        raise ResumeError(f"--output-dir {where} holds an unfinished run ({unfinished(where)}); --resume goes on with it, --overwrite starts anew")
+
+
+def clear(where: Path) -> None:
+    """Take the work of an earlier run out; files that are not ours stay."""
+    (where / MARK).unlink(missing_ok=True)
+    for name in (CHECKPOINTS, *_FORMS):
+        _remove(where / name)
+
+
+def write(learner: Learner, recipe: Recipe, where: Path, merge: bool, why: str = "") -> dict[str, Any]:
+    """Save the learner with its recipe, metrics, split and card to ``where``; returns what stands in ``metrics.json``."""
+    where.mkdir(parents=True, exist_ok=True)
+    for left in where.glob(".writing-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    part = where / f".writing-{os.getpid()}"
+    try:
+        learner.save_pretrained(part, merge=merge)
+        _base_in_place(part, where)
+        facts = facts_of(learner, recipe, why)
+        texts = {"metrics.json": as_json(facts), "split.json": as_json(learner.record["split"]), "recipe.yaml": recipe.to_yaml()}
+        for name, text in (texts | {"README.md": card(learner, recipe, facts)}).items():
+            (part / name).write_text(text, encoding="utf-8")
+        clear_forms(where)
+        for entry in sorted(part.iterdir(), key=lambda p: p.name == MARK):
+            _remove(where / entry.name)
+            entry.replace(where / entry.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(where / CHECKPOINTS, ignore_errors=True)
+    return facts
+
+
+def clear_forms(where: Path) -> None:
+    """Take away the files of a model that is being replaced, its mark first."""
+    for name in (MARK, *_FORMS):
+        _remove(where / name)
+
+
+def _base_in_place(part: Path, where: Path) -> None:
+    """An adapter over a base that an earlier stage changed names the base's folder: where it will be, not where it is written."""
+    config = part / "adapter_config.json"
+    if config.exists() and (part / "base").exists():
+        found = json.loads(config.read_text(encoding="utf-8"))
+        found["base_model_name_or_path"] = str(where / "base")
+        config.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:
+    """The content of ``metrics.json``: metrics by split, seconds, counts, seeds, versions."""
+    from tempering.saving import loads_with
+
+    record, stage = learner.record, learner.record["stage"]
+    taken = ("main_metric", "train_seconds", "seconds", "rows", "trained_parameters", "total_parameters", "peak_memory")
+    also = ("seeds", "versions", "data", "columns")
+    return {
+        **record["metrics"],
+        **{name: record[name] for name in taken},
+        "steps": stage["steps"],
+        "best_step": stage["best_step"],
+        "model": learner.backbone.source,
+        "recipe": recipe.name,
+        "recipe_key": recipe.key(),
+        "loads_with": loads_with(learner),
+        **{name: record[name] for name in also},
+        "notes": [*([why] if why else []), *record["notes"]],
+        "history": stage["history"],
+    }
+
+
+def read_metrics(where: Path) -> dict[str, Any]:
+    """``metrics.json`` of a finished folder."""
+    try:
+        found: dict[str, Any] = json.loads((where / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ResumeError(f"{where} holds a model that temper fit did not write (no metrics.json); give another --output-dir") from None
+    return found
+
+
+def card(learner: Learner, recipe: Recipe, facts: dict[str, Any]) -> str:
+    """The model card, under the base model's name on the hub where it has one."""
+    from tempering.backbone import ALIASES
+    from tempering.report.card import model_card
+
+    source = learner.backbone.source
+    taken = ("main_metric", "rows", "trained_parameters", "total_parameters", "seeds", "versions", "loads_with", "notes")
+    told = {
+        "name": f"{learner.record['name']}-{recipe.name}",
+        "model": ALIASES[source][2] if source in ALIASES else source,
+        "kind": getattr(learner.framing, "kind", "text"),
+        "metrics": learner.record["metrics"],
+        "labels": list(learner.framing.labels),
+        "recipe_yaml": recipe.to_yaml(),
+        "data": learner.record["name"],
+        "seconds": facts["train_seconds"],
+    }
+    return model_card(told | {name: facts[name] for name in taken})

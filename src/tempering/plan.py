@@ -1,0 +1,215 @@
+"""What a recipe will do, computed before any weight is loaded: the content of ``temper explain`` and of ``--dry-run``.
+
+The model is built on torch's ``meta`` device from its configuration alone, where tensors have shapes and no memory. Every stage is
+then assembled on it as a run would assemble it, so the counts are those of the run and a refusal is the run's own sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tempering.backbone import Backbone, _pretrained, _takes_pooler, locate, quiet
+from tempering.codec import encode
+from tempering.contracts import Example, Seeds
+from tempering.footprint import Memory, memory_of
+from tempering.layouts import layout_of
+from tempering.learner import Learner
+from tempering.recipe import Recipe
+from tempering.registry import name_of
+from tempering.saving import loads_with
+from tempering.stages.train import assemble, rows_of
+from tempering.tasks.task import Split, Task
+from tempering.train import hooks
+
+_SAMPLE = 2_000  # rows whose length is measured
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage. ``backbone_trained`` counts trained parameters inside the model's body, ``head_trained`` those beside it.
+
+    ``students``, ``teachers`` and ``perturbed`` are the forward passes of one micro-batch. ``batch`` is the rows of an optimizer
+    step; ``rows`` and ``steps`` are None without data. The memory is estimated for texts of ``tokens`` tokens.
+    """
+
+    framing: Any
+    tuning: Any
+    stabilizers: tuple[Any, ...]
+    backbone_trained: int
+    head_trained: int
+    students: int
+    teachers: int
+    perturbed: int
+    cached: bool
+    why_not_cached: str
+    batch: int
+    tokens: int
+    rows: int | None
+    steps: int | None
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe on a model. ``parameters`` are those of the body; ``assumed`` says what was taken for granted without data."""
+
+    recipe: str
+    description: str
+    key: str
+    model: str
+    family: str
+    blocks: int
+    width: int
+    parameters: int
+    stages: tuple[StagePlan, ...]
+    loads_with: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    assumed: str = ""
+
+    def lines(self) -> list[str]:
+        """The plan in words, a line each."""
+        where = f"{self.family}, {self.blocks} blocks of width {self.width}" if self.blocks else f"{self.family}, width {self.width}"
+        found = [f"recipe {self.recipe}" + (f": {self.description}" if self.description else "")]
+        found.append(f"model {self.model}: {where}, {self.parameters:,} parameters")
+        for i, stage in enumerate(self.stages):
+            found += [f"stage {i + 1} of {len(self.stages)}: {_title(stage)}", *(f"  {line}" for line in _stage_lines(stage, self.parameters))]
+        found.append(f"the saved folder loads with: {', '.join(self.loads_with)}")
+        return [*found, *(f"note: {note}" for note in (*self.notes, self.assumed) if note)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready data; every memory entry is in bytes."""
+        plain = asdict(self)
+        for stage, mine in zip(plain["stages"], self.stages, strict=True):
+            stage["passes"] = mine.students + mine.teachers + mine.perturbed
+            stage["share"] = mine.backbone_trained / self.parameters
+            stage["memory"]["total"] = mine.memory.total
+        return plain
+
+
+def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task | None = None) -> Plan:
+    """The plan of ``recipe`` on ``model`` (an alias, folder, hub id or an `outline`), with steps where there is a ``task``.
+
+    A recipe that cannot work, or a family that a method cannot serve, is the error that a run would give.
+    """
+    recipe = Recipe.load(recipe)
+    notes = recipe.check()
+    backbone = outline(model) if isinstance(model, str) else model
+    parameters, stages, learner = sum(p.numel() for p in backbone.model.parameters()), [], None
+    for i, stage in enumerate(recipe.stages):
+        stage_plan, learner = _stage_plan(stage, backbone, task)
+        stages.append(stage_plan)
+        if i + 1 < len(recipe.stages):
+            stage.tuning.merge(backbone)
+            backbone.changed = True
+    assert learner is not None  # a recipe has at least one stage
+    return Plan(
+        recipe=recipe.name,
+        description=recipe.description,
+        key=recipe.key(),
+        model=backbone.source,
+        family=backbone.layout.family,
+        blocks=max(0, backbone.top - 1),
+        width=backbone.hidden_size,
+        parameters=parameters,
+        stages=tuple(stages),
+        loads_with=tuple(loads_with(learner)),
+        notes=tuple(notes),
+        assumed="" if task else "without data: two classes and texts as long as the model can read are assumed",
+    )
+
+
+def outline(source: str) -> Backbone:
+    """``source`` as a backbone whose weights have shapes and no content; its tokenizer and length limit are real."""
+    import transformers
+
+    where = locate(source)
+    with quiet():
+        config = _pretrained(transformers.AutoConfig.from_pretrained, where)
+        tokenizer = _pretrained(transformers.AutoTokenizer.from_pretrained, where)
+        layout = layout_of(config)
+        auto = transformers.AutoModelForTextEncoding if layout.kind == "text-encoder" else transformers.AutoModel
+        slim = layout.head is not None and layout.head.pool != "pooler" and _takes_pooler(auto, config)
+        with torch.device("meta"):
+            model = auto.from_config(config, dtype=torch.float32, **({"add_pooling_layer": False} if slim else {}))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return Backbone(model, tokenizer, source)
+
+
+def token_lengths(backbone: Backbone, examples: Sequence[Example]) -> list[int]:
+    """Tokens of each example, special tokens counted, uncut."""
+    if not examples:
+        return []
+    columns = [[e.texts[i] for e in examples] for i in range(len(examples[0].texts))]
+    with quiet():
+        return [len(ids) for ids in backbone.tokenizer(*columns, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]]
+
+
+def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[StagePlan, Learner]:
+    learner = assemble(stage, backbone, task or _stub(), Seeds.of(0))
+    trained = learner.trained()
+    inside = sum(w.numel() for n, w in trained.items() if n.startswith("backbone.model."))
+    rows = None if task is None else rows_of(stage, task, Seeds.of(0))[0]
+    tokens = _tokens(stage, backbone, rows)
+    folded = hooks.start([(name_of(s)[1], s) for s in stage.stabilizers], learner, trained, 0)
+    live = [s for s in stage.stabilizers if not s.neutral]
+    plan = StagePlan(
+        framing=encode(stage.framing, "framing"),
+        tuning=encode(stage.tuning, "tuning"),
+        stabilizers=tuple(encode(s, "stabilizer") for s in stage.stabilizers),
+        backbone_trained=inside,
+        head_trained=sum(w.numel() for w in trained.values()) - inside,
+        students=max([1, *(getattr(s, "students", 1) for s in live)]),
+        teachers=sum(getattr(s, "teachers", 0) for s in live),
+        perturbed=sum(getattr(s, "perturbations", 0) for s in live),
+        cached=stage.cached,
+        why_not_cached=stage.why_not_cached,
+        batch=stage.per_device_train_batch_size * stage.gradient_accumulation_steps,
+        tokens=tokens,
+        rows=None if rows is None else len(rows),
+        steps=None if rows is None else stage.total_steps(len(rows)),
+        memory=memory_of(stage, learner, folded, trained, tokens, None if rows is None else len(rows)),
+    )
+    return plan, learner
+
+
+def _stub() -> Task:
+    return Task("task", "classification", ("a", "b"), Split("train", ()))
+
+
+def _tokens(stage: Any, backbone: Backbone, rows: Sequence[Example] | None) -> int:
+    """The longest text a batch will hold: the model's limit, or what the first rows need of it."""
+    limit = min(backbone.max_length, getattr(stage.framing, "max_length", None) or backbone.max_length)
+    return limit if not rows else min(limit, max(token_lengths(backbone, rows[:_SAMPLE])))
+
+
+def _title(stage: StagePlan) -> str:
+    steady = f", steadied by {' and '.join(map(_name, stage.stabilizers))}" if stage.stabilizers else ""
+    return f"framing {_name(stage.framing)}, tuning {_name(stage.tuning)}{steady}"
+
+
+def _name(encoded: Any) -> str:
+    """``lora (r 16)`` from the plain form of a value."""
+    if isinstance(encoded, str):
+        return encoded
+    ((name, fields),) = encoded.items()
+    return f"{name} ({', '.join(f'{k} {v}' for k, v in fields.items())})"
+
+
+def _stage_lines(stage: StagePlan, parameters: int) -> list[str]:
+    passes = stage.students + stage.teachers + stage.perturbed
+    parts = [f"{n} {word}" for n, word in ((stage.students, "student"), (stage.teachers, "teacher"), (stage.perturbed, "perturbed")) if n]
+    found = [
+        f"trained: {stage.backbone_trained:,} in the model ({stage.backbone_trained / parameters:.2%} of its size), {stage.head_trained:,} new beside it",
+        f"forward passes a step: {passes} ({', '.join(parts)})",
+        "model computed once and its output kept: " + ("yes, nothing in it changes" if stage.cached else f"no, {stage.why_not_cached}"),
+    ]
+    if stage.steps is not None:
+        found.append(f"steps: {stage.steps:,} of {stage.batch} rows, {stage.rows:,} training rows")
+    return [*found, f"memory: {stage.memory.words(stage.tokens)}"]

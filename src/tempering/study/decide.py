@@ -1,0 +1,152 @@
+"""From the records of a study to its answer: a cell for each recipe and size, all pairs compared, and plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tempering.study.records import Record, StudyInfo
+from tempering.study.statistics import Interval, Pair, churn, compare_all, groups, interval, smallest_difference, tied_with_best
+from tempering.study.variance import Array
+from tempering.study.wording import words
+
+__all__ = ["Cell", "Conclusion", "SizeResult", "conclude", "words"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One recipe at one size. ``scores`` are the main metric of its finished runs, in order of their seeds.
+
+    ``collapsed`` and ``failed`` count runs; collapsed runs stay in the scores. Seconds, bytes and parameters are means over
+    finished runs (0 without any). ``churn`` is the share of test rows on which two seeds disagree, nan for regression.
+    ``dev_mean`` is nan when no run finished. ``settings`` holds each chosen setting once.
+    """
+
+    recipe: str
+    size: str
+    rows: int
+    interval: Interval
+    scores: list[float]
+    collapsed: int
+    failed: int
+    seconds: float
+    search_seconds: float
+    peak_memory: int
+    trained_parameters: int
+    total_parameters: int
+    artefact_bytes: int
+    churn: float
+    dev_mean: float
+    settings: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeResult:
+    """One training size: its cells in the study's order, all pairs, those tied with the best (best first) and the groups."""
+
+    size: str
+    rows: int
+    cells: list[Cell]
+    pairs: list[Pair]
+    tied: list[str]
+    groups: list[list[str]]
+    smallest_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What a study says: every size that has records, in the study's order, and the sentences that lead the report."""
+
+    info: StudyInfo
+    sizes: list[SizeResult]
+    sentences: list[str]
+
+
+def conclude(info: StudyInfo, records: Sequence[Record]) -> Conclusion:
+    """Compare the recipes at every size that has records. An unfinished study gives the conclusion of what there is."""
+    present = {record.size for record in records}
+    order = [size for size in info.sizes if size in present] + sorted(present - set(info.sizes))
+    sizes = [_size(info, size, [record for record in records if record.size == size]) for size in order]
+    conclusion = Conclusion(info, sizes, [])
+    return replace(conclusion, sentences=words(conclusion))
+
+
+def _size(info: StudyInfo, size: str, records: Sequence[Record]) -> SizeResult:
+    rows = max(record.rows for record in records)
+    present = {record.recipe for record in records}
+    recipes = [name for name in info.recipes if name in present] + sorted(present - set(info.recipes))
+    seeds = sorted({record.seed for record in records})
+    by_recipe = {name: {r.seed: r for r in records if r.recipe == name} for name in recipes}
+    scores = {name: [score_of(info, found.get(seed)) for seed in seeds] for name, found in by_recipe.items()}
+    tables = {name: _table([found.get(seed) for seed in seeds], scores[name]) for name, found in by_recipe.items()}
+    items = {name: table for name, table in tables.items() if table is not None}
+    pairs = compare_all(scores, items)
+    return SizeResult(
+        size=size,
+        rows=rows,
+        cells=[_cell(info, size, rows, name, list(by_recipe[name].values()), scores[name], tables[name]) for name in recipes],
+        pairs=pairs,
+        tied=tied_with_best(scores, pairs, info.higher_is_better),
+        groups=groups(scores, pairs, info.higher_is_better),
+        smallest_difference=smallest_difference(scores, items),
+    )
+
+
+def score_of(info: StudyInfo, record: Record | None) -> float:
+    """The main metric on test (on dev in a study without test rows); nan for a run that is missing, failed or not finite."""
+    if record is None or record.status != "done":
+        return math.nan
+    found = record.test.get(info.metric, math.nan) if info.test_rows else record.dev.get(info.metric, math.nan)
+    return found if math.isfinite(found) else math.nan
+
+
+def _table(records: Sequence[Record | None], scores: Sequence[float]) -> Array | None:
+    """Item scores [seeds, items], rows of nan for runs without a score; None when a finished run has none or another number."""
+    done = [record for record, score in zip(records, scores, strict=True) if record is not None and math.isfinite(score)]
+    lengths = {len(record.items) for record in done}
+    if len(lengths) != 1 or 0 in lengths:
+        return None
+    empty = [math.nan] * lengths.pop()
+    rows = [r.items if r is not None and math.isfinite(score) else empty for r, score in zip(records, scores, strict=True)]
+    return np.asarray(rows, dtype=float)
+
+
+def _cell(
+    info: StudyInfo, size: str, rows: int, recipe: str, records: Sequence[Record], scores: Sequence[float], table: Array | None
+) -> Cell:
+    done = sorted((r for r in records if math.isfinite(score_of(info, r))), key=lambda record: record.seed)
+    return Cell(
+        recipe=recipe,
+        size=size,
+        rows=rows,
+        interval=interval(scores, table),
+        scores=[score_of(info, record) for record in done],
+        collapsed=sum(record.collapsed for record in done),
+        failed=len(records) - len(done),
+        seconds=_mean(record.seconds for record in done),
+        search_seconds=_mean(record.search_seconds for record in done),
+        peak_memory=round(_mean(record.peak_memory for record in done)),
+        trained_parameters=round(_mean(record.trained_parameters for record in done)),
+        total_parameters=round(_mean(record.total_parameters for record in done)),
+        artefact_bytes=round(_mean(record.artefact_bytes for record in done)),
+        churn=math.nan if info.kind == "regression" else churn([record.predictions for record in done]),
+        dev_mean=_mean((record.dev.get(info.metric, math.nan) for record in done), math.nan),
+        settings=_distinct(record.setting for record in done),
+    )
+
+
+def _mean(values: Iterable[float], empty: float = 0.0) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else empty
+
+
+def _distinct(settings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for setting in settings:
+        if setting and setting not in found:
+            found.append(setting)
+    return found

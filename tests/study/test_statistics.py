@@ -1,0 +1,295 @@
+"""Intervals, comparisons, groups, power and churn against closed forms, scipy and statsmodels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
+
+from tempering.errors import DataError
+from tempering.study.intervals import CROSSED, ONE_SEED, SEEDS
+from tempering.study.pairs import FEW_SEEDS, NO_SPREAD
+from tempering.study.statistics import (
+    Pair,
+    churn,
+    compare_all,
+    groups,
+    interval,
+    learning_curve_gain,
+    smallest_difference,
+    tied_with_best,
+)
+from tempering.study.variance import Spread, crossed_spread
+
+NAN = math.nan
+ABC = {"a": [0.91, 0.93, 0.92, 0.95, 0.90], "b": [0.88, 0.91, 0.91, 0.92, 0.86], "c": [0.70, 0.71, 0.73, 0.72, 0.69]}
+
+
+def runs(means: dict[str, float], seeds: int = 5, items: int = 200, seed: int = 0) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
+    """Real-valued item scores of recipes with the given true means."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((1, items))
+    tables = {
+        name: mean + shared + 0.02 * rng.standard_normal((seeds, 1)) + 0.3 * rng.standard_normal((seeds, items)) for name, mean in means.items()
+    }
+    return {name: table.mean(1).tolist() for name, table in tables.items()}, tables
+
+
+def test_without_items_the_interval_is_the_t_interval_of_scipy() -> None:
+    found = interval(ABC["a"])
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(ABC["a"]), scale=stats.sem(ABC["a"]))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (found.mean, found.sd, found.n, found.method) == (pytest.approx(0.922), pytest.approx(np.std(ABC["a"], ddof=1)), 5, SEEDS)
+
+
+def test_the_interval_of_the_deviation_inverts_the_chi_square() -> None:
+    found = interval(ABC["a"], confidence=0.9)
+    assert stats.chi2.cdf(4 * found.sd**2 / found.sd_high**2, 4) == pytest.approx(0.05)
+    assert stats.chi2.cdf(4 * found.sd**2 / found.sd_low**2, 4) == pytest.approx(0.95)
+
+
+def test_mean_squares_are_those_of_statsmodels() -> None:
+    import pandas as pd
+
+    table = np.random.default_rng(3).normal(size=(4, 6)) + np.arange(6)
+    rows = [(s, i, table[s, i]) for s in range(4) for i in range(6)]
+    frame = pd.DataFrame(rows, columns=["seed", "item", "x"])
+    squares = anova_lm(ols("x ~ C(seed) + C(item)", frame).fit())["mean_sq"]
+    spread = crossed_spread(table)
+    assert spread.seed * 24 == pytest.approx(squares["C(seed)"])
+    assert spread.fixed * 24 == pytest.approx(squares["C(item)"])
+    assert spread.item * 24 == pytest.approx(squares["C(item)"] - squares["Residual"])
+
+
+def test_the_crossed_interval_uses_a_quantile_for_each_source() -> None:
+    scores, tables = runs({"a": 0.0})
+    spread, found = crossed_spread(tables["a"]), interval(scores["a"], tables["a"])
+    half = math.sqrt(stats.t.isf(0.025, 4) ** 2 * spread.seed + stats.t.isf(0.025, 199) ** 2 * spread.item)
+    assert found.method == CROSSED
+    assert (found.high - found.low) / 2 == pytest.approx(max(half, stats.t.isf(0.025, 199) * math.sqrt(spread.fixed)))
+    assert found.high - found.low > 3 * (interval(scores["a"]).high - interval(scores["a"]).low)  # items matter most here
+
+
+def test_one_seed_speaks_of_items_only_and_says_so() -> None:
+    scores, tables = runs({"a": 0.0}, seeds=1)
+    found = interval(scores["a"], tables["a"])
+    low, high = stats.t.interval(0.95, 199, loc=scores["a"][0], scale=stats.sem(tables["a"][0]))
+    assert (found.low, found.high, found.method) == (pytest.approx(low), pytest.approx(high), ONE_SEED)
+    assert math.isnan(found.sd)
+    assert math.isnan(found.sd_high)
+
+
+@pytest.mark.parametrize(("scores", "n"), [([], 0), ([NAN, NAN], 0), ([0.5], 1), ([NAN, 0.5], 1)])
+def test_too_few_runs_have_no_interval(scores: list[float], n: int) -> None:
+    found = interval(scores)
+    assert found.n == n
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert math.isnan(found.mean) == (n == 0)
+
+
+def test_failed_runs_are_left_out_of_the_interval() -> None:
+    scores, tables = runs({"a": 0.0}, seeds=4)
+    gappy = np.vstack([tables["a"][:2], np.full((1, 200), NAN), tables["a"][2:]])
+    assert interval([*scores["a"][:2], NAN, *scores["a"][2:]], gappy) == interval(scores["a"], tables["a"])
+
+
+def test_all_right_on_a_small_test_set_is_not_perfect() -> None:
+    found = interval([1.0] * 3, np.ones((3, 50)))
+    assert found.mean == found.high == 1.0
+    assert 0.90 < found.low < 0.94  # the rule of three says 0.94
+    wrong = interval([0.0] * 3, -np.zeros((3, 50)))
+    assert wrong.low == 0.0
+    assert wrong.high == pytest.approx(1 - found.low)
+
+
+def test_a_share_and_its_error_rate_have_mirrored_intervals() -> None:
+    right = (np.random.default_rng(1).random((5, 80)) < 0.9).astype(float)
+    up, down = interval(right.mean(1).tolist(), right), interval((1 - right).mean(1).tolist(), -(1 - right))
+    assert (down.low, down.high) == pytest.approx((1 - up.high, 1 - up.low))
+
+
+def test_long_lower_tails_reach_further_down_than_up() -> None:
+    right = np.zeros((3, 200))
+    for row, share in zip(right, (0.99, 0.95, 0.75), strict=True):
+        row[: round(200 * share)] = 1
+    found = interval(right.mean(1).tolist(), right)
+    assert found.mean - found.low > 3 * (found.high - found.mean)
+
+
+def test_a_metric_that_is_no_mean_over_items_falls_back_to_seeds() -> None:
+    _, tables = runs({"a": 0.0})
+    assert interval(ABC["a"], tables["a"]) == interval(ABC["a"])
+    assert compare_all(ABC, {name: tables["a"] for name in ABC})[0].method == SEEDS
+
+
+def test_a_mean_error_is_matched_with_negated_items() -> None:
+    scores, tables = runs({"a": 1.0, "b": 1.2})
+    errors = {name: [-x for x in values] for name, values in scores.items()}
+    (plain,), (mirrored,) = compare_all(scores, tables), compare_all(errors, tables)
+    assert mirrored.method == CROSSED
+    assert (mirrored.difference, mirrored.low, mirrored.high, mirrored.p) == pytest.approx((-plain.difference, -plain.high, -plain.low, plain.p))
+
+
+def test_scores_alone_give_the_paired_t_test_with_bonferroni() -> None:
+    pairs = compare_all(ABC)
+    raw = [stats.ttest_rel(ABC[p.a], ABC[p.b]).pvalue for p in pairs]
+    reject, adjusted, _, _ = multipletests(raw, 0.05, "bonferroni")
+    assert [p.p for p in pairs] == pytest.approx(raw)
+    assert [p.p_adjusted for p in pairs] == pytest.approx(adjusted)
+    assert [p.different for p in pairs] == reject.tolist()
+    ends = stats.ttest_rel(ABC["a"], ABC["b"]).confidence_interval(1 - 0.05 / 3)
+    assert (pairs[0].low, pairs[0].high) == pytest.approx((ends.low, ends.high))
+
+
+def test_never_more_claims_than_holm() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        scores = {str(k): (rng.normal(size=5) + k).tolist() for k in range(4)}
+        pairs = compare_all(scores)
+        holm = multipletests([p.p for p in pairs], 0.05, "holm")[0]
+        assert all(kept for p, kept in zip(pairs, holm, strict=True) if p.different)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(2, 40), st.booleans(), st.integers(0, 10**6), st.floats(0, 2))
+def test_decision_interval_and_p_always_agree(seeds: int, items: int, binary: bool, seed: int, shift: float) -> None:
+    scores, tables = runs({"a": shift, "b": 0.0, "c": -shift}, seeds, items, seed)
+    if binary:
+        tables = {name: (table > 0.5).astype(float) for name, table in tables.items()}
+        scores = {name: table.mean(1).tolist() for name, table in tables.items()}
+    for pair in compare_all(scores, tables):
+        assert pair.low <= pair.difference <= pair.high
+        assert pair.different == (pair.low > 0 or pair.high < 0)
+        assert 0 < pair.p <= pair.p_adjusted <= 1
+        assert abs(pair.p_adjusted - 0.05) < 1e-9 or pair.different == (pair.p_adjusted < 0.05)
+
+
+def test_identical_recipes_have_p_one() -> None:
+    right = (np.random.default_rng(0).random((3, 60)) < 0.8).astype(float)
+    scores = right.mean(1).tolist()
+    for tables in ({"a": right, "b": right}, None):
+        (pair,) = compare_all({"a": scores, "b": scores}, tables)
+        assert (pair.difference, pair.p, pair.p_adjusted, pair.different) == (0.0, 1.0, 1.0, False)
+
+
+def test_seeds_that_never_vary_claim_nothing_without_items() -> None:
+    (pair,) = compare_all({"a": [0.91] * 3, "b": [0.9] * 3})
+    assert (pair.p, pair.different, pair.method, pair.difference) == (1.0, False, NO_SPREAD, pytest.approx(0.01))
+    assert math.isnan(pair.low)
+
+
+def test_seeds_that_never_vary_are_judged_by_their_items() -> None:
+    """Ten discordant items all on one side of 100: McNemar's exact test says p = 0.002; one item: p = 1."""
+    right = np.ones((3, 100))
+    worse, close = right.copy(), right.copy()
+    worse[:, :10], close[:, :1] = 0, 0
+    ten, one, _ = compare_all({"a": [1.0] * 3, "b": [0.9] * 3, "c": [0.99] * 3}, {"a": right, "b": worse, "c": close})
+    assert stats.binomtest(10, 10).pvalue < ten.p < 0.01
+    assert ten.different
+    assert one.p > 0.3
+
+
+def test_failed_runs_leave_the_common_seeds() -> None:
+    scores, tables = runs({"a": 0.0, "b": 0.05}, seeds=5)
+    gappy = {"a": [NAN, *scores["a"][1:]], "b": [*scores["b"][:4], NAN]}
+    (pair,) = compare_all(gappy, tables)
+    (same,) = compare_all({k: v[1:4] for k, v in scores.items()}, {k: v[1:4] for k, v in tables.items()})
+    assert pair == same
+    assert pair.seeds == 3
+
+
+@pytest.mark.parametrize("second", [[NAN, NAN, 0.9], [NAN] * 3, [0.8]])
+def test_fewer_than_two_common_seeds_claim_nothing(second: list[float]) -> None:
+    (pair,) = compare_all({"a": [0.5, 0.6, 0.7], "b": second})
+    assert (pair.p, pair.p_adjusted, pair.different, pair.method) == (1.0, 1.0, False, FEW_SEEDS)
+
+
+def test_a_recipe_without_runs_costs_the_others_nothing() -> None:
+    pairs = compare_all(ABC | {"dead": [NAN] * 5})
+    assert [p for p in pairs if "dead" not in (p.a, p.b)] == compare_all(ABC)
+
+
+def test_one_seed_pairs_speak_of_items_only() -> None:
+    scores, tables = runs({"a": 0.0, "b": 0.5}, seeds=1)
+    (pair,) = compare_all(scores, tables)
+    assert (pair.method, pair.seeds) == (ONE_SEED, 1)
+    assert pair.p == pytest.approx(max(stats.ttest_rel(tables["a"][0], tables["b"][0]).pvalue, 1e-15))
+
+
+def pair_of(a: str, b: str, different: bool) -> Pair:
+    return Pair(a, b, 0.1, 0.0, 0.2, 0.5, 0.5, different, 5, SEEDS)
+
+
+def test_groups_are_the_maximal_sets_without_a_difference() -> None:
+    scores = {"low": [1.0], "mid": [2.0], "top": [3.0], "dead": [NAN]}
+    pairs = [pair_of("low", "mid", False), pair_of("low", "top", True), pair_of("mid", "top", False)]
+    assert groups(scores, pairs) == [["top", "mid"], ["mid", "low"]]
+    assert groups(scores, pairs, higher_is_better=False) == [["low", "mid"], ["mid", "top"]]
+    assert tied_with_best(scores, pairs) == ["top", "mid"]
+    assert tied_with_best(scores, pairs, higher_is_better=False) == ["low", "mid"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 7), st.integers(0, 10**6))
+def test_groups_cover_every_recipe_and_agree_with_the_pairs(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = [str(k) for k in range(count)]
+    pairs = [pair_of(a, b, bool(rng.random() < 0.5)) for i, a in enumerate(names) for b in names[i + 1 :]]
+    found = groups({name: [float(rng.random())] for name in names}, pairs)
+    together = {frozenset((a, b)) for group in found for a in group for b in group if a != b}
+    assert together == {frozenset((p.a, p.b)) for p in pairs if not p.different}
+    assert {name for group in found for name in group} == set(names)
+    assert not any(set(a) < set(b) for a in found for b in found)
+
+
+def test_nothing_to_group() -> None:
+    assert groups({}, []) == []
+    assert tied_with_best({"dead": [NAN]}, []) == []
+    assert compare_all({"a": [0.1, 0.2]}) == []
+    assert math.isnan(smallest_difference({"a": [0.1, 0.2]}, None))
+
+
+def test_smallest_difference_inverts_the_power_of_the_t_test() -> None:
+    """Noncentral t: the power at the difference found is the power asked for."""
+    spread = Spread(seed=0.01, item=0.0, fixed=0.0, seeds=5, items=0)
+    found = spread.detectable(0.05, 0.8)
+    power = stats.nct.sf(stats.t.isf(0.025, 4), 4, found / 0.1)
+    assert power == pytest.approx(0.8, abs=0.005)
+
+
+def test_more_seeds_or_items_show_smaller_differences() -> None:
+    def smallest(seeds: int, items: int) -> float:
+        return smallest_difference(*runs({"a": 0.0, "b": 0.0, "c": 0.0}, seeds, items))
+
+    assert smallest(3, 100) > smallest(10, 100) > smallest(10, 5000) > 0
+
+
+def test_smallest_difference_asks_more_of_more_recipes() -> None:
+    two, five = (smallest_difference(*runs(dict.fromkeys(names, 0.0))) for names in ("ab", "abcde"))
+    assert five > two
+
+
+def test_churn_is_the_mean_share_of_disagreement() -> None:
+    assert churn([["x", "y"], ["x", "x"], ["x", "x"]]) == pytest.approx((0.5 + 0.5 + 0) / 3)
+    assert churn([[("a", "b")], [("a", "b")]]) == 0.0
+    assert math.isnan(churn([["x"]]))
+    with pytest.raises(DataError, match=r"\(1 and 2\)"):
+        churn([["x"], ["x", "y"]])
+
+
+def test_learning_curve_gain_is_the_slope_per_doubling() -> None:
+    found = learning_curve_gain([32, 64, 128], [0.5, 0.6, 0.7])
+    assert (found.per_doubling, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    noisy = learning_curve_gain([32, 64, 128, 256], [0.5, 0.62, 0.68, 0.8])
+    assert noisy.low < noisy.per_doubling < noisy.high
+    assert math.isnan(learning_curve_gain([32, 64], [0.5, 0.6]).low)
+    assert math.isnan(learning_curve_gain([32, 32], [0.5, 0.6]).per_doubling)
+    assert learning_curve_gain([32, 64, 128], [0.5, NAN, 0.7]).per_doubling == pytest.approx(0.1)

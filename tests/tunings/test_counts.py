@@ -1,0 +1,74 @@
+"""Trained-parameter counts at the real shapes, against the published and measured constants. No weight is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tempering.backbone import Backbone
+from tempering.tunings.bitfit import BitFit
+from tempering.tunings.full import Full
+from tempering.tunings.houlsby import Houlsby
+from tempering.tunings.lora import LoRA
+from tempering.tunings.top_layers import TopLayers
+
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+ALL_SIX = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
+FOUR = ALL_SIX[:4]
+
+
+def _shape(name: str) -> Backbone:
+    configs: dict[str, Any] = {
+        "bert-base": transformers.BertConfig(),
+        "bert-large": transformers.BertConfig(**LARGE),
+        "roberta-base": transformers.RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1),
+        "gpt2": transformers.GPT2Config(),
+    }
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(configs[name])
+    if name == "roberta-base":
+        model.pooler = None  # as `Backbone.load` leaves it out
+    return Backbone(model, None, name)
+
+
+BLOCK = 12 * 768**2 + 13 * 768  # 4 d d + 4 d, 2 d f + f + d, two norms 4 d, with f = 4 d
+PUBLISHED = [
+    ("bert-base", LoRA(), 294_912),
+    ("bert-large", LoRA(), 786_432),
+    ("roberta-base", LoRA(), 294_912),
+    ("bert-base", LoRA(target_modules=FOUR), 589_824),
+    ("bert-base", LoRA(target_modules=ALL_SIX), 1_327_104),
+    ("bert-base", LoRA(target_modules="all-linear"), 1_327_104),
+    ("bert-large", LoRA(target_modules=FOUR), 1_572_864),
+    ("bert-large", LoRA(target_modules=ALL_SIX), 3_538_944),
+    ("gpt2", LoRA(), 12 * 8 * (768 + 3 * 768)),  # one for the fused matrix: r (d + 3 d)
+    ("bert-base", Houlsby(m=8, layer_norm=False), 313_536),
+    ("bert-base", Houlsby(m=48, layer_norm=False), 1_789_056),
+    ("bert-base", Houlsby(layer_norm=False), 2_379_264),
+    ("bert-base", Houlsby(), 2_379_264 + 38_400),
+    ("roberta-base", Houlsby(), 2_379_264 + 38_400),
+    ("bert-large", Houlsby(m=8, layer_norm=False), 835_968),
+    ("bert-large", Houlsby(layer_norm=False), 6_343_680),
+    ("bert-large", Houlsby(), 6_343_680 + 100_352),
+    ("bert-base", BitFit(), 102_912),
+    ("bert-large", BitFit(), 272_384),
+    ("roberta-base", BitFit(), 102_144),
+    ("bert-base", Full(), 109_482_240),
+    ("roberta-base", Full(), 124_055_040),
+    ("bert-base", Full(embeddings=False), 12 * BLOCK + 768 * 769),
+    ("bert-base", TopLayers(2), 2 * BLOCK + 768 * 769),
+    ("roberta-base", TopLayers(3), 3 * BLOCK),
+    ("gpt2", TopLayers(1), BLOCK + 2 * 768),  # the final norm lies above
+]
+
+
+@pytest.mark.parametrize(("shape", "tuning", "published"), PUBLISHED, ids=lambda v: str(v)[:40])
+def test_count_is_the_published_figure(shape: str, tuning: Any, published: int) -> None:
+    backbone = _shape(shape)
+    assert tuning.count(backbone) == published
+    tuning.attach(backbone)
+    assert sum(w.numel() for w in backbone.parameters() if w.requires_grad) == published
+    assert all(w.is_meta for w in backbone.parameters())  # what is added lives where the body lives
