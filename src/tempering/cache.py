@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,10 +34,13 @@ class TrunkCache:
         self.folder = folder
         self._rows: dict[str, dict[bytes, np.ndarray]] = {}
         self._seen: set[Path] = set()
+        self._keys: WeakKeyDictionary[Learner, str] = WeakKeyDictionary()
 
     def features(self, learner: Learner, prompts: Sequence[Prompt], batch_size: int = 64) -> Tensor:
         """[prompts, dim] trunk outputs, computing only those not known yet."""
-        key = f"{key_of(learner.backbone.fingerprint(), learner.framing.trunk_key()):016x}"
+        if learner not in self._keys:  # hashing the weights once a learner is enough: a cached trunk does not change
+            self._keys[learner] = f"{key_of(learner.backbone.fingerprint(), learner.framing.trunk_key()):016x}"
+        key = self._keys[learner]
         rows = self._rows.setdefault(key, {})
         self._read(key, rows)
         hashes = [_hash(p) for p in prompts]

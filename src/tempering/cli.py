@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from tempering.commands import options as o
+from tempering.commands.console import quieten, surprise
 from tempering.commands.inputs import Source
 from tempering.errors import TemperingError
 
@@ -24,40 +26,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="CSV, TSV, JSONL, JSON or Parquet file, folder with train, dev and test, or hub data set.")]
-Dev = Annotated[str | None, typer.Option("--dev", metavar="FILE", help="Development rows; else a fifth of DATA is held out.")]
-Test = Annotated[str | None, typer.Option("--test", metavar="FILE", help="Test rows, read once, at the end.")]
-Text = Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Column of the text; else found by its usual names.")]
-Pair = Annotated[str | None, typer.Option("--text-pair", metavar="COLUMN", help="Column of the second text of a pair.")]
-Label = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Column of the label, or several 0/1 columns: a,b,c.")]
-Kind = Annotated[str | None, typer.Option("--kind", help="classification, regression or multilabel; else seen from the labels.")]
-Model = Annotated[str, typer.Option("--model", help="Folder, hub id (owner/name) or minilm.")]
-Asked = Annotated[str | None, typer.Option("--model", help="Folder, hub id (owner/name) or minilm; measures texts in its tokens.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; train and write nothing.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random draw.")]
-Metrics = Annotated[list[str] | None, typer.Option("--metric", metavar="NAME", help="A further metric, or module:function; repeatable.")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe: learning_rate=5e-5, tuning.r=4.")]
-Words = Annotated[list[str] | None, typer.Argument(metavar="[DATA] [KEY=VALUE]...", help="Data to count steps on; settings of the recipe.")]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder that temper fit wrote.")]
-
-
-def _own_seed(name: str, what: str) -> typer.models.OptionInfo:
-    return typer.Option(f"--{name}-seed", min=0, help=f"Sets the seed of {what} alone.")
+STOPPED = 130
 
 
 @app.command()
 def check(
-    data: Data,
-    dev: Dev = None,
-    test: Test = None,
-    text: Text = None,
-    text_pair: Pair = None,
-    label: Label = None,
-    kind: Kind = None,
-    model: Asked = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a finding makes results meaningless.")] = False,
-    json: Json = False,
+    data: o.Data,
+    dev: o.Dev = None,
+    test: o.Test = None,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    kind: o.Kind = None,
+    model: o.Reader = None,
+    strict: o.Strict = False,
+    json: o.Json = False,
 ) -> None:
     """Look the data over before training.
 
@@ -70,50 +53,43 @@ def check(
 
 @app.command()
 def fit(
-    data: Data,
-    settings: Settings = None,
-    dev: Dev = None,
-    test: Test = None,
-    text: Text = None,
-    text_pair: Pair = None,
-    label: Label = None,
-    kind: Kind = None,
-    recipe: Annotated[str, typer.Option("--recipe", "--config", help="Shipped recipe or YAML file; auto chooses by kind and size.")] = "auto",
-    model: Model = "minilm",
-    seed: Seed = 0,
-    sampling_seed: Annotated[int | None, _own_seed("sampling", "held-out rows")] = None,
-    init_seed: Annotated[int | None, _own_seed("init", "new weights")] = None,
-    order_seed: Annotated[int | None, _own_seed("order", "the order of rows")] = None,
-    dropout_seed: Annotated[int | None, _own_seed("dropout", "dropout")] = None,
-    output_dir: Annotated[Path, typer.Option("--output-dir", help="Folder for the model.")] = Path("model"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped; the result is the same, bit for bit.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in the output folder.")] = False,
-    merge: Annotated[bool, typer.Option("--merge", help="Fold the tuning into the weights before saving.")] = False,
-    metric: Metrics = None,
-    report_to: Annotated[list[str] | None, typer.Option("--report-to", metavar="NAME", help="tensorboard, mlflow, wandb or trackio.")] = None,
-    dry_run: Dry = False,
-    json: Json = False,
+    data: o.Data,
+    settings: o.Settings = None,
+    dev: o.Dev = None,
+    test: o.Test = None,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    kind: o.Kind = None,
+    recipe: o.Fitted = "auto",
+    model: o.Model = "minilm",
+    seed: o.Seed = 0,
+    sampling_seed: o.SamplingSeed = None,
+    init_seed: o.InitSeed = None,
+    order_seed: o.OrderSeed = None,
+    dropout_seed: o.DropoutSeed = None,
+    output_dir: o.OutputDir = Path("model"),
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    merge: o.Merge = False,
+    metric: o.Metrics = None,
+    report_to: o.ReportTo = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
 ) -> None:
     """Fine-tune a model and write it to a folder."""
     from tempering.commands import fit as command
 
     source = Source(data, dev, test, text, text_pair, label, kind)
+    place = command.Place(output_dir, resume, overwrite, merge, dry_run, json)
     own = {"sampling": sampling_seed, "init": init_seed, "order": order_seed, "dropout": dropout_seed}
-    where, words, names = (output_dir, tuple(settings or ()), tuple(metric or ()))
-    request = command.Request(
-        source, recipe, words, model, seed, own, where, resume, overwrite, merge, names, tuple(report_to or ()), dry_run, json
+    command.run(
+        command.Request(source, recipe, tuple(settings or ()), model, seed, own, tuple(metric or ()), tuple(report_to or ()), place)
     )
-    command.run(request)
 
 
 @app.command()
-def predict(
-    folder: Folder,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="File with the texts; labels are not read.")],
-    text: Text = None,
-    text_pair: Pair = None,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="CSV, TSV or JSONL by its ending; else CSV on the screen.")] = None,
-) -> None:
+def predict(folder: o.Folder, data: o.Texts, text: o.Text = None, text_pair: o.Pair = None, output: o.Predictions = None) -> None:
     """Predict new rows with a fitted model.
 
     Writes the input's columns, the prediction, and a probability for each label.
@@ -125,7 +101,13 @@ def predict(
 
 @app.command()
 def evaluate(
-    folder: Folder, data: Data, text: Text = None, text_pair: Pair = None, label: Label = None, metric: Metrics = None, json: Json = False
+    folder: o.Folder,
+    data: o.Data,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    metric: o.Metrics = None,
+    json: o.Json = False,
 ) -> None:
     """Score a fitted model on labelled rows."""
     from tempering.commands import evaluate as command
@@ -133,11 +115,46 @@ def evaluate(
     command.run(folder, Source(data, text=text, text_pair=text_pair, label=label), tuple(metric or ()), json)
 
 
-@app.command(name="list")
-def list_(
-    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="recipes, tunings, framings, stabilizers, stages or models.")] = None,
-    json: Json = False,
+@app.command()
+def compare(
+    data: o.Data,
+    settings: o.Settings = None,
+    dev: o.Dev = None,
+    test: o.Test = None,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    kind: o.Kind = None,
+    recipes: o.Recipes = "full,lora,bitfit,head",
+    sizes: o.Sizes = "all",
+    seeds: o.Seeds = 5,
+    budget: o.Budget = 0,
+    model: o.Model = "minilm",
+    seed: o.Seed = 0,
+    output_dir: o.OutputDir = Path("study"),
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
 ) -> None:
+    """Find out which recipe serves the data best.
+
+    Every recipe runs at every size with the same seeds. A finished run is never run again: the same command goes on where it stood.
+    """
+    from tempering.commands import compare as command
+
+    source = Source(data, dev, test, text, text_pair, label, kind)
+    command.run(command.Request(source, recipes, tuple(settings or ()), sizes, seeds, budget, model, seed, output_dir), dry_run, json)
+
+
+@app.command()
+def report(folder: o.StudyFolder, form: o.Form = "table", output: o.Output = None) -> None:
+    """Show the answer of a study."""
+    from tempering.commands import report as command
+
+    command.run(folder, form, output)
+
+
+@app.command(name="list")
+def list_(topic: o.Topic = None, json: o.Json = False) -> None:
     """Show what there is to choose from."""
     from tempering.commands import listing as command
 
@@ -146,14 +163,16 @@ def list_(
 
 @app.command()
 def explain(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped recipe, YAML file, or auto.")],
-    words: Words = None,
-    text: Text = None,
-    text_pair: Pair = None,
-    label: Label = None,
-    kind: Kind = None,
-    model: Model = "minilm",
-    json: Json = False,
+    recipe: o.Recipe,
+    words: o.Words = None,
+    dev: o.Dev = None,
+    test: o.Test = None,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    kind: o.Kind = None,
+    model: o.Model = "minilm",
+    json: o.Json = False,
 ) -> None:
     """Say what a recipe will do, before it does it.
 
@@ -161,59 +180,57 @@ def explain(
     """
     from tempering.commands import explain as command
 
-    command.run(recipe, list(words or ()), Source("", text=text, text_pair=text_pair, label=label, kind=kind), model, json)
+    command.run(recipe, list(words or ()), Source("", dev, test, text, text_pair, label, kind), model, json)
+
+
+@app.command()
+def demo(output_dir: o.OutputDir = Path("temper-demo")) -> None:
+    """Check, fit and compare on shipped data, in minutes."""
+    from tempering.commands import demo as command
+
+    command.run(output_dir)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: o.Version = False) -> None:
+    if version:
+        from tempering import __version__
+
+        typer.echo(f"tempering {__version__}")
+        raise typer.Exit
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code. Nothing is raised: mistakes are one line, surprises a line and a file."""
+    """Run one command and return its exit code. Nothing is raised: a mistake is one line, a surprise a line and a file."""
     try:
-        return int(app(arguments or ["--help"], prog_name="temper", standalone_mode=False) or 0)
+        code = int(app(arguments or ["--help"], prog_name="temper", standalone_mode=False) or 0)
+        return code if code != STOPPED else _fail("stopped", STOPPED)
     except TemperingError as error:
         return _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped", 130)
+    except (KeyboardInterrupt, typer.Abort):  # typer of some releases catches the first and returns its code
+        return _fail("stopped", STOPPED)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if isinstance(error, typer.BadParameter.__mro__[1]):  # typer's root of usage mistakes, which it does not export
-            return _fail(f"{error.format_message().rstrip('.')}; see  {_where(error)} --help", 2)
-        return _fail(_surprise(error), 1)
+            return _fail(_usage(error), 2)
+        return _fail(surprise(error), 1)
 
 
 def main() -> None:
     """The entry point of ``temper``."""
-    _quieten()
+    quieten()
     sys.exit(run(sys.argv[1:]))
 
 
 def _fail(message: str, code: int) -> int:
     sys.stdout.flush()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
 
-def _where(error: Any) -> str:
-    """The command a usage mistake belongs to."""
-    return error.ctx.command_path if error.ctx is not None else "temper"
-
-
-def _surprise(error: Exception) -> str:
-    """One line about an exception nobody foresaw; its traceback goes to a file."""
-    import tempfile
-    import traceback
-
-    with tempfile.NamedTemporaryFile("w", prefix="temper-", suffix=".txt", delete=False, encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    first = str(error).strip().split("\n", 1)[0][:200]
-    return f"unexpected {type(error).__name__}: {first} (the full traceback is in {file.name}; please report it)"
-
-
-def _quieten() -> None:
-    """Other libraries' warnings, bars and telemetry stay off the screen; what matters is checked and said by ours."""
-    import warnings
-
-    warnings.simplefilter("ignore")
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    for name, value in (quiet | {"TOKENIZERS_PARALLELISM": "false", "DATASETS_VERBOSITY": "error"}).items():
-        os.environ.setdefault(name, value)
+def _usage(error: Any) -> str:
+    """A usage mistake, and where the right usage stands."""
+    where = error.ctx.command_path if error.ctx is not None else "temper"
+    return f"{error.format_message().rstrip('.')}; see  {where} --help"

@@ -101,17 +101,24 @@ def checked(cls: Any, values: Mapping[str, Any], where: str) -> Any:
         return cls(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(p) for p in (where, *first["loc"]))
+        inside = ".".join(str(p) for p in first["loc"])
+        place = f"{where}{'' if where.endswith((' ', '.')) else '.'}{inside}".rstrip(" .")
         found = "" if first["type"] == "missing" else f", found {first['input']!r}"
         raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}{found}") from None
 
 
-def override(value: Any, path: Sequence[str], new: Any, key: str) -> Any:
-    """``value`` with what lies at ``path`` replaced by ``new`` (plain data); ``key`` is the user's spelling."""
+def override(value: Any, path: Sequence[str], new: Any, key: str, kind: str = "") -> Any:
+    """``value`` with what lies at ``path`` replaced by ``new`` (plain data); ``key`` is the user's spelling.
+
+    ``kind`` is that of the methods in ``value``, where it is a tuple of methods.
+    """
     head, *rest = path
     if isinstance(value, tuple):
         index = _position(value, head, key)
-        changed = override(value[index], rest, new, key) if rest else new
+        if rest:
+            changed = override(value[index], rest, new, key)
+        else:
+            changed = decode(kind, new, f"setting {key}") if kind and not dataclasses.is_dataclass(new) else new
         return (*value[:index], changed, *value[index + 1 :])
     if not dataclasses.is_dataclass(value):
         raise RecipeError(f"setting {key!r}: {head!r} is not inside a method; use a dotted path such as tuning.r")
@@ -120,9 +127,11 @@ def override(value: Any, path: Sequence[str], new: Any, key: str) -> Any:
     if head not in known:
         near = difflib.get_close_matches(head, known, n=2, cutoff=0.5)
         raise RecipeError(f"setting {key!r}: no field {head!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"))
-    inner = override(getattr(value, head), rest, new, key) if rest else decode_field(head, new, key)
+    held = {"stages": "stage"} | {field: kind for field, (kind, several) in NESTED.items() if several}
+    inner = override(getattr(value, head), rest, new, key, held.get(head, "")) if rest else decode_field(head, new, key)
     own = {f: getattr(value, f) for f in known} | {head: inner}
-    return checked(type(value), own, f"setting {key}" if not rest else key)
+    above = key.rpartition(".")[0]
+    return checked(type(value), own, f"setting {above}." if above else "setting ")
 
 
 def _position(value: tuple[Any, ...], head: str, key: str) -> int:

@@ -160,10 +160,25 @@ class Hooks(NamedTuple):
 class Tuning(Protocol):
     """What of the backbone is tuned. A frozen value in the recipe."""
 
-    trunk_eval: bool  # the backbone runs in evaluation mode while training (no dropout), so its output may be cached
-    trains_pretrained: bool  # some pretrained weight is trained in place
-    identity: Literal["exact", "near", "no"]  # how close the model is to the backbone right after `attach`
-    merges: bool  # `merge` folds the change into the weights
+    @property
+    def trunk_eval(self) -> bool:
+        """The backbone runs in evaluation mode while training (no dropout), so its output may be cached."""
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Something inside the backbone is trained."""
+
+    @property
+    def trains_pretrained(self) -> bool:
+        """Some pretrained weight is trained in place."""
+
+    @property
+    def identity(self) -> Literal["exact", "near", "no"]:
+        """How close the model is to the backbone right after `attach`."""
+
+    @property
+    def merges(self) -> bool:
+        """`merge` folds the change into the weights."""
 
     def attach(self, backbone: Backbone) -> None:
         """Freeze, unfreeze and add modules; afterwards ``requires_grad`` says everything. New weights are drawn here."""

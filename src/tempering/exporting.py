@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,22 @@ TOLERANCE = 1e-4
 PROBLEMS = {"classification": "single_label_classification", "multilabel": "multi_label_classification", "regression": "regression"}
 
 
+def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of ``state`` ready for a safetensors file; of those that share memory the first: loading ties the others again."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    for name, tensor in state.items():
+        first.setdefault((tensor.data_ptr(), tensor.shape), name)
+    return {name: state[name].detach().cpu().contiguous() for name in first.values()}
+
+
 def save_body(backbone: Backbone, folder: Path) -> None:
     """The body alone with its tokenizer, as ``AutoModel`` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.deepcopy(backbone.config)
     config.architectures = [type(backbone.model).__name__]
     config.save_pretrained(folder)
-    body = backbone.model.state_dict()
-    save_file({n: body[n].detach().cpu().contiguous() for n in sorted(backbone.own)}, folder / "model.safetensors", {"format": "pt"})
+    body = {n: t for n, t in backbone.model.state_dict().items() if n in backbone.own}
+    save_file(distinct(body), folder / "model.safetensors", {"format": "pt"})
     backbone.tokenizer.save_pretrained(folder)
 
 
@@ -43,9 +52,9 @@ def export_classifier(learner: Learner, folder: Path) -> bool:
         return False
     config = classifier_config(learner)
     config.save_pretrained(folder)
-    prefix, body = backbone.layout.head.body, backbone.model.state_dict()
-    state = {f"{prefix}.{n}": body[n].detach().cpu().contiguous() for n in sorted(backbone.own)} | {n: t.cpu() for n, t in head.items()}
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    prefix = backbone.layout.head.body
+    body = {f"{prefix}.{n}": t for n, t in backbone.model.state_dict().items() if n in backbone.own}
+    save_file(distinct(body | head), folder / "model.safetensors", {"format": "pt"})
     return True
 
 
@@ -65,9 +74,9 @@ def classifier_config(learner: Learner) -> Any:
 def export_peft(learner: Learner, folder: Path) -> bool:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` with the head among the modules to save."""
     backbone, head, tuning = learner.backbone, learner.framing.export_state(), learner.tuning
-    assert backbone.layout.head is not None
     body = backbone.state_dict()
-    state = {theirs: body[mine].detach().cpu().contiguous() for mine, theirs in tuning.peft_names(backbone, backbone.layout.head.body).items()}
+    names = tuning.peft_names(backbone, backbone.layout.head.body if head and backbone.layout.head else "")
+    state = {theirs: body[mine].detach().cpu().contiguous() for mine, theirs in names.items()}
     modules = sorted({name.split(".", 1)[0] for name in head}) if head else []
     state |= {f"base_model.model.{name}": tensor.cpu() for name, tensor in (head or {}).items()}
     config = tuning.peft_config(backbone, "SEQ_CLS" if head else "FEATURE_EXTRACTION", modules)

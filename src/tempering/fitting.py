@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.choosing import choose
 from tempering.codec import encode
 from tempering.contracts import Seeds
+from tempering.exporting import distinct
+from tempering.framings.lm_head import ensure_lm_head
 from tempering.learner import Learner
 from tempering.peak import peak_bytes, reset_peak, versions
 from tempering.recipe import Recipe
 from tempering.stages.train import Surroundings
+from tempering.streams import torch_stream
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Split, Task
 from tempering.train.evaluate import Evaluator
@@ -104,7 +108,7 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
         here = around.folder / f"stage-{i}" if around.folder else None
         done = here / "backbone.safetensors" if here else None
         if i < last and done is not None and around.resume and done.exists():
-            backbone.model.load_state_dict(load_file(done))
+            _restore(backbone, load_file(done), seeds)
             backbone.changed = True
             continue
         if i == last:
@@ -118,9 +122,17 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
             backbone.changed = True
             if done is not None:
                 part = done.with_suffix(".part")
-                save_file({n: t.contiguous() for n, t in backbone.model.state_dict().items()}, part)
+                save_file(distinct(backbone.state_dict()), part)
                 part.replace(done)
     return learner
+
+
+def _restore(backbone: Backbone, state: dict[str, Tensor], seeds: Seeds) -> None:
+    """The backbone as a finished stage left it, with its language-model head if it had one."""
+    if any(name.startswith("lm_head.") for name in state):
+        with torch_stream(seeds.init, "init", "framing"):
+            ensure_lm_head(backbone)
+    backbone.load_state_dict(state, strict=False)  # tied tensors stand in the file once
 
 
 def evaluate(learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None) -> dict[str, dict[str, float]]:

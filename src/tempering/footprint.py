@@ -104,7 +104,8 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
     block = tokens * (10 * width + 3 * inner + 2 * heads * tokens)
     live = [s for s in stage.stabilizers if not s.neutral]
     graded = max([1, *(getattr(s, "students", 1) for s in live)]) + sum(getattr(s, "perturbations", 0) for s in live)
-    per_text = graded * block * max(1, _blocks_with_gradient(learner, trained)) + (block if any(getattr(s, "teachers", 0) for s in live) else 0)
+    teachers = any(getattr(s, "teachers", 0) for s in live)  # one block at a time
+    per_text = block * (graded * max(1, _blocks_with_gradient(learner, trained)) + teachers)
     if not stage.framing.supervised:
         per_text += int(3 * getattr(stage.framing, "probability", 1.0) * tokens * backbone.embeddings.weight.shape[0])  # type: ignore[union-attr]
     return per_text
@@ -112,11 +113,12 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
 
 def _blocks_with_gradient(learner: Learner, trained: Weights) -> int:
     """How many blocks lie at or above the lowest trained weight of the body."""
-    inside = [learner.depth(name) for name in trained if name.startswith("backbone.model.")]
-    layers = _field(learner.backbone.config, ("num_hidden_layers", "n_layers", "num_layers", "n_layer"), 1)
-    if not inside:
+    backbone = learner.backbone
+    lowest = min((learner.depth(name) for name in trained if name.startswith("backbone.model.")), default=None)
+    layers = _field(backbone.config, ("num_hidden_layers", "n_layers", "num_layers", "n_layer"), 1)
+    if lowest is None:
         return 0
-    return layers if learner.backbone.layout.shared_blocks or not learner.backbone.layout.blocks else min(layers, learner.backbone.top - max(1, min(inside)))
+    return layers if backbone.layout.shared_blocks or not backbone.layout.blocks else min(layers, backbone.top - max(1, lowest))
 
 
 def _field(config: Any, names: tuple[str, ...], default: int) -> int:

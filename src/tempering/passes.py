@@ -7,7 +7,7 @@ another one sees: that is what makes the order of stabilizers irrelevant. Nobody
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ Noise = Callable[[Tensor, np.random.Generator], Tensor]
 
 @dataclass
 class Passes:
-    """The passes of one micro-batch. ``view`` replaces the weights of training passes; ``noises`` are added to embeddings.
+    """The passes of one micro-batch. ``view`` replaces the weights of training passes; ``noises``, by method, are added to embeddings.
 
     ``made`` counts forward passes, so that a test can hold `explain` to what really happens.
     """
@@ -40,7 +40,7 @@ class Passes:
     trained: Weights
     key: tuple[Any, ...]
     view: View | None = None
-    noises: Sequence[Noise] = ()
+    noises: Mapping[str, Noise] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")
     autocast: Callable[[], Any] = nullcontext
     made: int = 0
@@ -91,7 +91,7 @@ class Passes:
             return nullcontext()
 
         def add(x: Tensor) -> Tensor:
-            extra = [noise(x, numpy_stream(*self.key, i, "noise", n)) for n, noise in enumerate(self.noises)]
+            extra = [noise(x, numpy_stream(*self.key, i, "noise", name)) for name, noise in self.noises.items()]
             return torch.stack([x, *extra]).sum(0)
 
         return self.learner.backbone.perturbed(add)

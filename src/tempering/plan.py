@@ -76,7 +76,8 @@ class Plan:
         found = [f"recipe {self.recipe}" + (f": {self.description}" if self.description else "")]
         found.append(f"model {self.model}: {where}, {self.parameters:,} parameters")
         for i, stage in enumerate(self.stages):
-            found += [f"stage {i + 1} of {len(self.stages)}: {_title(stage)}", *(f"  {line}" for line in _stage_lines(stage, self.parameters))]
+            found.append(f"stage {i + 1} of {len(self.stages)}: {_title(stage)}")
+            found += [f"  {line}" for line in _stage_lines(stage, self.parameters)]
         found.append(f"the saved folder loads with: {', '.join(self.loads_with)}")
         return [*found, *(f"note: {note}" for note in (*self.notes, self.assumed) if note)]
 
@@ -134,7 +135,8 @@ def outline(source: str) -> Backbone:
         auto = transformers.AutoModelForTextEncoding if layout.kind == "text-encoder" else transformers.AutoModel
         slim = layout.head is not None and layout.head.pool != "pooler" and _takes_pooler(auto, config)
         with torch.device("meta"):
-            model = auto.from_config(config, dtype=torch.float32, **({"add_pooling_layer": False} if slim else {}))
+            options: dict[str, Any] = {"dtype": torch.float32} | ({"add_pooling_layer": False} if slim else {})
+            model = auto.from_config(config, **options)  # type: ignore[no-untyped-call]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if model.config.pad_token_id is None:
@@ -205,8 +207,9 @@ def _name(encoded: Any) -> str:
 def _stage_lines(stage: StagePlan, parameters: int) -> list[str]:
     passes = stage.students + stage.teachers + stage.perturbed
     parts = [f"{n} {word}" for n, word in ((stage.students, "student"), (stage.teachers, "teacher"), (stage.perturbed, "perturbed")) if n]
+    share = f"{stage.backbone_trained / parameters:.2%} of its size"
     found = [
-        f"trained: {stage.backbone_trained:,} in the model ({stage.backbone_trained / parameters:.2%} of its size), {stage.head_trained:,} new beside it",
+        f"trained: {stage.backbone_trained:,} parameters in the model ({share}), {stage.head_trained:,} beside it",
         f"forward passes a step: {passes} ({', '.join(parts)})",
         "model computed once and its output kept: " + ("yes, nothing in it changes" if stage.cached else f"no, {stage.why_not_cached}"),
     ]

@@ -27,6 +27,7 @@ from tempering.learner import Learner
 from tempering.tasks.task import Split, Task
 
 META = "tempering.json"
+LM_HEAD = "lm_head.safetensors"  # only where the framing reads it: it is the backbone's, not the framing's
 FORMAT_VERSION = 1
 
 
@@ -60,6 +61,8 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
             save_file(_delta(learner), folder / "delta.safetensors")
         if learner.backbone.changed:
             save_body(learner.backbone, folder / "base")
+    if _fills_masks(learner):
+        save_file({k: v.contiguous() for k, v in learner.backbone.lm_head.state_dict().items()}, folder / LM_HEAD)
     learner.backbone.tokenizer.save_pretrained(folder)
     (folder / META).write_text(json.dumps(_meta(learner, form), indent=1, ensure_ascii=False), encoding="utf-8")
     if exported:
@@ -98,7 +101,14 @@ def load(folder: str | Path) -> Learner:
     framing = framing_value.build(_stub(meta["task"]), backbone)
     framing.load_state_dict(load_file(path / "framing.safetensors"))
     learner = Learner(backbone, framing, tuning, meta["record"] | {"framing": framing_value})
+    if _fills_masks(learner):
+        backbone.lm_head.load_state_dict(load_file(path / LM_HEAD))
     return learner.eval()
+
+
+def _fills_masks(learner: Learner) -> bool:
+    """Whether the framing's scores come from the backbone's language-model head."""
+    return not learner.record["framing"].supervised and learner.backbone.lm_head is not None
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -127,8 +137,8 @@ def _load_change(backbone: Backbone, tuning: Any, path: Path, form: str) -> None
         state = load_file(path / "delta.safetensors")
     else:
         stored = load_file(path / "adapter_model.safetensors")
-        assert backbone.layout.head is not None
-        names = tuning.peft_names(backbone, backbone.layout.head.body)
+        bare = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["task_type"] != "SEQ_CLS"
+        names = tuning.peft_names(backbone, "" if bare or backbone.layout.head is None else backbone.layout.head.body)
         state = {mine: stored[theirs] for mine, theirs in names.items()}
     _, unexpected = backbone.model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()}, strict=False)
     if unexpected:

@@ -1,4 +1,4 @@
-"""Intervals, comparisons, groups, power and churn against closed forms, scipy and statsmodels."""
+"""Comparisons, groups, power and churn against scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
+from tests.study.item_scores import ABC, NAN, runs
 
 from tempering.errors import DataError
 from tempering.study.intervals import CROSSED, ONE_SEED, SEEDS
@@ -21,113 +20,10 @@ from tempering.study.statistics import (
     churn,
     compare_all,
     groups,
-    interval,
-    learning_curve_gain,
     smallest_difference,
     tied_with_best,
 )
-from tempering.study.variance import Spread, crossed_spread
-
-NAN = math.nan
-ABC = {"a": [0.91, 0.93, 0.92, 0.95, 0.90], "b": [0.88, 0.91, 0.91, 0.92, 0.86], "c": [0.70, 0.71, 0.73, 0.72, 0.69]}
-
-
-def runs(means: dict[str, float], seeds: int = 5, items: int = 200, seed: int = 0) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
-    """Real-valued item scores of recipes with the given true means."""
-    rng = np.random.default_rng(seed)
-    shared = rng.standard_normal((1, items))
-    tables = {
-        name: mean + shared + 0.02 * rng.standard_normal((seeds, 1)) + 0.3 * rng.standard_normal((seeds, items)) for name, mean in means.items()
-    }
-    return {name: table.mean(1).tolist() for name, table in tables.items()}, tables
-
-
-def test_without_items_the_interval_is_the_t_interval_of_scipy() -> None:
-    found = interval(ABC["a"])
-    low, high = stats.t.interval(0.95, 4, loc=np.mean(ABC["a"]), scale=stats.sem(ABC["a"]))
-    assert (found.low, found.high) == pytest.approx((low, high))
-    assert (found.mean, found.sd, found.n, found.method) == (pytest.approx(0.922), pytest.approx(np.std(ABC["a"], ddof=1)), 5, SEEDS)
-
-
-def test_the_interval_of_the_deviation_inverts_the_chi_square() -> None:
-    found = interval(ABC["a"], confidence=0.9)
-    assert stats.chi2.cdf(4 * found.sd**2 / found.sd_high**2, 4) == pytest.approx(0.05)
-    assert stats.chi2.cdf(4 * found.sd**2 / found.sd_low**2, 4) == pytest.approx(0.95)
-
-
-def test_mean_squares_are_those_of_statsmodels() -> None:
-    import pandas as pd
-
-    table = np.random.default_rng(3).normal(size=(4, 6)) + np.arange(6)
-    rows = [(s, i, table[s, i]) for s in range(4) for i in range(6)]
-    frame = pd.DataFrame(rows, columns=["seed", "item", "x"])
-    squares = anova_lm(ols("x ~ C(seed) + C(item)", frame).fit())["mean_sq"]
-    spread = crossed_spread(table)
-    assert spread.seed * 24 == pytest.approx(squares["C(seed)"])
-    assert spread.fixed * 24 == pytest.approx(squares["C(item)"])
-    assert spread.item * 24 == pytest.approx(squares["C(item)"] - squares["Residual"])
-
-
-def test_the_crossed_interval_uses_a_quantile_for_each_source() -> None:
-    scores, tables = runs({"a": 0.0})
-    spread, found = crossed_spread(tables["a"]), interval(scores["a"], tables["a"])
-    half = math.sqrt(stats.t.isf(0.025, 4) ** 2 * spread.seed + stats.t.isf(0.025, 199) ** 2 * spread.item)
-    assert found.method == CROSSED
-    assert (found.high - found.low) / 2 == pytest.approx(max(half, stats.t.isf(0.025, 199) * math.sqrt(spread.fixed)))
-    assert found.high - found.low > 3 * (interval(scores["a"]).high - interval(scores["a"]).low)  # items matter most here
-
-
-def test_one_seed_speaks_of_items_only_and_says_so() -> None:
-    scores, tables = runs({"a": 0.0}, seeds=1)
-    found = interval(scores["a"], tables["a"])
-    low, high = stats.t.interval(0.95, 199, loc=scores["a"][0], scale=stats.sem(tables["a"][0]))
-    assert (found.low, found.high, found.method) == (pytest.approx(low), pytest.approx(high), ONE_SEED)
-    assert math.isnan(found.sd)
-    assert math.isnan(found.sd_high)
-
-
-@pytest.mark.parametrize(("scores", "n"), [([], 0), ([NAN, NAN], 0), ([0.5], 1), ([NAN, 0.5], 1)])
-def test_too_few_runs_have_no_interval(scores: list[float], n: int) -> None:
-    found = interval(scores)
-    assert found.n == n
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-    assert math.isnan(found.mean) == (n == 0)
-
-
-def test_failed_runs_are_left_out_of_the_interval() -> None:
-    scores, tables = runs({"a": 0.0}, seeds=4)
-    gappy = np.vstack([tables["a"][:2], np.full((1, 200), NAN), tables["a"][2:]])
-    assert interval([*scores["a"][:2], NAN, *scores["a"][2:]], gappy) == interval(scores["a"], tables["a"])
-
-
-def test_all_right_on_a_small_test_set_is_not_perfect() -> None:
-    found = interval([1.0] * 3, np.ones((3, 50)))
-    assert found.mean == found.high == 1.0
-    assert 0.90 < found.low < 0.94  # the rule of three says 0.94
-    wrong = interval([0.0] * 3, -np.zeros((3, 50)))
-    assert wrong.low == 0.0
-    assert wrong.high == pytest.approx(1 - found.low)
-
-
-def test_a_share_and_its_error_rate_have_mirrored_intervals() -> None:
-    right = (np.random.default_rng(1).random((5, 80)) < 0.9).astype(float)
-    up, down = interval(right.mean(1).tolist(), right), interval((1 - right).mean(1).tolist(), -(1 - right))
-    assert (down.low, down.high) == pytest.approx((1 - up.high, 1 - up.low))
-
-
-def test_long_lower_tails_reach_further_down_than_up() -> None:
-    right = np.zeros((3, 200))
-    for row, share in zip(right, (0.99, 0.95, 0.75), strict=True):
-        row[: round(200 * share)] = 1
-    found = interval(right.mean(1).tolist(), right)
-    assert found.mean - found.low > 3 * (found.high - found.mean)
-
-
-def test_a_metric_that_is_no_mean_over_items_falls_back_to_seeds() -> None:
-    _, tables = runs({"a": 0.0})
-    assert interval(ABC["a"], tables["a"]) == interval(ABC["a"])
-    assert compare_all(ABC, {name: tables["a"] for name in ABC})[0].method == SEEDS
+from tempering.study.variance import Spread
 
 
 def test_a_mean_error_is_matched_with_negated_items() -> None:
@@ -135,7 +31,9 @@ def test_a_mean_error_is_matched_with_negated_items() -> None:
     errors = {name: [-x for x in values] for name, values in scores.items()}
     (plain,), (mirrored,) = compare_all(scores, tables), compare_all(errors, tables)
     assert mirrored.method == CROSSED
-    assert (mirrored.difference, mirrored.low, mirrored.high, mirrored.p) == pytest.approx((-plain.difference, -plain.high, -plain.low, plain.p))
+    assert (mirrored.difference, mirrored.low, mirrored.high, mirrored.p) == pytest.approx(
+        (-plain.difference, -plain.high, -plain.low, plain.p)
+    )
 
 
 def test_scores_alone_give_the_paired_t_test_with_bonferroni() -> None:
@@ -283,13 +181,3 @@ def test_churn_is_the_mean_share_of_disagreement() -> None:
     assert math.isnan(churn([["x"]]))
     with pytest.raises(DataError, match=r"\(1 and 2\)"):
         churn([["x"], ["x", "y"]])
-
-
-def test_learning_curve_gain_is_the_slope_per_doubling() -> None:
-    found = learning_curve_gain([32, 64, 128], [0.5, 0.6, 0.7])
-    assert (found.per_doubling, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
-    noisy = learning_curve_gain([32, 64, 128, 256], [0.5, 0.62, 0.68, 0.8])
-    assert noisy.low < noisy.per_doubling < noisy.high
-    assert math.isnan(learning_curve_gain([32, 64], [0.5, 0.6]).low)
-    assert math.isnan(learning_curve_gain([32, 32], [0.5, 0.6]).per_doubling)
-    assert learning_curve_gain([32, 64, 128], [0.5, NAN, 0.7]).per_doubling == pytest.approx(0.1)

@@ -61,10 +61,10 @@ def test_it_acts_before_the_residual_addition_and_the_norm() -> None:
     torch.testing.assert_close(output(hidden, residual), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("family", "count"),
-    [("bert", 5), ("distilbert", 5), ("electra", 5), ("albert", 3), ("modernbert", 5), ("deberta-v2", 6), ("llama", 5), ("t5", 5)],
-)
+NORMS = {"bert": 5, "distilbert": 5, "electra": 5, "albert": 3, "modernbert": 5, "deberta-v2": 6, "llama": 5, "t5": 5}
+
+
+@pytest.mark.parametrize(("family", "count"), NORMS.items())
 def test_all_norms_are_trained_and_nothing_else_that_was_pretrained(family: str, count: int) -> None:
     backbone = tiny_backbone(family)
     Houlsby(m=4).attach(backbone)

@@ -32,7 +32,8 @@ def run(source: Source, model: str | None, as_json: bool, strict: bool) -> int:
 def _summary_lines(counts: dict[str, Any]) -> list[str]:
     used = ", ".join(f"{role} = {name}" for role, name in counts["columns"].items())
     classes = f", {counts['classes']} labels" if counts["classes"] else ""
-    return [f"{counts['name']}: {counts['kind']}{classes} ({used})", *aligned((split, _split(found)) for split, found in counts["splits"].items())]
+    splits = aligned((split, _split(found)) for split, found in counts["splits"].items())
+    return [f"{counts['name']}: {counts['kind']}{classes} ({used})", *splits]
 
 
 def _split(found: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -50,3 +51,24 @@ def duration(seconds: float) -> str:
 def score_words(metrics: dict[str, dict[str, float]], main: str) -> str:
     """``dev accuracy 0.9123, test accuracy 0.8990``."""
     return ", ".join(f"{split} {main} {values[main]:.4f}" for split, values in metrics.items() if main in values)
+
+
+def surprise(error: Exception) -> str:
+    """One line about an exception nobody foresaw; its traceback goes to a file."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="temper-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    first = str(error).strip().split("\n", 1)[0][:200]
+    return f"unexpected {type(error).__name__}: {first} (the full traceback is in {file.name}; please report it)"
+
+
+def quieten() -> None:
+    """Other libraries' warnings, bars and telemetry stay off the screen; what matters is checked and said by ours."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    for name, value in (quiet | {"TOKENIZERS_PARALLELISM": "false", "DATASETS_VERBOSITY": "error"}).items():
+        os.environ.setdefault(name, value)

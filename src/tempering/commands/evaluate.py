@@ -6,6 +6,7 @@ from typing import Any
 
 from tempering.commands.console import aligned, say, show_json
 from tempering.commands.inputs import Source
+from tempering.contracts import Kind
 from tempering.errors import RecipeError
 
 
@@ -17,9 +18,9 @@ def run(folder: str, source: Source, metrics: tuple[str, ...], as_json: bool) ->
     from tempering.train.evaluate import Evaluator
 
     learner = load(folder)
-    kind = getattr(learner.framing, "kind", "text")
+    kind: Kind = getattr(learner.framing, "kind", "text")
     if kind == "text":
-        raise RecipeError(f"{folder}: this model was not trained on labels, so there is nothing to evaluate; its last stage must read labels")
+        raise RecipeError(f"{folder}: this model was not trained on labels, so it has no score; its last stage must read labels")
     labels = tuple(learner.framing.labels)
     check_metrics(metrics, kind, labels)
     examples = read_labeled(source.data, labels, kind, columns=_columns(learner.record.get("columns") or {}, source), label=source.label)

@@ -14,13 +14,24 @@ from tempering.commands.inputs import Source, examined, quoted, read_recipe, war
 from tempering.errors import RecipeError, ResumeError
 
 if TYPE_CHECKING:
-    from tempering.backbone import Backbone
     from tempering.contracts import Seeds
     from tempering.learner import Learner
     from tempering.plan import Plan
     from tempering.recipe import Recipe
     from tempering.tasks.task import Task
     from tempering.train.progress import Listener
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the results go and what may happen to what is there."""
+
+    output_dir: Path
+    resume: bool = False
+    overwrite: bool = False
+    merge: bool = False
+    dry_run: bool = False
+    as_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,14 +44,9 @@ class Request:
     model: str
     seed: int
     seeds: dict[str, int | None]
-    output_dir: Path
-    resume: bool
-    overwrite: bool
-    merge: bool
     metrics: tuple[str, ...]
     report_to: tuple[str, ...]
-    dry_run: bool
-    as_json: bool
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -52,34 +58,31 @@ class Ready:
     why: str
     seeds: Seeds
     plan: Plan
-    outline: Backbone
 
 
 def run(request: Request) -> None:
     """Check everything, train, write the folder, and say what came of it."""
-    if not request.dry_run:
-        folder.check_free(request.output_dir, request.resume, request.overwrite)
+    place, where = request.place, request.place.output_dir
+    if not place.dry_run:
+        folder.check_free(where, place.resume, place.overwrite)
     ready = prepare(request)
-    if request.dry_run:
+    if place.dry_run:
         _dry(request, ready)
         return
-    if folder.finished(request.output_dir) and not request.overwrite:
-        facts = folder.read_metrics(request.output_dir)
+    if folder.finished(where) and not place.overwrite:
+        facts = folder.read_metrics(where)
         _check_same(request, ready, facts)
-        tell(f"{request.output_dir} is finished already: nothing to resume")
-        _report(request, facts)
-        return
-    if request.overwrite and not request.resume:
-        folder.clear(request.output_dir)
-    learner = _train(request, ready)
-    facts = folder.write(learner, ready.recipe, request.output_dir, request.merge, ready.why)
-    _report(request, facts)
+        tell(f"{where} is finished already: nothing to resume")
+    else:
+        if place.overwrite and not place.resume:
+            folder.clear(where)
+        facts = folder.write(_train(request, ready), ready.recipe, where, place.merge, ready.why)
+    _report(place, facts)
 
 
 def prepare(request: Request) -> Ready:
     """Data, recipe, metrics, trackers and model, each refused in one sentence where it cannot serve."""
     from tempering.contracts import Seeds
-    from tempering.plan import explain, outline
     from tempering.tasks.metrics import check_metrics
 
     seeds = Seeds.of(request.seed, **request.seeds)
@@ -87,19 +90,21 @@ def prepare(request: Request) -> Ready:
     task = request.source.task(request.seed if split_seed is None else split_seed)
     check_metrics(request.metrics, task.kind, task.labels)
     _check_trackers(request.report_to)
+    from tempering.plan import explain, outline  # torch comes only once the data is known to be good
+
     recipe, why = read_recipe(request.recipe, request.settings, task)
     outlined = outline(request.model)
     plan = explain(recipe, outlined, task)
     warn(examined(task, outlined), request.source)
-    return Ready(task, recipe, why, seeds, plan, outlined)
+    return Ready(task, recipe, why, seeds, plan)
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:
     from importlib.util import find_spec
 
-    from tempering.train.progress import TRACKERS
-
     for name in names:
+        from tempering.train.progress import TRACKERS
+
         if name not in TRACKERS:
             raise RecipeError(f"--report-to {name}: there is no such tracker; choose one of {', '.join(TRACKERS)}")
         if find_spec(name) is None:
@@ -107,8 +112,8 @@ def _check_trackers(names: tuple[str, ...]) -> None:
 
 
 def _dry(request: Request, ready: Ready) -> None:
-    where = request.output_dir
-    if request.as_json:
+    where = request.place.output_dir
+    if request.place.as_json:
         show_json(ready.plan.as_dict() | {"output_dir": str(where), "why": ready.why})
         return
     say(*([ready.why] if ready.why else []), *ready.plan.lines(), *(f"note: {note}" for note in ready.task.notes))
@@ -132,14 +137,14 @@ def _train(request: Request, ready: Ready) -> Learner:
                 backbone,
                 seed=request.seed,
                 seeds=ready.seeds,
-                output_dir=request.output_dir,
-                resume=request.resume,
+                output_dir=request.place.output_dir,
+                resume=request.place.resume,
                 metrics=request.metrics,
                 listener=both(shown, sent),
             )
         except KeyboardInterrupt:
-            if folder.unfinished(request.output_dir):
-                tell(f"stopped; the same command with --resume goes on from {folder.unfinished(request.output_dir)}")
+            if folder.unfinished(request.place.output_dir):
+                tell(f"stopped; the same command with --resume goes on from {folder.unfinished(request.place.output_dir)}")
             raise
 
 
@@ -148,7 +153,7 @@ def _listeners(request: Request, ready: Ready) -> Iterator[tuple[Listener, Liste
     from tempering.train.progress import bar, trackers
 
     settings = {"recipe": ready.recipe.name, "model": request.model, "seed": request.seed, "data": request.source.data}
-    with bar(ready.recipe.name) as shown, trackers(request.report_to, request.output_dir / "logs", settings) as sent:
+    with bar(ready.recipe.name) as shown, trackers(request.report_to, request.place.output_dir / "logs", settings) as sent:
         yield shown, sent
 
 
@@ -159,17 +164,16 @@ def _check_same(request: Request, ready: Ready, facts: dict[str, Any]) -> None:
     mine = {"recipe_key": ready.recipe.key(), "data": ready.task.fingerprint(), "model": request.model, "seeds": asdict(ready.seeds)}
     other = [name for name, value in mine.items() if facts.get(name) != value]
     if other:
-        raise ResumeError(
-            f"{request.output_dir} holds a finished model of another {other[0].removesuffix('_key')}; give another --output-dir, or --overwrite"
-        )
+        what = other[0].removesuffix("_key")
+        raise ResumeError(f"{request.place.output_dir} holds a finished model of another {what}; give another --output-dir, or --overwrite")
 
 
-def _report(request: Request, facts: dict[str, Any]) -> None:
-    where, main = request.output_dir, facts["main_metric"]
-    if request.as_json:
+def _report(place: Place, facts: dict[str, Any]) -> None:
+    where, main = place.output_dir, facts["main_metric"]
+    if place.as_json:
         show_json({"output_dir": str(where), **facts})
         return
-    scores = {split: facts[split] for split in ("dev", "test") if split in facts}
+    scores: dict[str, dict[str, float]] = {split: facts[split] for split in ("dev", "test") if split in facts}
     trained, whole = facts["trained_parameters"], facts["total_parameters"]
     say(
         score_words(scores, main) or "the last stage read no labels, so there is no score",

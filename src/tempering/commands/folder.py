@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 MARK = "tempering.json"
 CHECKPOINTS = "checkpoints"
 # What one form of a saved model has and another lacks: it must not outlive the model it belonged to.
-_FORMS = ("model.safetensors", "config.json", "adapter_config.json", "adapter_model.safetensors", "delta.safetensors", "framing.safetensors", "base")
+_FORMS = (
+    "model.safetensors",
+    "config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "delta.safetensors",
+    "framing.safetensors",
+    "base",
+)
 
 
 def finished(where: Path) -> bool:
@@ -47,7 +55,7 @@ def check_free(where: Path, resume: bool, overwrite: bool) -> None:
     if finished(where):
         raise ResumeError(f"--output-dir {where} holds a finished model; give another folder, or --overwrite to replace it")
     if unfinished(where):
-        raise ResumeError(f"--output-dir {where} holds an unfinished run ({unfinished(where)}); --resume goes on with it, --overwrite starts anew")
+        raise ResumeError(f"--output-dir {where} holds an unfinished run ({unfinished(where)}); --resume goes on, --overwrite starts anew")
 
 
 def clear(where: Path) -> None:

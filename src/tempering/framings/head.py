@@ -77,6 +77,7 @@ class HeadModule(FramingBase):
         self.heads = head.heads
         self.classes = len(self.labels) or 1
         self.pooling = Pooling.of(backbone, head.pool, head.layers, head.combine)
+        self.reads = self.pooling.how
         self.text = TextEncoder.of(backbone, head.max_length, head.truncation)
         self.spec = _own_spec(head, self.pooling, backbone)
         self._target: Callable[[Any], Any] = task.target

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 class FramingBase(nn.Module, ABC):
     """A framing at run time (`tempering.contracts.FramingModule`).
 
-    ``deterministic``: neither rendering nor collating draws; ``renders_anew``: rendering itself draws, so prompts are made every epoch.
+    ``deterministic``: neither rendering nor collating draws; ``renders_anew``: rendering itself draws, so prompts are made every epoch;
+    ``reads``: what of the body it reads ("pooler" where the family's pooler is in between).
     Defaults: rendering and collating draw nothing, there is no state to refresh, and the weights have no home in a transformers
     class.
     """
 
     deterministic: bool = True
     renders_anew: bool = False
+    reads: str = "tokens"
     labels: tuple[Any, ...] = ()
 
     @abstractmethod

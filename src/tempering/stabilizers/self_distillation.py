@@ -48,7 +48,8 @@ class SelfDistillation:
         def restore(state: Weights) -> None:
             ring.clear()
             for i in range(1 + max(int(key.partition("/")[0]) for key in state)):
-                ring.append({k.partition("/")[2]: v for k, v in state.items() if k.startswith(f"{i}/")})
+                mine = {k.partition("/")[2]: v for k, v in state.items() if k.startswith(f"{i}/")}
+                ring.append({n: v.to(trained[n].device) for n, v in mine.items()})
 
         def save() -> Weights:
             return {f"{i}/{n}": w for i, weights in enumerate(ring) for n, w in weights.items()}

@@ -14,13 +14,14 @@ from pydantic.dataclasses import dataclass
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.contracts import Example, Seeds
+from tempering.errors import RecipeError
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.streams import torch_stream
-from tempering.tasks.metrics import default_metric
+from tempering.tasks.metrics import check_metrics, default_metric
 from tempering.tasks.task import Task
-from tempering.train.device import threads
+from tempering.train.device import place, threads
 from tempering.train.evaluate import Evaluator, fit_thresholds
 from tempering.train.feed import Feed, balanced_weights
 from tempering.train.fit import Plan, fit
@@ -82,17 +83,20 @@ class Train(Loop):
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
         """Train on ``backbone`` (changed in place) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
         around: Surroundings = context.get("around") or Surroundings()
+        metric = _metric(self, task, around.metrics)
         examples, held_out = rows_of(self, task, seeds)
         learner = assemble(self, backbone, task, seeds)
+        if note := _fresh_note(learner):
+            around.listener({"event": "note", "text": note})
         evaluator = _evaluator(self, task, held_out, around)
         feed = Feed(learner.framing, examples, self, seeds, weights=_row_weights(self, task, examples))
         if self.cached:
+            learner.to(place(self).device)
             cache = around.cache or TrunkCache()
             feed.features = cache.features(learner, feed.prompts(), self.per_device_eval_batch_size)
             if evaluator is not None:
                 evaluator.features = lambda prompts: cache.features(learner, prompts, self.per_device_eval_batch_size)
         named = [(name_of(s)[1], s) for s in self.stabilizers]
-        metric = self.metric_for_best_model or (default_metric(task.kind) if self.framing.supervised else "loss")
         plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, dict(around.identity), around.listener)
         with threads(1 if self.cached else None):
             run = fit(learner, feed, plan)
@@ -139,7 +143,30 @@ def _evaluator(stage: Train, task: Task, held_out: Sequence[Example], around: Su
     if not held_out:
         return None
     kind = task.kind if stage.framing.supervised else "text"
-    return Evaluator(held_out, kind, task.labels, around.metrics, stage.per_device_eval_batch_size)
+    own = stage.metric_for_best_model
+    metrics = (*around.metrics, own) if own and own != "loss" else around.metrics
+    return Evaluator(held_out, kind, task.labels, metrics, stage.per_device_eval_batch_size)
+
+
+def _metric(stage: Train, task: Task, extra: Sequence[str]) -> str:
+    """What chooses the best weights. A metric that means nothing here is refused before anything is trained."""
+    own = stage.metric_for_best_model
+    if not stage.framing.supervised:
+        if own not in (None, "loss"):
+            raise RecipeError(f"metric_for_best_model {own!r} reads labels, and framing {name_of(stage.framing)[1]} does not; leave it out or set loss")
+        return "loss"
+    metric = own or default_metric(task.kind)
+    check_metrics([name for name in (metric, *extra) if name != "loss"], task.kind, task.labels)
+    return metric
+
+
+def _fresh_note(learner: Learner) -> str:
+    """A warning where weights that the checkpoint does not hold were drawn anew and stay as drawn."""
+    body = learner.backbone
+    idle = [n for n, p in body.model.named_parameters() if n in body.own - body.pretrained and not p.requires_grad]
+    if not idle or learner.framing.reads != "pooler":
+        return ""
+    return f"{body.source} holds no {idle[0]}; it was drawn at random and this tuning leaves it so: take tuning=full, or framing.pool=mean"
 
 
 def _row_weights(stage: Train, task: Task, examples: Sequence[Example]) -> np.ndarray | None:

@@ -150,13 +150,16 @@ def smallest_difference(
 ) -> float:
     """The true difference, in units of the score, that a typical pair would be called different for with chance ``power``.
 
-    For this many seeds, test items and pairs, after the correction: the median over pairs. nan when no pair can be compared.
+    For this many seeds, test items and pairs, after the correction: the median over the pairs that were not told apart (over all,
+    if all were), since two recipes that are far apart disagree on many items, and a close pair does not. nan without any pair.
     """
     contrasts = [_contrast(scores, items, a, b) for a, b in itertools.combinations(scores, 2)]
-    spreads = [c.spread for c in contrasts if c.spread is not None]
-    if not spreads:
+    known = [(abs(c.difference), c.spread) for c in contrasts if c.spread is not None]
+    if not known:
         return NAN
-    return float(np.median([spread.typical().detectable((1 - confidence) / len(spreads), power) for spread in spreads]))
+    level = (1 - confidence) / len(known)
+    close = [spread for difference, spread in known if difference <= spread.half(level)]
+    return float(np.median([spread.typical().detectable(level, power) for spread in close or [spread for _, spread in known]]))
 
 
 def churn(predictions: Sequence[Sequence[Any]]) -> float:

@@ -68,5 +68,4 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Weights) -> Non
     for group in optimizer.param_groups:
         for name, weight in zip(group["names"], group["params"], strict=True):
             if name in by_name:
-                state = {f: v.to(weight.device) if f != "step" else v for f, v in by_name[name].items()}
-                optimizer.state[weight] = state
+                optimizer.state[weight] = {f: v.to(weight.device) for f, v in by_name[name].items()}  # a fused step count too

@@ -76,9 +76,11 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
     optim = optimizer.make(trained, settings, per_weight=folded.rates)
     run, best = _resume(plan, trained, optim, folded) if plan.resume else (Run(), {})
 
+    learner.train()  # a body comes in evaluation mode, whatever mode the learner says it is in
     while run.step < steps and not run.stopped:
         progress = run.step / steps
-        learner.train()
+        if not learner.training:
+            learner.train()
         loss = _accumulate(learner, feed, folded, trained, run, plan, where)
         if not math.isfinite(loss):
             raise CollapseError(f"the loss became {loss} in step {run.step + 1} of {steps}; lower learning_rate (now {settings.learning_rate:g})")
@@ -138,7 +140,8 @@ def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, trained: Weigh
     shown = {n: w.detach().clone() for n, w in trained.items()} if folded.final else now
     _assign(trained, now if folded.final else {})
     run.history.append({"step": run.step, **metrics})
-    score = metrics[plan.metric] if higher_is_better(plan.metric) else -metrics[plan.metric]
+    score = metrics[plan.metric] if plan.metric != "loss" and higher_is_better(plan.metric) else -metrics[plan.metric]
+    score = -math.inf if math.isnan(score) else score
     if run.best is None or score > run.best:
         run.best, run.best_step, run.stale, best = score, run.step, 0, shown
     else:

@@ -54,11 +54,12 @@ class Folded:
         return prod(h(name, progress) for h in self._all("rate"))
 
     def scale_gradients(self, trained: Weights) -> None:
-        """Multiply each gradient by the methods' factors, in place."""
-        for hook in self._all("gradient"):
-            for name, weight in trained.items():
-                if weight.grad is not None:
-                    weight.grad.mul_(hook(name, weight.grad))
+        """Multiply each gradient by the methods' factors, in place. Every method sees the gradient as it was: order does not matter."""
+        factors = self._all("gradient")
+        for name, weight in trained.items() if factors else ():
+            if weight.grad is not None:
+                for factor in [hook(name, weight.grad) for hook in factors]:
+                    weight.grad.mul_(factor)
 
     def loss(self, passes: Passes, supervised: Callable[[Passes], Tensor]) -> Tensor:
         """Terms plus the supervised loss. Terms go first: the passes they ask for take part in the supervised mean."""
@@ -73,9 +74,9 @@ class Folded:
         return self._one("weights")  # type: ignore[no-any-return]
 
     @property
-    def noises(self) -> list[Any]:
-        """All embedding noises."""
-        return self._all("noise")
+    def noises(self) -> dict[str, Any]:
+        """All embedding noises by their method's name, which keys their random streams."""
+        return {name: h.noise for name, h in self.hooks if h.noise is not None}
 
     def after_step(self, trained: Weights) -> None:
         """Let each method update its own state."""

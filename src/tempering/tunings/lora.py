@@ -133,7 +133,9 @@ class LoRA:
         if self.r > least:
             raise ModelError(f"lora: r = {self.r} is more than the {least} inputs or outputs of {path}; give r of at most {least}")
 
-    def peft_config(self, backbone: Backbone, task_type: Literal["SEQ_CLS", "FEATURE_EXTRACTION"], modules_to_save: Sequence[str]) -> dict[str, Any]:
+    def peft_config(
+        self, backbone: Backbone, task_type: Literal["SEQ_CLS", "FEATURE_EXTRACTION"], modules_to_save: Sequence[str]
+    ) -> dict[str, Any]:
         """``adapter_config.json`` of this LoRA (`tempering.tunings.peft_format`)."""
         from tempering.tunings.peft_format import peft_config
 

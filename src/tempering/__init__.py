@@ -1,0 +1,125 @@
+"""Fine-tune pretrained language models on your labelled text, and compare recipes honestly.
+
+```python
+import tempering as tp
+
+task = tp.Task.from_file("messages.csv", text="message", label="topic")
+learner = tp.fit("full", task, seed=0)
+learner.predict(["Is the reading free?"])
+```
+
+Every public name is listed in ``__all__`` and is imported when it is first asked for, so that ``import tempering`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+    from tempering.contracts import Example, Prediction, Seeds
+    from tempering.errors import CollapseError, DataError, ModelError, RecipeError, ResumeError, TemperingError
+    from tempering.estimator import TextClassifier
+    from tempering.fitting import fit
+    from tempering.framings.head import Head
+    from tempering.framings.masked_lm import MaskedLM
+    from tempering.learner import Learner
+    from tempering.recipe import Recipe
+    from tempering.saving import load
+    from tempering.stabilizers.layer_decay import LayerDecay
+    from tempering.stabilizers.mixout import Mixout
+    from tempering.stabilizers.r_drop import RDrop
+    from tempering.stabilizers.self_distillation import SelfDistillation
+    from tempering.stages.train import Train
+    from tempering.study.compare import Study, compare
+    from tempering.tasks.task import Task
+    from tempering.tunings.bitfit import BitFit
+    from tempering.tunings.frozen import Frozen
+    from tempering.tunings.full import Full
+    from tempering.tunings.houlsby import Houlsby
+    from tempering.tunings.lora import LoRA
+    from tempering.tunings.top_layers import TopLayers
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backbone": "backbone",
+    "BitFit": "tunings.bitfit",
+    "CollapseError": "errors",
+    "DataError": "errors",
+    "Example": "contracts",
+    "Frozen": "tunings.frozen",
+    "Full": "tunings.full",
+    "Head": "framings.head",
+    "Houlsby": "tunings.houlsby",
+    "LayerDecay": "stabilizers.layer_decay",
+    "Learner": "learner",
+    "LoRA": "tunings.lora",
+    "MaskedLM": "framings.masked_lm",
+    "Mixout": "stabilizers.mixout",
+    "ModelError": "errors",
+    "Prediction": "contracts",
+    "RDrop": "stabilizers.r_drop",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "ResumeError": "errors",
+    "Seeds": "contracts",
+    "SelfDistillation": "stabilizers.self_distillation",
+    "Study": "study.compare",
+    "Task": "tasks.task",
+    "TemperingError": "errors",
+    "TextClassifier": "estimator",
+    "TopLayers": "tunings.top_layers",
+    "Train": "stages.train",
+    "compare": "study.compare",
+    "fit": "fitting",
+    "load": "saving",
+}
+
+__all__ = [
+    "Backbone",
+    "BitFit",
+    "CollapseError",
+    "DataError",
+    "Example",
+    "Frozen",
+    "Full",
+    "Head",
+    "Houlsby",
+    "LayerDecay",
+    "Learner",
+    "LoRA",
+    "MaskedLM",
+    "Mixout",
+    "ModelError",
+    "Prediction",
+    "RDrop",
+    "Recipe",
+    "RecipeError",
+    "ResumeError",
+    "Seeds",
+    "SelfDistillation",
+    "Study",
+    "Task",
+    "TemperingError",
+    "TextClassifier",
+    "TopLayers",
+    "Train",
+    "compare",
+    "fit",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the home of a public name on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'tempering' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"tempering.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,164 @@
+"""What `explain` says is what a run does: counts, passes, steps, caching, refusals; and the memory estimate follows its formula."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tempering.contracts import Seeds
+from tempering.errors import ModelError, RecipeError
+from tempering.fitting import fit
+from tempering.footprint import Memory, size_words
+from tempering.plan import explain, outline, token_lengths
+from tempering.recipe import Recipe
+from tests.tiny import save_tiny, tiny_examples, tiny_task
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny("bert", tmp_path_factory.mktemp("bert")))
+
+
+def recipe(name: str, **settings: object) -> Recipe:
+    return Recipe.load(name).override({"max_steps": 2, "min_steps": 0, **settings})
+
+
+def test_the_outline_has_shapes_and_no_weights(bert: str) -> None:
+    backbone = outline(bert)
+    assert {p.device.type for p in backbone.parameters()} == {"meta"}
+    assert backbone.max_length == 64
+    assert backbone.blocks[0] is not None and backbone.top == 3
+
+
+def test_no_weight_is_read(tmp_path: Path) -> None:
+    folder = save_tiny("bert", tmp_path / "bert")
+    whole = explain("lora", str(folder)).as_dict()
+    (folder / "model.safetensors").unlink()
+    assert explain("lora", str(folder)).as_dict() == whole
+
+
+@pytest.mark.parametrize("name", ["full", "head", "top-layers", "bitfit", "lora", "houlsby", "mixout", "r-drop", "self-distillation"])
+def test_counts_steps_and_passes_are_those_of_the_run(name: str, bert: str) -> None:
+    task = tiny_task(24)
+    plan = explain(recipe(name), bert, task)
+    learner = fit(recipe(name), task, bert)
+    (stage,) = plan.stages
+    trained = learner.trained()
+    inside = sum(w.numel() for n, w in trained.items() if n.startswith("backbone.model."))
+    assert (stage.backbone_trained, stage.head_trained) == (inside, sum(w.numel() for w in trained.values()) - inside)
+    assert stage.steps == learner.record["stage"]["steps"] == 2
+    assert (stage.students + stage.teachers + stage.perturbed) * 2 == learner.record["stage"]["passes"]
+    assert stage.cached == learner.record["stage"]["cached"] == (not stage.why_not_cached)
+    assert stage.backbone_trained == Recipe.load(name).stages[0].tuning.count(outline(bert))
+    assert stage.memory.weights == 4 * learner.record["total_parameters"]
+
+
+def test_two_stages_are_planned_one_after_the_other(bert: str) -> None:
+    plan = explain("tapt-lora", bert, tiny_task(40))
+    adapt, tune = plan.stages
+    assert adapt.backbone_trained == plan.parameters and tune.backbone_trained < plan.parameters / 10
+    assert adapt.rows == 38 and tune.rows == 40  # one text in twenty is held out of the first
+    assert "stage 2 of 2: framing head, tuning lora" in plan.lines()
+
+
+def test_passes_are_told_apart(bert: str) -> None:
+    both = Recipe.load("r-drop").override({"stabilizers": ["r_drop", "self_distillation"]})
+    (stage,) = explain(both, bert).stages
+    assert (stage.students, stage.teachers, stage.perturbed) == (2, 1, 0)
+    assert "  forward passes a step: 3 (2 student, 1 teacher)" in explain(both, bert).lines()
+    neutral = Recipe.load("r-drop").override({"stabilizers.0.alpha": 0})
+    assert explain(neutral, bert).stages[0].students == 1
+
+
+def test_lines_and_json_say_the_same(bert: str) -> None:
+    plan = explain("head", bert, tiny_task(24))
+    found = json.loads(json.dumps(plan.as_dict()))
+    assert found["stages"][0]["passes"] == 1 and found["stages"][0]["share"] == 0
+    assert found["stages"][0]["memory"]["total"] == plan.stages[0].memory.total
+    text = "\n".join(plan.lines())
+    assert "computed once and its output kept: yes" in text
+    assert "24 training rows" in text and "without data" not in text
+    assert "without data" in "\n".join(explain("head", bert).lines())
+
+
+def test_the_reason_against_the_cache_is_said(bert: str) -> None:
+    assert "no, tuning lora trains weights of the backbone" in "\n".join(explain("lora", bert).lines())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("mixout", {"tuning": "lora"}, "trains none of those"),
+        ("mixout", {"gradient_checkpointing": True}, "gradient_checkpointing"),
+        ("lora", {"tuning.r": 1000}, "r = 1000"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(name: str, settings: dict[str, object], said: str, bert: str) -> None:
+    with pytest.raises((RecipeError, ModelError), match=said):
+        explain(Recipe.load(name).override(settings), bert)
+
+
+def test_a_family_that_cannot_serve_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="share one set of weights"):
+        explain("top-layers", str(save_tiny("albert", tmp_path / "albert")))
+    with pytest.raises(ModelError, match="there is no such folder"):
+        explain("full", str(tmp_path / "nowhere" / "model"))
+
+
+@pytest.mark.parametrize("family", ["distilbert", "gpt2", "llama", "t5"])
+def test_every_kind_of_family_has_a_plan(family: str, tmp_path: Path) -> None:
+    plan = explain("full", str(save_tiny(family, tmp_path / family)), tiny_task(24, "regression"))
+    assert plan.stages[0].backbone_trained == plan.parameters > 0
+    assert (plan.family, plan.blocks, plan.width) == (family, 2, 32)
+
+
+def test_copies_of_weights_are_counted_from_the_methods_themselves(bert: str) -> None:
+    plain = explain("full", bert).stages[0]
+    trained = 4 * (plain.backbone_trained + plain.head_trained)
+    assert plain.memory.copies == trained  # the best weights so far
+    assert explain(Recipe.load("full").override({"load_best_model_at_end": False}), bert).stages[0].memory.copies == 0
+    four = Recipe.load("self-distillation").override({"stabilizers.0.k": 4})
+    assert explain(four, bert).stages[0].memory.copies == 5 * trained
+    maps = 4 * sum(m.weight.numel() for m in outline(bert).modules() if isinstance(m, torch.nn.Linear))
+    assert explain("mixout", bert).stages[0].memory.copies == trained + 2 * maps  # where they started, and the mixture of one pass
+
+
+def test_activations_follow_the_formula(bert: str) -> None:
+    n, d, f, a = 64, 32, 64, 2
+    block = n * (10 * d + 3 * f + 2 * a * n)
+    assert explain("full", bert).stages[0].memory.activations == 4 * 16 * block * 2
+    assert explain("r-drop", bert).stages[0].memory.activations == 4 * 16 * block * 4
+    assert explain("self-distillation", bert).stages[0].memory.activations == 4 * 16 * block * 3
+    assert explain(Recipe.load("top-layers").override({"tuning.k": 1}), bert).stages[0].memory.activations == 4 * 16 * block
+    head = explain("head", bert, tiny_task(24)).stages[0].memory
+    assert head.texts == 64 and head.features == 4 * 24 * d
+
+
+def test_memory_in_words() -> None:
+    memory = Memory(weights=2**30, gradients=2**20, optimizer=0, copies=0, activations=2**10, features=0, texts=8)
+    assert memory.total == 2**30 + 2**20 + 2**10
+    said = "about 1.0 GB (1.0 GB weights, 1 MB gradients, 1 KB activations of 8 texts of 5 tokens), Python and its libraries not counted"
+    assert memory.words(5) == said
+    assert size_words(1536 * 2**20) == "1.5 GB"
+
+
+def test_token_lengths_are_uncut_and_count_pairs(bert: str) -> None:
+    backbone = outline(bert)
+    one = tiny_examples(1)[0]
+    words = len(one.texts[0].split())
+    long = replace(one, texts=("good " * 200,))
+    assert token_lengths(backbone, [one, long]) == [words + 2, 202]
+    assert token_lengths(backbone, [replace(one, texts=("good", "bad film"))]) == [6]
+    assert token_lengths(backbone, []) == []
+
+
+def test_planning_draws_nothing_from_the_global_generator(bert: str) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    explain("tapt-lora", bert)
+    assert torch.equal(torch.rand(2), expected) and Seeds.of(0) == Seeds(0, 1, 2, 3)
