@@ -60,5 +60,5 @@ $(STAMP): $(SETUP)
 	  $$found -m venv $(VENV) || { rm -rf $(VENV); echo "make: $$found cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 	}
 	@echo "Installing tempering[$(EXTRAS)] into $(VENV): once, some minutes, most of it for torch ..."
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@

@@ -21,7 +21,7 @@ HOUSE = """
     __main__
     cli
     commands
-    estimator
+    estimator | studying
     report
     study
     fitting
@@ -80,7 +80,9 @@ def wrong_arrows(unit: str, source: str) -> list[str]:
         other = unit_of(target)
         if other == unit:
             continue
-        if FLOOR[other] >= FLOOR[unit]:
+        if other not in FLOOR:
+            found.append(f"line {line}: {other} is not in the house")
+        elif FLOOR[other] >= FLOOR[unit]:
             found.append(f"line {line}: {unit} -> {other} does not point downwards")
         elif unit in METHODS and other not in METHODS_MAY:
             found.append(f"line {line}: a method ({unit}) may not know {other}")
@@ -102,6 +104,7 @@ def test_dependencies_point_downwards(path: Path) -> None:
         ("stabilizers", "import tempering.tunings.lora", "does not point downwards"),
         ("framings", "from tempering.tasks.task import Task", "may not know tasks"),
         ("train", "from tempering import fitting", "does not point downwards"),
+        ("cli", "from tempering.attic import box", "is not in the house"),
         ("study", "def f():\n    from tempering.report import render", "does not point downwards"),
         ("learner", "if TYPE_CHECKING:\n    pass\nelse:\n    from tempering.train.fit import fit", "does not point downwards"),
     ],

@@ -129,7 +129,7 @@ def test_copies_of_weights_are_counted_from_the_methods_themselves(bert: str) ->
 
 def test_activations_follow_the_formula(bert: str) -> None:
     n, d, f, a = 64, 32, 64, 2
-    block = n * (10 * d + 3 * f + 2 * a * n)
+    block = n * (10 * d + 3 * f + 4 * a * n)
     assert explain("full", bert).stages[0].memory.activations == 4 * 16 * block * 2
     assert explain("r-drop", bert).stages[0].memory.activations == 4 * 16 * block * 4
     assert explain("self-distillation", bert).stages[0].memory.activations == 4 * 16 * block * 3

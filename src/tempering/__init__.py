@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tempering.stabilizers.r_drop import RDrop
     from tempering.stabilizers.self_distillation import SelfDistillation
     from tempering.stages.train import Train
-    from tempering.study.compare import Study, compare
+    from tempering.studying import Study, compare
     from tempering.tasks.task import Task
     from tempering.tunings.bitfit import BitFit
     from tempering.tunings.frozen import Frozen
@@ -66,13 +66,13 @@ _HOME = {
     "ResumeError": "errors",
     "Seeds": "contracts",
     "SelfDistillation": "stabilizers.self_distillation",
-    "Study": "study.compare",
+    "Study": "studying",
     "Task": "tasks.task",
     "TemperingError": "errors",
     "TextClassifier": "estimator",
     "TopLayers": "tunings.top_layers",
     "Train": "stages.train",
-    "compare": "study.compare",
+    "compare": "studying",
     "fit": "fitting",
     "load": "saving",
 }

@@ -128,9 +128,11 @@ def compare(
     recipes: o.Recipes = "full,lora,bitfit,head",
     sizes: o.Sizes = "all",
     seeds: o.Seeds = 5,
-    budget: o.Budget = 0,
+    budget: o.Budget = 1,
     model: o.Model = "minilm",
     seed: o.Seed = 0,
+    metric: o.Metrics = None,
+    workers: o.Workers = 0,
     output_dir: o.OutputDir = Path("study"),
     dry_run: o.DryRun = False,
     json: o.Json = False,
@@ -142,7 +144,8 @@ def compare(
     from tempering.commands import compare as command
 
     source = Source(data, dev, test, text, text_pair, label, kind)
-    command.run(command.Request(source, recipes, tuple(settings or ()), sizes, seeds, budget, model, seed, output_dir), dry_run, json)
+    words, names = tuple(settings or ()), tuple(metric or ())
+    command.run(command.Request(source, recipes, words, sizes, seeds, budget, model, seed, names, workers, output_dir), dry_run, json)
 
 
 @app.command()

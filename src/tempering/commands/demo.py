@@ -8,6 +8,8 @@ from tempering.commands import check, compare, fit, folder
 from tempering.commands.console import say
 from tempering.commands.inputs import Source, quoted
 
+MODEL = "minilm"
+SETTINGS: tuple[str, ...] = ()  # of the recipes, beside their own
 RECIPES = "full,lora,head"
 SIZES = "64,128"
 SEEDS = 3
@@ -24,11 +26,11 @@ def run(output_dir: Path) -> None:
     folder.check_free(output_dir, resume=True, overwrite=False)
 
     _title(f"1. Look at the data:  temper check {data.name}/train.csv --dev ... --test ...")
-    check.run(source, None, as_json=False, strict=False)
+    check.run(source, MODEL, as_json=False, strict=False)
     _title("2. Fine-tune:  temper fit train.csv --recipe full")
-    fit.run(fit.Request(source, "full", (), "minilm", 0, dict.fromkeys(("sampling", "init", "order", "dropout")), (), (), _place(model)))
+    fit.run(fit.Request(source, "full", SETTINGS, MODEL, 0, dict.fromkeys(("sampling", "init", "order", "dropout")), (), (), _place(model)))
     _title(f"3. Which recipe is best?  temper compare train.csv --recipes {RECIPES} --sizes {SIZES} --seeds {SEEDS}")
-    compare.run(compare.Request(source, RECIPES, (), SIZES, SEEDS, 0, "minilm", 0, study), dry_run=False, as_json=False)
+    compare.run(compare.Request(source, RECIPES, SETTINGS, SIZES, SEEDS, 1, MODEL, 0, (), 0, study), dry_run=False, as_json=False)
     _title("Now with your own file:")
     say(
         "  temper check   mine.csv --text TEXT_COLUMN --label LABEL_COLUMN",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from tempering.commands.console import say, tell
 from tempering.errors import RecipeError
@@ -21,7 +21,7 @@ def run(folder: Path, form: str, output: Path | None) -> None:
     from tempering.studying import Study
 
     study = Study.open(folder)
-    text = render(study.info, study.records(), form)
+    text = render(study.info, study.records(), cast(Form, form))
     target = output or (folder / "report.html" if form == "html" else None)
     if target is None:
         say(text.rstrip("\n"))

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tempering.contracts import Hooks, Weights
 from tempering.dropout import keep_mask
+from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
     from tempering.learner import Learner
@@ -42,6 +43,11 @@ class Mixout:
     def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
         """Hooks that mix weights; the start values are kept and travel with checkpoints."""
         axes = {n: axis for n in trained if learner.pretrained(n) and (axis := _input_axis(learner, n)) is not None}
+        if not axes:
+            raise RecipeError(
+                "mixout mixes the weights of linear maps with their pretrained values, and this tuning trains none of those;"
+                " use tuning full or top_layers, or drop it"
+            )
         start = {n: trained[n].detach().clone() for n in axes}
 
         def weights(now: Weights, rng: np.random.Generator) -> Weights:

@@ -1,0 +1,175 @@
+"""The study: recipes x sizes x seeds, paired, each recipe with the same tuning budget, one record a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tempering.errors import DataError, RecipeError, ResumeError
+from tempering.recipe import Recipe
+from tempering.study.records import Record, StudyInfo
+from tempering.study.runner import Driver, Listener
+from tempering.study.search import choose, settings_of
+from tempering.study.store import Cell, Store
+from tempering.study.worker import Order
+from tempering.tasks.doctor import examine
+from tempering.tasks.metrics import compute, default_metric, higher_is_better
+from tempering.tasks.sampling import nested_subsets
+from tempering.tasks.task import Task
+
+FILE = "study.sqlite"
+
+
+def run_study(
+    recipes: Sequence[Recipe],
+    task: Task,
+    model: str,
+    folder: Path,
+    *,
+    sizes: Sequence[int | None],
+    seeds: int,
+    budget: int = 1,
+    metrics: Sequence[str] = (),
+    listener: Listener,
+    seed: int = 0,
+    workers: int = 0,
+    stop_after: int | None = None,
+) -> Store:
+    """Run what is not yet done of the study in ``folder`` and return its store. See `tempering.studying.compare`."""
+    recipes, names = _checked(recipes), [_size_name(s) for s in sizes]
+    info = describe(recipes, task, model, names, seeds, max(1, budget), metrics)
+    for i in range(seeds):  # a size that cannot be drawn is refused before anything runs
+        nested_subsets(task, list(sizes), seed + i)
+    store = Store(folder / FILE)
+    info = _joined(store, info, seed)
+    _write_recipes(folder, recipes)
+    texts = {r.name: r.to_yaml() for r in recipes}
+    order = Order(task, model, texts, info.metric, info.higher_is_better, info.majority, tuple(metrics), folder / "cache", seed)
+    driver = Driver(store, order, workers, listener)
+    search = [c for r in recipes for c in _search_cells(r, names, seeds, budget, seed)]
+    if search:
+        store.add(_by_seed(search))
+        if not driver.drive(_by_seed(search), stop_after):
+            return store
+    chosen = choose(_of(store.records("search"), search), info.metric, info.higher_is_better)
+    final = _by_seed([_final_cell(r, size, i, chosen) for r in recipes for size in names for i in range(seeds)])
+    store.add(final)
+    store.reopen_failed(final)
+    store.put_meta("final", (store.meta("final") or {}) | {_place(c): c.id for c in final})
+    store.put_meta("search_seconds", (store.meta("search_seconds") or {}) | {json.dumps(k): v[1] / seeds for k, v in chosen.items()})
+    driver.drive(final, stop_after)
+    return store
+
+
+def final_records(store: Store) -> list[Record]:
+    """The study's records: final cells of the settings chosen last, with what their search took."""
+    current, seconds = store.meta("final") or {}, store.meta("search_seconds") or {}
+    return [
+        replace(record, search_seconds=seconds.get(json.dumps([cell.recipe, cell.size]), 0.0))
+        for cell, record in store.records("final")
+        if current.get(_place(cell)) == cell.id
+    ]
+
+
+def _place(cell: Cell) -> str:
+    """Where a final cell stands in the study, whatever its setting."""
+    return json.dumps([cell.recipe, cell.size, cell.seed])
+
+
+def describe(recipes: Sequence[Recipe], task: Task, model: str, sizes: list[str], seeds: int, budget: int, metrics: Sequence[str]) -> StudyInfo:
+    """What the study compares, with the baseline every run is held against."""
+    if task.test is None or task.dev is None:
+        what = "test" if task.test is None else "dev"
+        raise DataError(f"{task.name}: a study needs a {what} split; give --{what} FILE, or Task.from_file(..., hold_out_test=True)")
+    metric = default_metric(task.kind)
+    gold = task.test.labels
+    baseline = compute(task.kind, task.labels, gold, task.majority(), None, tuple(metrics)).get(metric, 0.0)
+    findings = [f.message for f in examine(task) if f.severity != "note"]
+    return StudyInfo(
+        title=f"{', '.join(r.name for r in recipes)} on {task.name}",
+        data=task.train.source,
+        model=model,
+        kind=task.kind,
+        metric=metric,
+        recipes=[r.name for r in recipes],
+        sizes=sizes,
+        seeds=seeds,
+        budget=budget,
+        majority=0.0 if task.kind == "regression" else baseline,
+        dev_rows=len(task.dev),
+        test_rows=len(task.test),
+        labels=list(task.labels),
+        gold=list(gold),
+        higher_is_better=higher_is_better(metric),
+        fingerprint=task.fingerprint(),
+        findings=findings,
+    )
+
+
+def _checked(recipes: Sequence[Recipe]) -> list[Recipe]:
+    for recipe in recipes:
+        recipe.check()
+        if not recipe.stages[-1].framing.supervised:
+            raise RecipeError(f"recipe {recipe.name}: its last stage reads no labels, so there is no score to compare; end it with a head")
+    names = [r.name for r in recipes]
+    if not names or len(set(names)) < len(names):
+        raise RecipeError(f"recipes: expected at least one and each name once, found {', '.join(names) or 'none'}")
+    return list(recipes)
+
+
+def _size_name(size: int | None) -> str:
+    return "all" if size is None else str(size)
+
+
+def _joined(store: Store, info: StudyInfo, seed: int) -> StudyInfo:
+    """Continue the study that is there, extended by what is new; refuse one about something else."""
+    if store.meta("info") is not None:
+        old = store.info()
+        before = {"fingerprint": old.fingerprint, "model": old.model, "metric": old.metric, "seed": store.meta("seed")}
+        now = {"fingerprint": info.fingerprint, "model": info.model, "metric": info.metric, "seed": seed}
+        for name, value in before.items():
+            if value != now[name]:
+                what = "data" if name == "fingerprint" else name
+                raise ResumeError(
+                    f"{store.path.parent}: holds a study with another {what} ({str(value)[:16]}, now {str(now[name])[:16]}); give another --output-dir"
+                )
+        sizes = list(dict.fromkeys([*old.sizes, *info.sizes]))
+        sizes.sort(key=lambda s: float("inf") if s == "all" else int(s))
+        recipes = list(dict.fromkeys([*old.recipes, *info.recipes]))
+        info = replace(info, recipes=recipes, sizes=sizes, seeds=max(old.seeds, info.seeds), budget=max(old.budget, info.budget))
+    store.put_meta("info", info.as_dict())
+    store.put_meta("seed", seed)
+    return info
+
+
+def _write_recipes(folder: Path, recipes: Sequence[Recipe]) -> None:
+    (folder / "recipes").mkdir(parents=True, exist_ok=True)
+    for recipe in recipes:
+        (folder / "recipes" / f"{recipe.name}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+
+
+def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, budget: int, seed: int) -> list[Cell]:
+    settings = settings_of(recipe, budget, seed)
+    if len(settings) < 2:
+        return []
+    key = recipe.key()
+    return [Cell("search", recipe.name, key, size, i, n, setting) for size in sizes for n, setting in enumerate(settings) for i in range(seeds)]
+
+
+def _final_cell(recipe: Recipe, size: str, seed: int, chosen: dict[tuple[str, str], tuple[Cell, float]]) -> Cell:
+    best = chosen.get((recipe.name, size))
+    choice, setting = (best[0].choice, best[0].setting) if best else (0, ())
+    return Cell("final", recipe.name, recipe.key(), size, seed, choice, setting)
+
+
+def _by_seed(cells: list[Cell]) -> list[Cell]:
+    """Seed by seed, so that what is done of an unfinished study is paired."""
+    return sorted(cells, key=lambda c: c.seed)
+
+
+def _of(found: list[tuple[Cell, Record]], wanted: list[Cell]) -> list[tuple[Cell, Record]]:
+    ids: set[Any] = {c.id for c in wanted}
+    return [(c, r) for c, r in found if c.id in ids]

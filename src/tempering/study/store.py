@@ -1,0 +1,152 @@
+"""The study on disk: one SQLite file. Finished cells are never run again; drivers claim cells by lease, so several may share a study."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tempering.errors import ResumeError
+from tempering.study.records import Record, StudyInfo
+
+VERSION = 1
+LEASE = 60.0  # seconds; renewed every few seconds while a cell runs
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS cells (
+    id TEXT PRIMARY KEY, phase TEXT NOT NULL, recipe TEXT NOT NULL, size TEXT NOT NULL, seed INTEGER NOT NULL, choice INTEGER NOT NULL,
+    setting TEXT NOT NULL, recipe_key TEXT NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL DEFAULT 'open', tries INTEGER NOT NULL DEFAULT 0,
+    owner TEXT, lease REAL, record TEXT
+);
+CREATE INDEX IF NOT EXISTS by_state ON cells (state, position);
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to make: ``phase`` "search" (scored on dev only) or "final" (scored on test too); ``choice`` numbers the setting."""
+
+    phase: str
+    recipe: str
+    recipe_key: str
+    size: str
+    seed: int
+    choice: int
+    setting: tuple[tuple[str, Any], ...] = ()
+    tries: int = 0
+
+    @property
+    def id(self) -> str:
+        """What makes the cell the cell; another setting or another recipe of that name is another cell."""
+        return json.dumps([self.phase, self.recipe, self.recipe_key, self.size, self.seed, dict(self.setting)], sort_keys=True)
+
+
+class Store:
+    """A study's SQLite file, opened for as long as the object lives."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise ResumeError(f"{path}: not a study of tempering ({error}); give another --output-dir") from None
+        found = self.meta("version")
+        if found not in (None, VERSION):
+            raise ResumeError(f"{path}: written by another version of the study's format ({found}, here {VERSION}); give another --output-dir")
+        self.put_meta("version", VERSION)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def meta(self, name: str) -> Any:
+        """A stored fact, or None."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put_meta(self, name: str, value: Any) -> None:
+        """Store a fact."""
+        self._db.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, json.dumps(value)))
+
+    def info(self) -> StudyInfo:
+        """What the study compares."""
+        found = self.meta("info")
+        if found is None:
+            raise ResumeError(f"{self.path.parent}: holds no study; expected a folder that temper compare wrote")
+        return StudyInfo(**found)
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Add cells that are not there yet, in this order after those that are."""
+        with self._writing() as db:
+            start = db.execute("SELECT COALESCE(MAX(position), 0) FROM cells").fetchone()[0]
+            for i, c in enumerate(cells, start + 1):
+                row = (c.id, c.phase, c.recipe, c.size, c.seed, c.choice, json.dumps(dict(c.setting)), c.recipe_key, i)
+                db.execute(
+                    "INSERT OR IGNORE INTO cells (id, phase, recipe, size, seed, choice, setting, recipe_key, position) VALUES (?,?,?,?,?,?,?,?,?)", row
+                )
+
+    def claim(self, owner: str, wanted: Sequence[Cell]) -> Cell | None:
+        """The next of the ``wanted`` cells that is open or whose lease ran out, now leased to ``owner``."""
+        ids = {c.id for c in wanted}
+        now = time.time()
+        with self._writing() as db:
+            free = "SELECT id, phase, recipe, recipe_key, size, seed, choice, setting, tries FROM cells"
+            for row in db.execute(free + " WHERE state = 'open' OR (state = 'running' AND lease < ?) ORDER BY position", (now,)).fetchall():
+                if row[0] in ids:
+                    db.execute(
+                        "UPDATE cells SET state = 'running', owner = ?, lease = ?, tries = tries + 1 WHERE id = ?", (owner, now + LEASE, row[0])
+                    )
+                    return Cell(*row[1:7], tuple(json.loads(row[7]).items()), row[8] + 1)
+        return None
+
+    def renew(self, cell: Cell, owner: str) -> None:
+        """Prolong the lease of a running cell."""
+        self._db.execute("UPDATE cells SET lease = ? WHERE id = ? AND owner = ?", (time.time() + LEASE, cell.id, owner))
+
+    def release(self, cell: Cell, owner: str) -> None:
+        """Give a claimed cell back unrun."""
+        self._db.execute("UPDATE cells SET state = 'open', tries = tries - 1 WHERE id = ? AND owner = ? AND state = 'running'", (cell.id, owner))
+
+    def count_try(self, cell: Cell) -> None:
+        """Note that a run of the cell was spent."""
+        self._db.execute("UPDATE cells SET tries = tries + 1 WHERE id = ?", (cell.id,))
+
+    def finish(self, cell: Cell, record: Record) -> None:
+        """Store the record of a cell. A cell that another driver finished meanwhile keeps its record."""
+        text = json.dumps(record.as_dict(), ensure_ascii=False)
+        self._db.execute("UPDATE cells SET state = ?, record = ? WHERE id = ? AND state != 'done'", (record.status, text, cell.id))
+
+    def left(self, wanted: Sequence[Cell]) -> int:
+        """How many of the ``wanted`` cells are neither done nor failed."""
+        states = dict(self._db.execute("SELECT id, state FROM cells").fetchall())
+        return sum(states.get(c.id) not in ("done", "failed") for c in wanted)
+
+    def reopen_failed(self, wanted: Sequence[Cell]) -> None:
+        """Give failed cells another chance: a later call may bring more memory, or a mended model folder."""
+        with self._writing() as db:
+            for c in wanted:
+                db.execute("UPDATE cells SET state = 'open', tries = 0, record = NULL WHERE id = ? AND state = 'failed'", (c.id,))
+
+    def records(self, phase: str = "final") -> list[tuple[Cell, Record]]:
+        """Finished and failed cells of a phase with their records, in the order of the study."""
+        query = "SELECT phase, recipe, recipe_key, size, seed, choice, setting, tries, record FROM cells WHERE phase = ? AND record IS NOT NULL"
+        rows = self._db.execute(query + " ORDER BY position", (phase,)).fetchall()
+        return [(Cell(*r[:6], tuple(json.loads(r[6]).items()), r[7]), Record(**json.loads(r[8]))) for r in rows]

@@ -1,0 +1,174 @@
+"""Running one cell, in this process or in a child that may die without taking the study along."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tempering.errors import TemperingError
+from tempering.recipe import Recipe
+from tempering.study.records import Record
+from tempering.study.store import Cell
+from tempering.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker needs to run any cell of a study. ``base_seed`` is added to a cell's seed."""
+
+    task: Task
+    model: str
+    recipes: dict[str, str]  # name -> YAML
+    metric: str
+    higher: bool
+    majority: float
+    metrics: tuple[str, ...]
+    cache: Path | None
+    base_seed: int = 0
+
+
+@dataclass
+class Bench:
+    """A worker's tools: the pretrained model, loaded once, and the cache of frozen trunks."""
+
+    order: Order
+    _pristine: Any = None
+    _cache: Any = field(default=None)
+
+    def run(self, cell: Cell) -> Record:
+        """The record of ``cell``; whatever goes wrong in it is a failed record with its reason."""
+        start = time.perf_counter()
+        blank = Record(cell.recipe, cell.recipe_key, cell.size, 0, cell.seed, dict(cell.setting))
+        try:
+            return self._run(cell, blank)
+        except TemperingError as error:
+            return replace(blank, status="failed", reason=str(error), seconds=time.perf_counter() - start)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(place.filename).name}:{place.lineno})"
+            return replace(blank, status="failed", reason=reason, seconds=time.perf_counter() - start)
+
+    def _run(self, cell: Cell, blank: Record) -> Record:
+        from tempering.contracts import Seeds
+        from tempering.fitting import evaluator_of, fit
+        from tempering.tasks.metrics import per_item
+        from tempering.tasks.sampling import nested_subsets
+
+        order, seeds = self.order, Seeds.of(self.order.base_seed + cell.seed)
+        size = None if cell.size == "all" else int(cell.size)
+        recipe = Recipe.from_yaml(order.recipes[cell.recipe]).override(dict(cell.setting))
+        subset = order.task.with_train(nested_subsets(order.task, [size], seeds.sampling)[size], seeds.sampling)
+        start = time.perf_counter()
+        learner = fit(recipe, replace(subset, test=None), self._backbone(recipe, seeds.init), seeds=seeds, metrics=order.metrics, cache=self._trunks())
+        record = _filled(blank, learner)
+        if cell.phase == "final" and order.task.test is not None:
+            test, predictions = evaluator_of(learner, subset, order.task.test, order.metrics, self._trunks())(learner)
+            labels = [p.label for p in predictions]
+            items = per_item(order.task.kind, order.task.test.labels, labels)
+            collapsed = _at_most(test[order.metric], order.majority, order.higher)
+            record = replace(record, test=test, items=items, predictions=labels, collapsed=collapsed)
+        return replace(record, seconds=time.perf_counter() - start)
+
+    def _trunks(self) -> Any:
+        from tempering.cache import TrunkCache
+
+        if self._cache is None:
+            self._cache = TrunkCache(self.order.cache)
+        return self._cache
+
+    def _backbone(self, recipe: Recipe, init: int) -> Any:
+        """A fresh backbone. One that no stage changes is lent as it is; one with weights drawn from the seed is loaded anew."""
+        from tempering.backbone import Backbone
+
+        if self._pristine is None:
+            self._pristine = Backbone.load(self.order.model, init)
+        if self._pristine.pretrained != self._pristine.own:
+            return Backbone.load(self.order.model, init)
+        untouched = len(recipe.stages) == 1 and recipe.stages[0].cached
+        return self._pristine if untouched else copy.deepcopy(self._pristine)
+
+
+def _filled(blank: Record, learner: Any) -> Record:
+    record = learner.record
+    kept = sum(w.numel() * w.element_size() for w in learner.trained().values())
+    kept += sum(b.numel() * b.element_size() for b in learner.framing.buffers())
+    return replace(
+        blank,
+        rows=record["rows"]["train"],
+        dev=record["metrics"].get("dev", {}),
+        peak_memory=record["peak_memory"],
+        trained_parameters=record["trained_parameters"],
+        total_parameters=record["total_parameters"],
+        artefact_bytes=kept,
+        seeds=record["seeds"],
+        versions=record["versions"],
+        notes=[f"micro-batches were cut into {record['stage']['split']} parts for want of memory"] if record["stage"]["split"] > 1 else [],
+    )
+
+
+def _at_most(value: float, bar: float, higher: bool) -> bool:
+    """Whether a score is no better than the baseline's (a score that is not a number never is better)."""
+    return not (value > bar if higher else value < bar)
+
+
+def _serve(pipe: Connection, order: Order, threads: int) -> None:
+    """The child's loop: a cell in, a record out."""
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    torch.set_num_threads(threads)
+    bench = Bench(order)
+    while True:
+        try:
+            cell = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(bench.run(cell))
+
+
+class Child:
+    """A child process with a `Bench`, started at first use and again after it died."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self._process: Any = None
+        self._pipe: Any = None
+
+    def run(self, cell: Cell, tick: Any) -> Record | None:
+        """The record of ``cell``, or None if the child died over it. ``tick`` is called every few seconds meanwhile."""
+        if self._process is None or not self._process.is_alive():
+            self._start()
+        try:
+            self._pipe.send(cell)
+            while not self._pipe.poll(5.0):
+                tick()
+            found: Record = self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.stop()
+            return None
+        return found
+
+    def _start(self) -> None:
+        import torch
+
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self.order, torch.get_num_threads()), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def stop(self) -> None:
+        """End the child."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+        self._process = None
