@@ -51,7 +51,8 @@ def _encode_field(field: str, value: Any) -> Any:
 def decode(kind: str, node: Any, where: str) -> Any:
     """The value that ``node`` names, with its fields checked. ``where`` is the place for messages."""
     if isinstance(node, str):
-        name, given = node, {}
+        name: Any = node
+        given: Any = {}
     elif isinstance(node, Mapping) and len(node) == 1:
         name, given = next(iter(node.items()))
         given = given or {}

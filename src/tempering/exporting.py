@@ -67,7 +67,8 @@ def classifier_config(learner: Learner) -> Any:
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
     config.problem_type = PROBLEMS[learner.framing.kind]
-    config.architectures = [CLASSES[type(config)].__name__]
+    classes: Any = CLASSES
+    config.architectures = [classes[type(config)].__name__]
     return config
 
 

@@ -142,8 +142,16 @@ def evaluate(learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache:
     found = {}
     for split in (task.dev, task.test):
         if split is not None:
-            found[split.name] = evaluator_of(learner, task, split, metrics, cache)(learner)[0]
+            known = _known(learner) if split is task.dev and task.kind != "multilabel" else None
+            found[split.name] = known or evaluator_of(learner, task, split, metrics, cache)(learner)[0]
     return found
+
+
+def _known(learner: Learner) -> dict[str, float] | None:
+    """The development metrics of the weights that were kept, as found while training; a last evaluation would only repeat them."""
+    stage = learner.record.get("stage", {})
+    kept = [h for h in stage.get("history", ()) if h["step"] == stage["best_step"]]
+    return {k: v for k, v in kept[0].items() if k != "step"} if kept and stage["best_kept"] else None
 
 
 def evaluator_of(learner: Learner, task: Task, split: Split, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None) -> Evaluator:

@@ -184,7 +184,7 @@ def json_schema() -> dict[str, Any]:
 def _yaml() -> Any:
     from ruamel.yaml import YAML
 
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.version = (1, 2)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tempering.backbone import Backbone
 from tempering.codec import decode, encode
@@ -62,7 +62,7 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
         if learner.backbone.changed:
             save_body(learner.backbone, folder / "base")
     if _fills_masks(learner):
-        save_file({k: v.contiguous() for k, v in learner.backbone.lm_head.state_dict().items()}, folder / LM_HEAD)
+        save_file({k: v.contiguous() for k, v in _lm_head(learner.backbone).state_dict().items()}, folder / LM_HEAD)
     learner.backbone.tokenizer.save_pretrained(folder)
     (folder / META).write_text(json.dumps(_meta(learner, form), indent=1, ensure_ascii=False), encoding="utf-8")
     if exported:
@@ -70,8 +70,13 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     return folder
 
 
+def _lm_head(backbone: Backbone) -> nn.Module:
+    assert backbone.lm_head is not None
+    return backbone.lm_head
+
+
 def _delta(learner: Learner) -> dict[str, Tensor]:
-    body = learner.backbone.model
+    body: Any = learner.backbone.model
     trained = {n for n, p in body.named_parameters() if p.requires_grad}
     return {n: t.detach().contiguous() for n, t in body.state_dict().items() if n in trained or n not in learner.backbone.own}
 
@@ -102,7 +107,7 @@ def load(folder: str | Path) -> Learner:
     framing.load_state_dict(load_file(path / "framing.safetensors"))
     learner = Learner(backbone, framing, tuning, meta["record"] | {"framing": framing_value})
     if _fills_masks(learner):
-        backbone.lm_head.load_state_dict(load_file(path / LM_HEAD))
+        _lm_head(backbone).load_state_dict(load_file(path / LM_HEAD))
     return learner.eval()
 
 
@@ -140,7 +145,8 @@ def _load_change(backbone: Backbone, tuning: Any, path: Path, form: str) -> None
         bare = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["task_type"] != "SEQ_CLS"
         names = tuning.peft_names(backbone, "" if bare or backbone.layout.head is None else backbone.layout.head.body)
         state = {mine: stored[theirs] for mine, theirs in names.items()}
-    _, unexpected = backbone.model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()}, strict=False)
+    body: Any = backbone.model
+    _, unexpected = body.load_state_dict({k.removeprefix("model."): v for k, v in state.items()}, strict=False)
     if unexpected:
         raise ModelError(f"{path}: {unexpected[0]} has no place in this base model; the folder belongs to another one")
 

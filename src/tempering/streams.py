@@ -36,7 +36,7 @@ def torch_stream(*parts: object, device: torch.device | None = None) -> Iterator
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         seed = key_of(*parts)
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if cuda:
             torch.cuda.manual_seed(seed)
         yield

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
-from tempering.contracts import Example, Seeds
+from tempering.contracts import Example, Kind, Seeds
 from tempering.errors import RecipeError
 from tempering.framings.head import Head
 from tempering.learner import Learner
@@ -105,6 +105,7 @@ class Train(Loop):
         learner.record["stage"] = {
             "steps": run.step,
             "best_step": run.best_step,
+            "best_kept": self.load_best_model_at_end and bool(run.history),
             "history": run.history,
             "passes": run.passes,
             "cached": self.cached,
@@ -134,7 +135,7 @@ def rows_of(stage: Train, task: Task, seeds: Seeds) -> tuple[Sequence[Example], 
 
 
 def _texts(path: str) -> list[Example]:
-    from tempering.tasks.task import read_texts
+    from tempering.tasks.readers import read_texts
 
     return [Example((text,), row=i + 1) for i, text in enumerate(read_texts(path))]
 
@@ -142,7 +143,7 @@ def _texts(path: str) -> list[Example]:
 def _evaluator(stage: Train, task: Task, held_out: Sequence[Example], around: Surroundings) -> Evaluator | None:
     if not held_out:
         return None
-    kind = task.kind if stage.framing.supervised else "text"
+    kind: Kind = task.kind if stage.framing.supervised else "text"
     own = stage.metric_for_best_model
     metrics = (*around.metrics, own) if own and own != "loss" else around.metrics
     return Evaluator(held_out, kind, task.labels, metrics, stage.per_device_eval_batch_size)

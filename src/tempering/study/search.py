@@ -1,104 +1,61 @@
-"""The settings a tuning budget tries: the recipe's own first, then others from the search space that is declared with the recipe.
-
-Which settings are tried is a function of the recipe, the budget, the seed and the scores so far, so that every process that works
-on a study, also after a kill, comes to the same ones without telling the others.
-"""
+"""Equal tuning budgets: the settings each recipe may try, and the choice among them by the development split alone."""
 
 from __future__ import annotations
 
-import itertools
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from tempering.recipe import Recipe
-from tempering.streams import key_of
+from tempering.study.records import Record
+from tempering.study.store import Cell
 
-STARTUP = 10  # settings drawn at random before scores are looked at: fewer tell TPE nothing
-_ATTEMPTS = 100
-WORST = -math.inf
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting, as ``{dotted name: value}``, and the key of the recipe with it."""
-
-    setting: dict[str, Any]
-    key: str
+Setting = tuple[tuple[str, Any], ...]
 
 
-def trials(recipe: Recipe, budget: int, scores: Mapping[str, float], stream: Sequence[object]) -> list[Trial]:
-    """The settings known so far, ``budget`` at most and never one twice.
+def settings_of(recipe: Recipe, budget: int, seed: int) -> list[Setting]:
+    """At most ``budget`` settings of the recipe's search space: its own defaults first, then others without repetition.
 
-    ``scores`` maps keys of recipes to dev scores (higher is better; `WORST` for a failed one); ``stream`` names the random stream.
-    Past the first `STARTUP` a setting is known only once all before it have a score.
+    optuna draws them at random from ``seed`` (with a few settings to spend a sampler that learns has nothing to learn from). A space
+    smaller than the budget is used whole.
     """
-    found = [own(recipe)]
-    if wanted(recipe, budget) < budget or _size(recipe) <= budget:
-        return (found + [t for t in _grid(recipe) if t.key != found[0].key])[:budget]
-    while len(found) < budget:
-        if len(found) >= STARTUP and any(t.key not in scores for t in found):
-            break
-        found.append(_draw(recipe, found, scores, stream))
-    return found
-
-
-def wanted(recipe: Recipe, budget: int) -> int:
-    """How many settings there will be: ``budget``, or fewer where the search space holds fewer."""
-    if _size(recipe) >= budget:
-        return budget
-    return min(budget, len({own(recipe).key, *(t.key for t in _grid(recipe))}))
-
-
-def best(tried: Sequence[Trial], scores: Mapping[str, float]) -> Trial:
-    """The setting with the highest score; the earlier of equal ones."""
-    return max(tried, key=lambda trial: scores[trial.key])  # max keeps the first of equals
-
-
-def own(recipe: Recipe) -> Trial:
-    """The recipe as it is; its setting is spelled out where the search space lists the recipe's own values first."""
-    first = {name: values[0] for name, values in recipe.search}
-    key = recipe.key()
-    return Trial(first if first and recipe.override(first).key() == key else {}, key)
-
-
-def _values(recipe: Recipe) -> list[tuple[str, list[Any]]]:
-    return [(name, [v for i, v in enumerate(values) if v not in values[:i]]) for name, values in recipe.search]
-
-
-def _size(recipe: Recipe) -> int:
-    return math.prod(len(values) for _, values in _values(recipe)) if recipe.search else 1
-
-
-def _trial(recipe: Recipe, chosen: Sequence[Any]) -> Trial:
-    setting = {name: value for (name, _), value in zip(recipe.search, chosen, strict=True)}
-    return Trial(setting, recipe.override(setting).key())
-
-
-def _grid(recipe: Recipe) -> Iterator[Trial]:
-    return (_trial(recipe, chosen) for chosen in itertools.product(*(values for _, values in _values(recipe)))) if recipe.search else iter(())
-
-
-def _draw(recipe: Recipe, found: Sequence[Trial], scores: Mapping[str, float], stream: Sequence[object]) -> Trial:
-    """A setting not tried yet: at random at first, then by TPE (Bergstra et al. 2011) from the scores of the others."""
+    own: list[Setting] = [()]
+    if budget <= 1 or not recipe.search:
+        return own
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = key_of(*stream, recipe.key(), len(found)) % 2**32
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed))
-    space = _values(recipe)
-    # Values stand for themselves by their position: optuna takes no lists or mappings.
-    ranges = {name: optuna.distributions.CategoricalDistribution(range(len(values))) for name, values in space}
-    if len(found) >= STARTUP:
-        for trial in found:
-            places = {name: values.index(trial.setting[name]) for name, values in space if trial.setting.get(name) in values}
-            if len(places) == len(space) and scores[trial.key] > WORST:
-                study.add_trial(optuna.trial.create_trial(params=places, distributions=ranges, value=scores[trial.key]))
-    seen = {trial.key for trial in found}
-    for _ in range(_ATTEMPTS):
-        params = study.ask(ranges).params
-        drawn = _trial(recipe, [values[params[name]] for name, values in space])
-        if drawn.key not in seen:
-            return drawn
-    return next(trial for trial in _grid(recipe) if trial.key not in seen)
+    optuna.logging.set_verbosity(logging.WARNING)
+    space = {name: optuna.distributions.CategoricalDistribution(list(values)) for name, values in recipe.search}
+    default = tuple(sorted((name, values[0]) for name, values in recipe.search))
+    seen, size = {default}, math.prod(len(values) for _, values in recipe.search)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    while len(seen) < min(budget, size):
+        setting = tuple(sorted(study.ask(space).params.items()))
+        if setting not in seen:
+            seen.add(setting)
+            own.append(setting)
+    return own
+
+
+def choose(found: Sequence[tuple[Cell, Record]], metric: str, higher: bool) -> dict[tuple[str, str], tuple[Cell, float]]:
+    """For each (recipe, size) a cell of the setting with the best mean dev score over seeds, and the seconds its search took.
+
+    A failed run counts as the worst score there is; ties go to the setting that was tried first.
+    """
+    groups: dict[tuple[str, str], dict[int, list[tuple[Cell, Record]]]] = {}
+    for cell, record in found:
+        groups.setdefault((cell.recipe, cell.size), {}).setdefault(cell.choice, []).append((cell, record))
+    chosen = {}
+    for key, by_choice in groups.items():
+        means = {choice: fmean(_score(r, metric, higher) for _, r in runs) for choice, runs in by_choice.items()}
+        best = min(means, key=lambda choice: (-means[choice], choice))
+        seconds = sum(r.seconds for runs in by_choice.values() for _, r in runs)
+        chosen[key] = (by_choice[best][0][0], seconds)
+    return chosen
+
+
+def _score(record: Record, metric: str, higher: bool) -> float:
+    value = record.dev.get(metric, math.nan) if record.status == "done" else math.nan
+    return -math.inf if math.isnan(value) else value if higher else -value

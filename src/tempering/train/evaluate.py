@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.contracts import Example, Prediction, Prompt, Scores
+from tempering.contracts import Example, Kind, Prediction, Prompt, Scores
 from tempering.learner import Learner
 from tempering.tasks.metrics import choose_thresholds, compute
 
@@ -20,7 +20,7 @@ class Evaluator:
     """Evaluates on one split; prompts are rendered once. ``features`` are cached trunk outputs of the split, if any."""
 
     examples: Sequence[Example]
-    kind: str
+    kind: Kind
     labels: tuple[Any, ...]
     metrics: tuple[str, ...] = ()
     batch_size: int = 64

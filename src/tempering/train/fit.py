@@ -114,7 +114,7 @@ def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Wei
             for i, batch in enumerate(batches):
                 passes = _passes(learner, batch, folded, trained, (plan.seed, run.step, i, where.rank), where)
                 part = folded.loss(passes, supervised) * (mass(batch) / total)
-                part.backward()  # type: ignore[no-untyped-call]
+                part.backward()
                 loss, made = loss + float(part.detach()), made + passes.made
             where.sum_gradients(trained.values())
             run.passes += made

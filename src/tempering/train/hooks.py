@@ -51,7 +51,7 @@ class Folded:
 
     def rate(self, name: str, progress: float) -> float:
         """Factor on the learning rate of weight ``name``."""
-        return prod(h(name, progress) for h in self._all("rate"))
+        return float(prod(h(name, progress) for h in self._all("rate")))
 
     def scale_gradients(self, trained: Weights) -> None:
         """Multiply each gradient by the methods' factors, in place. Every method sees the gradient as it was: order does not matter."""

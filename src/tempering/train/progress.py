@@ -42,28 +42,10 @@ def bar(title: str) -> Iterator[Listener]:
             elif event["event"] == "evaluate":
                 shown = "  ".join(f"{k} {v:.4f}" for k, v in event["metrics"].items() if k in ("loss", event["metric"]))
                 progress.console.print(f"{title} step {event['step']}/{event['total']}: dev {shown}", highlight=False)
-            elif event["event"] == "cell":
-                progress.update(row, completed=event["done"], total=event["total"], description=f"{title}, {left_words(event['remaining'])} left")
-                progress.console.print(cell_line(event), highlight=False, soft_wrap=True)
             elif event["event"] == "note":
                 progress.console.print(event["text"], highlight=False, soft_wrap=True)
 
         yield tell
-
-
-def left_words(seconds: float) -> str:
-    """A rough time to wait."""
-    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
-
-
-def cell_line(event: Event) -> str:
-    """One finished run of a study in one line."""
-    head = f"{event['done']}/{event['total']} {event['recipe']}, size {event['size']}, seed {event['seed']}"
-    if event["status"] == "failed":
-        return f"{head}: failed: {event['reason']}"
-    split = "dev" if event["phase"] == "search" else "test"
-    score = "no score" if event["score"] is None else f"{split} {event['metric']} {event['score']:.4f}"
-    return f"{head}: {score}, {event['seconds']:.1f} s ({left_words(event['remaining'])} left)"
 
 
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")

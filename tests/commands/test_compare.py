@@ -1,0 +1,90 @@
+"""``temper compare``, ``report`` and ``demo``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tempering.commands.compare import cell_words
+from tests.commands.shared import QUICK, done, refuses
+
+COMPARE = ("compare", "train.csv", "--dev", "dev.csv", "--test", "test.csv", "--recipes", "full,head", "--sizes", "8,all", "--seeds", "2")
+
+
+def test_compare_writes_a_study_and_goes_on(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done(*COMPARE, "--model", bert, *QUICK)
+    said = capsys.readouterr()
+    assert "[8/8] " in said.err and "full" in said.out and "study/report.html" in said.out
+    assert {"report.html", "report.md", "report.json", "study.sqlite"} <= {p.name for p in (here / "study").iterdir()}
+    done(*COMPARE, "--model", bert, *QUICK, "--json")
+    again = capsys.readouterr()
+    found = json.loads(again.out)
+    assert "[8/8]" not in again.err  # no run is repeated
+    assert [size["size"] for size in found["sizes"]] == ["8", "all"] and len(found["runs"]) == 8
+
+
+def test_report_in_every_form(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done("compare", "train.csv", "--recipes", "head,bitfit", "--seeds", "2", "--model", bert, *QUICK)
+    capsys.readouterr()
+    done("report", "study")
+    assert "head" in capsys.readouterr().out
+    done("report", "study", "--format", "json")
+    assert json.loads(capsys.readouterr().out)["study"]["test_rows"] == 5  # held out of the training file
+    done("report", "study", "--format", "md", "--output", "answer.md")
+    assert Path("answer.md").read_text().startswith("# ") and capsys.readouterr().out == ""
+    (here / "study/report.html").unlink()
+    done("report", "study", "--format", "html")
+    assert "<html" in (here / "study/report.html").read_text()
+
+
+def test_compare_dry_run_counts_and_writes_nothing(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(here.rglob("*"))
+    done(*COMPARE, "--model", bert, *QUICK, "--dry-run")
+    assert "2 recipes x 2 sizes x 2 seeds = 8 runs" in capsys.readouterr().out
+    done(*COMPARE, "--model", bert, *QUICK, "--dry-run", "--json")
+    assert json.loads(capsys.readouterr().out)["runs"] == 8
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sizes", "8,few"), "found 'few'"),
+        (("--sizes", "8,8"), "each size once"),
+        (("--sizes", "8000"), "at most"),
+        (("--recipes", "full,full"), "found 'full' twice"),
+        (("--recipes", ","), "found none"),
+        (("--recipes", "full,lorra"), "did you mean lora"),
+        (("--recipes", "mixout", "tuning=lora"), "trains none of those"),
+        (("--seeds", "0"), "see  temper compare --help"),
+        (("--metric", "acuracy"), "did you mean accuracy"),
+        (("--output-dir", "train.csv"), "that is a file"),
+    ],
+)
+def test_a_bad_study_leaves_no_folder(words: tuple[str, ...], said: str, here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(here.rglob("*"))
+    refuses("compare", "train.csv", "--model", bert, *words, said=said, capsys=capsys)
+    refuses("report", "train.csv", said="holds no study", capsys=capsys)
+    refuses("report", ".", "--format", "pdf", said="choose one of html", capsys=capsys)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_run_in_words() -> None:
+    event = {"done": 3, "total": 24, "phase": "search", "recipe": "lora", "size": "all", "seed": 1, "status": "done", "reason": ""}
+    event |= {"metric": "accuracy", "score": 0.81234, "seconds": 4.2, "remaining": 80.14}
+    assert cell_words(event) == "[3/24] search: lora, all rows, seed 1: accuracy 0.8123 in 4.2 s, about 80.1 s left"
+    failed = event | {"status": "failed", "reason": "the loss became nan", "phase": "final", "size": "8"}
+    assert cell_words(failed) == "[3/24] lora, 8 rows, seed 1: failed, the loss became nan"
+
+
+def test_demo_runs_through(here: Path, bert: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("tempering.commands.demo.MODEL", bert)
+    monkeypatch.setattr("tempering.commands.demo.SETTINGS", QUICK)
+    done("demo")
+    said = capsys.readouterr().out
+    assert said.index("1. Look at the data") < said.index("2. Fine-tune") < said.index("3. Which recipe") < said.index("your own file")
+    assert (here / "temper-demo/study/report.html").exists() and (here / "temper-demo/model/tempering.json").exists()
+    done("demo")  # a second time nothing is trained again
+    assert "is finished already" in capsys.readouterr().err

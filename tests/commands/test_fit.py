@@ -1,0 +1,144 @@
+"""``temper fit``: the folder it writes, what it keeps, and that a killed run resumed is the unbroken one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tempering
+from tempering import cli
+from tests.commands.shared import QUICK, done, fitted, refuses, spawn
+
+
+def test_fit_writes_a_whole_folder(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(bert, "--metric", "f1:good")
+    found = json.loads((here / "model/metrics.json").read_text(encoding="utf-8"))
+    assert {"accuracy", "loss", "f1:good"} <= found["dev"].keys() & found["test"].keys()
+    assert found["main_metric"] == "accuracy" and 0 < found["train_seconds"] <= found["seconds"]
+    assert found["rows"] == {"train": 24, "dev": 12, "test": 12} and found["steps"] == 2
+    names = {p.name for p in (here / "model").iterdir()}
+    assert {"model.safetensors", "config.json", "tempering.json", "recipe.yaml", "README.md", "split.json", "tokenizer.json"} <= names
+    assert not [name for name in names if name.startswith(".") or name == "checkpoints"]
+    assert tempering.Recipe.load("model/recipe.yaml").key() == found["recipe_key"]
+    assert "model-index" in (here / "model/README.md").read_text(encoding="utf-8")
+    said = capsys.readouterr()
+    assert f"test accuracy {found['test']['accuracy']:.4f}" in said.out and "next: temper predict model NEW.csv" in said.out
+    assert "error: " not in said.err
+
+
+def test_fit_holds_out_rows_and_says_which(here: Path, bert: str) -> None:
+    done("fit", "train.csv", "--recipe", "head", "--model", bert, "--sampling-seed", "5", *QUICK)
+    split = json.loads((here / "model/split.json").read_text(encoding="utf-8"))
+    assert split["seed"] == 5 and len(split["dev"]["rows"]) == 5 and len(split["train"]["rows"]) == 19
+
+
+def test_auto_says_what_and_why(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done("fit", "train.csv", "--model", bert, *QUICK)
+    assert "recipe auto: head (" in capsys.readouterr().err
+    assert any(note.startswith("recipe auto: head") for note in json.loads(Path("model/metrics.json").read_text())["notes"])
+
+
+def test_overrides_and_single_seeds_reach_the_run(here: Path, bert: str) -> None:
+    (here / "mine.yaml").write_text("name: mine\nstages:\n- train: {tuning: {lora: {r: 2}}, learning_rate: 1e-3}\n")
+    seeds = ("--seed", "2", "--init-seed", "9", "--order-seed", "8", "--dropout-seed", "7")
+    done("fit", "train.csv", "--config", "mine.yaml", "--model", bert, "tuning.r=4", "learning_rate=5e-5", *seeds, *QUICK)
+    found = json.loads(Path("model/metrics.json").read_text())
+    assert found["seeds"] == {"sampling": 8, "init": 9, "order": 8, "dropout": 7}
+    stage = tempering.Recipe.load("model/recipe.yaml").stages[-1]
+    assert (stage.tuning.r, stage.learning_rate, stage.max_steps) == (4, 5e-5, 2)
+
+
+def test_json_is_the_metrics_and_nothing_else(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(bert, "--json", "--output-dir", "somewhere/else")
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("output_dir") == "somewhere/else"
+    assert found == json.loads(Path("somewhere/else/metrics.json").read_text())
+
+
+def test_dry_run_writes_nothing(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(here.rglob("*"))
+    fitted(bert, "--dry-run")
+    assert "forward passes a step: 1" in capsys.readouterr().out
+    fitted(bert, "--dry-run", "--json")
+    assert json.loads(capsys.readouterr().out)["stages"][0]["steps"] == 2
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_finished_model_is_kept_unless_told(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(bert)
+    (here / "model/mine.txt").write_text("mine")
+    stamp = (here / "model/model.safetensors").stat().st_mtime_ns
+    refuses("fit", "train.csv", "--model", bert, *QUICK, said="holds a finished model", capsys=capsys)
+    fitted(bert, "--resume")
+    assert "nothing to resume" in capsys.readouterr().err
+    refuses("fit", "train.csv", "--model", bert, "--resume", *QUICK, said="finished model of another recipe", capsys=capsys)
+    assert (here / "model/model.safetensors").stat().st_mtime_ns == stamp
+    done("fit", "train.csv", "--model", bert, "--recipe", "houlsby", "--overwrite", *QUICK)
+    names = {p.name for p in (here / "model").iterdir()}
+    assert "delta.safetensors" in names and "model.safetensors" not in names and "mine.txt" in names
+
+
+def test_merge_makes_a_plain_model(here: Path, bert: str) -> None:
+    done("fit", "train.csv", "--model", bert, "--recipe", "lora", "--merge", *QUICK)
+    assert json.loads(Path("model/metrics.json").read_text())["loads_with"] == ["transformers", "tempering"]
+    assert Path("model/model.safetensors").exists()
+
+
+def test_two_stages_name_their_base_where_it_is(here: Path, bert: str) -> None:
+    done("fit", "train.csv", "--model", bert, "--recipe", "tapt-lora", "stages.0.max_steps=1", *QUICK)
+    assert Path("model/base/model.safetensors").exists()
+    adapter = Path("model/adapter_config.json")
+    if adapter.exists():
+        assert Path(json.loads(adapter.read_text())["base_model_name_or_path"]) == Path("model/base")
+    assert len(tempering.load("model").predict(["a good film", "a bad film"])) == 2
+
+
+def test_doctor_speaks_up_before_training(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (here / "train.csv").read_text()
+    (here / "train.csv").write_text(text + "900,the film was good,bad\n901,the film was good,good\n")
+    fitted(bert, "--dry-run")
+    said = capsys.readouterr().err
+    assert "data warning: 1 texts in train carry different labels" in said and said.count("data ") <= 6
+
+
+def watch(process: subprocess.Popen[str], folder: Path) -> None:
+    """Wait for a checkpoint, then kill."""
+    limit = time.monotonic() + 120
+    while not list(folder.glob("checkpoints/stage-*/checkpoint-*/state.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_killed_run_resumed_gives_the_same_bytes(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ("max_steps=60", "min_steps=0", "save_strategy=steps", "save_steps=2", "eval_strategy=steps", "eval_steps=20")
+    words = ("fit", "train.csv", "--dev", "dev.csv", "--recipe", "r-drop", "--model", bert, "--seed", "3", *steps)
+    process = spawn(*words, "--output-dir", "broken", folder=here)
+    watch(process, here / "broken")
+    assert not (here / "broken/tempering.json").exists()
+    refuses(*words, "--output-dir", "broken", said="holds an unfinished run", capsys=capsys)
+    done(*words, "--output-dir", "broken", "--resume")
+    assert "resumed from checkpoint-" in capsys.readouterr().err
+    done(*words, "--output-dir", "whole")
+    assert (here / "broken/model.safetensors").read_bytes() == (here / "whole/model.safetensors").read_bytes()
+    assert json.loads(Path("broken/metrics.json").read_text())["dev"] == json.loads(Path("whole/metrics.json").read_text())["dev"]
+    assert not (here / "broken/checkpoints").exists()
+
+
+def test_interrupting_says_how_to_go_on(here: Path, bert: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        (here / "model/checkpoints/stage-0/checkpoint-4").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tempering.fitting.fit", stop)
+    assert cli.run(["fit", "train.csv", "--model", bert, *QUICK]) == 130
+    said = capsys.readouterr().err
+    assert "--resume goes on from checkpoints/stage-0/checkpoint-4" in said and said.endswith("error: stopped\n")

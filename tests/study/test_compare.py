@@ -1,0 +1,215 @@
+"""The study as a whole, on a tiny model: paired, resumable, extendable, and blind to the test split until the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tempering.contracts import Example, Seeds
+from tempering.errors import DataError, RecipeError, ResumeError
+from tempering.fitting import fit
+from tempering.recipe import Recipe
+from tempering.study.records import Record
+from tempering.studying import Study, compare
+from tempering.tasks import Task
+from tempering.tasks.sampling import nested_subsets
+from tests.tiny import save_tiny, tiny_examples
+
+FAST = {"min_steps": 4, "num_train_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny("bert", tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return Task.from_examples(train=tiny_examples(40), dev=tiny_examples(12, start=100), test=tiny_examples(16, start=200))
+
+
+def recipes(*names: str) -> list[Recipe]:
+    return [Recipe.load(n).override(FAST) for n in names]
+
+
+def facts(records: list[Record]) -> list[dict[str, Any]]:
+    """Records without what differs from run to run."""
+    timed = ("seconds", "search_seconds", "peak_memory")
+    found = [{k: v for k, v in r.as_dict().items() if k not in timed} for r in records]
+    return sorted(found, key=lambda r: (r["recipe"], r["size"], r["seed"]))
+
+
+def test_every_cell_has_a_record_with_all_that_the_report_needs(model: str, task: Task, tmp_path: Path) -> None:
+    study = compare(recipes("full", "head"), task, model, sizes=(8, "all"), seeds=2, output_dir=tmp_path)
+    records = study.records()
+    assert {(r.recipe, r.size, r.seed) for r in records} == {(r, s, i) for r in ("full", "head") for s in ("8", "all") for i in range(2)}
+    for r in records:
+        assert r.status == "done", r.reason
+        assert len(r.items) == len(r.predictions) == 16
+        assert r.test["accuracy"] == pytest.approx(sum(r.items) / 16)
+        assert r.rows == (8 if r.size == "8" else 40)
+        assert r.seconds > 0
+        assert r.trained_parameters <= r.total_parameters
+        assert r.collapsed == (r.test["accuracy"] <= study.info.majority)
+    assert study.info.gold == task.test.labels if task.test else False
+    assert [p.name for p in study.report(tmp_path)] == ["report.html", "report.md", "report.json"]
+
+
+def test_a_cell_is_bit_for_bit_what_fit_gives_alone(model: str, task: Task, tmp_path: Path) -> None:
+    study = compare(recipes("head", "lora"), task, model, sizes=(8,), seeds=2, output_dir=tmp_path)
+    for record in study.records():
+        seeds = Seeds.of(record.seed)
+        subset = task.with_train(nested_subsets(task, [8], seeds.sampling)[8])
+        (recipe,) = recipes(record.recipe)
+        learner = fit(recipe, subset, model, seeds=seeds)
+        assert learner.record["metrics"]["test"] == record.test
+        assert learner.record["metrics"]["dev"] == record.dev
+
+
+def test_a_study_in_pieces_equals_a_study_in_one(model: str, task: Task, tmp_path: Path) -> None:
+    whole = compare(recipes("full", "head"), task, model, sizes=(8,), seeds=2, budget=2, output_dir=tmp_path / "whole")
+    for _ in range(20):
+        study = compare(recipes("full", "head"), task, model, sizes=(8,), seeds=2, budget=2, output_dir=tmp_path / "pieces", stop_after=3)
+    assert facts(study.records()) == facts(whole.records())
+
+
+def test_the_search_never_sees_the_test_split(model: str, task: Task, tmp_path: Path) -> None:
+    assert task.test is not None
+    turned = tuple(replace(e, label={"good": "bad", "bad": "good"}[e.label]) for e in task.test)
+    corrupt = replace(task, test=replace(task.test, examples=turned))
+    asked = {"sizes": (8,), "seeds": 2, "budget": 3}
+    honest = compare(recipes("head"), task, model, output_dir=tmp_path / "a", **asked)
+    other = compare(recipes("head"), corrupt, model, output_dir=tmp_path / "b", **asked)
+    assert [r.setting for r in honest.records()] == [r.setting for r in other.records()]
+    assert [r.predictions for r in honest.records()] == [r.predictions for r in other.records()]
+
+
+def test_more_seeds_sizes_and_recipes_extend_a_study_and_keep_what_is_there(model: str, task: Task, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    first = compare(recipes("head"), task, model, sizes=(8,), seeds=1, output_dir=tmp_path)
+    kept = facts(first.records())
+    more = compare(recipes("head", "bitfit"), task, model, sizes=(8, 16), seeds=2, output_dir=tmp_path, listener=told.append)
+    assert len(told) == 7
+    assert len(more.records()) == 8
+    assert kept[0] in facts(more.records())
+    assert more.info.recipes == ["head", "bitfit"]
+    assert more.info.sizes == ["8", "16"]
+    assert more.info.seeds == 2
+
+
+def test_other_data_or_another_model_is_refused(model: str, task: Task, tmp_path: Path) -> None:
+    compare(recipes("head"), task, model, sizes=(8,), seeds=1, output_dir=tmp_path)
+    with pytest.raises(ResumeError, match="another data"):
+        compare(recipes("head"), task.with_train(range(20)), model, sizes=(8,), seeds=1, output_dir=tmp_path)
+    with pytest.raises(ResumeError, match="another model"):
+        compare(recipes("head"), task, "elsewhere", sizes=(8,), seeds=1, output_dir=tmp_path)
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(model: str, task: Task, tmp_path: Path) -> None:
+    broken = replace(Recipe.load("full").override(FAST | {"learning_rate": 1e30, "max_grad_norm": 0}), name="broken")
+    study = compare([broken, *recipes("head")], task, model, sizes=(8,), seeds=2, output_dir=tmp_path)
+    states = {(r.recipe, r.status) for r in study.records()}
+    assert states == {("broken", "failed"), ("head", "done")}
+    assert all("learning_rate" in r.reason for r in study.records() if r.recipe == "broken")
+    assert "broken" in study.report(tmp_path / "r.md")[0].read_text()
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_runs(model: str, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs a test split"):
+        compare(recipes("head"), replace(task, test=None), model, output_dir=tmp_path / "x")
+    with pytest.raises(RecipeError, match="each name once"):
+        compare(recipes("head", "head"), task, model, output_dir=tmp_path / "x")
+    with pytest.raises(RecipeError, match="sizes"):
+        compare(recipes("head"), task, model, sizes=("many",), output_dir=tmp_path / "x")
+    with pytest.raises(DataError, match="at most 40"):
+        compare(recipes("head"), task, model, sizes=(41,), output_dir=tmp_path / "x")
+    with pytest.raises(ResumeError, match="holds no study"):
+        Study.open(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+SCRIPT = """
+    import sys
+    from tempering.recipe import Recipe
+    from tempering.studying import compare
+    from tempering.tasks import Task
+    from tests.tiny import tiny_examples
+
+    if __name__ == "__main__":
+        task = Task.from_examples(train=tiny_examples(40), dev=tiny_examples(12, start=100), test=tiny_examples(16, start=200))
+        recipes = [Recipe.load(n).override({"min_steps": 4, "num_train_epochs": 1}) for n in ("full", "head", "lora")]
+        compare(recipes, task, sys.argv[1], sizes=(8, 16), seeds=2, output_dir=sys.argv[2], workers=int(sys.argv[3]), listener=lambda e: print("cell", flush=True))
+"""
+
+
+def start(script: Path, model: str, folder: Path, workers: int) -> subprocess.Popen[str]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), model, str(folder), str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+
+
+def test_killed_twice_and_shared_by_two_drivers_it_ends_as_an_unbroken_study(model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    for _ in range(2):
+        with start(script, model, tmp_path / "killed", 0) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "cell\n"
+            os.killpg(process.pid, signal.SIGKILL)
+    later = time.time() + 61  # the killed drivers' leases run out in a minute; do not wait for it
+    monkeypatch.setattr("tempering.study.store.time.time", lambda: later)
+    names = ("full", "head", "lora")
+    asked = {"sizes": (8, 16), "seeds": 2}
+    killed = compare(recipes(*names), task, model, output_dir=tmp_path / "killed", **asked)
+    whole = compare(recipes(*names), task, model, output_dir=tmp_path / "whole", **asked)
+    assert facts(killed.records()) == facts(whole.records())
+    assert len(whole.records()) == 12
+
+
+def test_two_drivers_with_children_share_one_study(model: str, task: Task, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    both = [start(script, model, tmp_path / "shared", 1) for _ in range(2)]
+    told = [p.communicate(timeout=240)[0].count("cell") for p in both]
+    assert [p.returncode for p in both] == [0, 0]
+    assert sum(told) == 12
+    whole = compare(recipes("full", "head", "lora"), task, model, sizes=(8, 16), seeds=2, output_dir=tmp_path / "whole")
+    assert facts(Study.open(tmp_path / "shared").records()) == facts(whole.records())
+
+
+def test_a_child_that_dies_costs_one_cell_and_not_the_study(model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tempering.study.store import Cell
+    from tempering.study.worker import Child
+
+    deaths: list[str] = []
+
+    def run(self: Child, cell: Cell, tick: Any) -> Record | None:
+        if cell.recipe == "full":
+            deaths.append(cell.recipe)
+            return None
+        return Record(cell.recipe, cell.recipe_key, cell.size, 8, cell.seed, test={"accuracy": 0.5}, items=[0.5] * 16)
+
+    monkeypatch.setattr(Child, "run", run)
+    study = compare(recipes("full", "head"), task, model, sizes=(8,), seeds=1, output_dir=tmp_path, workers=1)
+    assert {r.recipe: r.status for r in study.records()} == {"full": "failed", "head": "done"}
+    assert len(deaths) == 2
+    assert "died 2 times" in next(r.reason for r in study.records() if r.recipe == "full")
+
+
+def test_examples_keep_their_labels(model: str, tmp_path: Path) -> None:
+    def rows(n: int, start: int) -> list[Example]:
+        return [replace(e, label=e.label == "good") for e in tiny_examples(n, start=start)]
+
+    task = Task.from_examples(train=rows(16, 1), dev=rows(8, 50), test=rows(8, 90))
+    study = compare(recipes("head"), task, model, sizes=("all",), seeds=1, output_dir=tmp_path)
+    (record,) = study.records()
+    assert all(isinstance(p, bool) for p in record.predictions)
