@@ -27,7 +27,9 @@ def settings_of(recipe: Recipe, budget: int, seed: int) -> list[Setting]:
     import optuna
 
     optuna.logging.set_verbosity(logging.WARNING)
-    space = {name: optuna.distributions.CategoricalDistribution(list(values)) for name, values in recipe.search}
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.CategoricalDistribution(list(values)) for name, values in recipe.search
+    }
     default = tuple(sorted((name, values[0]) for name, values in recipe.search))
     seen, size = {default}, math.prod(len(values) for _, values in recipe.search)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

@@ -114,7 +114,7 @@ class Store:
                     db.execute(
                         "UPDATE cells SET state = 'running', owner = ?, lease = ?, tries = tries + 1 WHERE id = ?", (owner, now + LEASE, row[0])
                     )
-                    return Cell(*row[1:7], tuple(json.loads(row[7]).items()), row[8] + 1)
+                    return _cell(row[1:], tries=row[8] + 1)
         return None
 
     def renew(self, cell: Cell, owner: str) -> None:
@@ -149,4 +149,9 @@ class Store:
         """Finished and failed cells of a phase with their records, in the order of the study."""
         query = "SELECT phase, recipe, recipe_key, size, seed, choice, setting, tries, record FROM cells WHERE phase = ? AND record IS NOT NULL"
         rows = self._db.execute(query + " ORDER BY position", (phase,)).fetchall()
-        return [(Cell(*r[:6], tuple(json.loads(r[6]).items()), r[7]), Record(**json.loads(r[8]))) for r in rows]
+        return [(_cell(r, r[7]), Record(**json.loads(r[8]))) for r in rows]
+
+
+def _cell(row: Sequence[Any], tries: int) -> Cell:
+    phase, recipe, key, size, seed, choice, setting = row[:7]
+    return Cell(phase, recipe, key, size, seed, choice, tuple(json.loads(setting).items()), tries)
