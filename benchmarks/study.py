@@ -54,7 +54,11 @@ def plain(task: Task, stage: Train, seeds: list[Seeds], rows: int) -> list[torch
         learner = assemble(stage, backbone, subset, s)
         dev: list[Example] = list(task.dev or ())
         evaluator = Evaluator(dev, task.kind, task.labels)
-        fit(learner, Feed(learner.framing, list(subset.train), stage, s), Plan(stage, seed=s.dropout, evaluator=evaluator, metric="accuracy"))
+        fit(
+            learner,
+            Feed(learner.framing, list(subset.train), stage, s),
+            Plan(stage, seed=s.dropout, evaluator=evaluator, metric="accuracy"),
+        )
         found.append(evaluator.scores(learner).only.logits)
     return found
 
@@ -76,7 +80,10 @@ def main() -> None:
     end = time.perf_counter()
     gap = max(float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=True))
     print(f"{args.seeds} runs of {args.epochs} epochs on {args.rows} rows, dev {len(task.dev or ())} rows after every epoch")
-    print(f"shared trunk {middle - start:.1f} s, plain {end - middle:.1f} s: {(end - middle) / (middle - start):.1f} times as fast; scores differ by {gap:.1e}")
+    print(
+        f"shared trunk {middle - start:.1f} s, plain {end - middle:.1f} s: {(end - middle) / (middle - start):.1f} times as fast;"
+        f" scores differ by {gap:.1e}"
+    )
 
 
 if __name__ == "__main__":

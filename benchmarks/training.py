@@ -144,19 +144,28 @@ def show(args: argparse.Namespace, runs: dict[str, list[dict[str, float]]]) -> N
 
     flops = useful_flops(args)
     peak_rate = matmul_rate()
-    print(f"\nMiniLM, sst2, {int(runs['tempering'][0]['rows'])} examples, batch {args.batch_size}, fp32, {args.threads} threads, {args.seeds} seeds")
+    print(
+        f"\nMiniLM, sst2, {int(runs['tempering'][0]['rows'])} examples,"
+        f" batch {args.batch_size}, fp32, {args.threads} threads, {args.seeds} seeds"
+    )
     for way in WAYS:
         rate = [r["rows"] / r["seconds"] for r in runs[way]]
         useful = [flops / r["seconds"] / 1e9 for r in runs[way]]
         peak, score = statistics.median(r["peak"] for r in runs[way]) / 1e6, [r["accuracy"] for r in runs[way]]
-        print(f"{way:16s} examples/s {spread(rate)}  useful GFLOP/s {spread(useful)}  peak {peak:.0f} MB  dev accuracy {statistics.mean(score):.4f}")
+        print(
+            f"{way:16s} examples/s {spread(rate)}  useful GFLOP/s {spread(useful)}"
+            f"  peak {peak:.0f} MB  dev accuracy {statistics.mean(score):.4f}"
+        )
     print(f"a 2048 x 2048 matrix product reaches {peak_rate:.0f} GFLOP/s")
     for other in WAYS[:2]:
         ratio = [a["seconds"] / b["seconds"] for a, b in zip(runs[other], runs["tempering"], strict=True)]
         gap = [100 * (b["accuracy"] - a["accuracy"]) for a, b in zip(runs[other], runs["tempering"], strict=True)]
         half = stats.t.ppf(0.95, len(gap) - 1) * statistics.stdev(gap) / len(gap) ** 0.5 if len(gap) > 1 else float("nan")
         mean = statistics.mean(gap)
-        print(f"tempering against {other}: {spread(ratio)} times as fast; dev accuracy {mean:+.2f} points, 90 % interval {mean - half:+.2f} to {mean + half:+.2f}")
+        print(
+            f"tempering against {other}: {spread(ratio)} times as fast;"
+            f" dev accuracy {mean:+.2f} points, 90 % interval {mean - half:+.2f} to {mean + half:+.2f}"
+        )
 
 
 def main() -> None:

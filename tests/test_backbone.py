@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, LENGTH, save_tiny, tiny_backbone
 
 from tempering.backbone import Backbone, locate
 from tempering.errors import ModelError
+from tests.tiny import FAMILIES, LENGTH, save_tiny, tiny_backbone
 
 TEXTS = ["the film was good", "bad"]
 LAYERS = {"albert": 1}

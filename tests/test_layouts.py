@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.tiny import FAMILIES, tiny_config, tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tempering.errors import ModelError
 from tempering.layouts import LAYOUTS, HeadSpec, Layout, layout_of
 from tempering.streams import torch_stream
+from tests.tiny import FAMILIES, tiny_config, tiny_model
 
 INNER = ("query", "key", "value", "attention_out", "attention_output", "ffn_in", "ffn_out", "ffn_output")
 MAPS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")

@@ -80,6 +80,9 @@ def _compute(learner: Learner, prompts: Sequence[Prompt], batch_size: int) -> np
     learner.eval()
     rng = np.random.default_rng(0)
     order = length_batches([len(p.input_ids) for p in prompts], batch_size)
-    parts = [learner.framing.trunk(learner.backbone, learner.framing.collate([prompts[i] for i in rows], rng).to(learner.device)) for rows in order]
+    parts = [
+        learner.framing.trunk(learner.backbone, learner.framing.collate([prompts[i] for i in rows], rng).to(learner.device))
+        for rows in order
+    ]
     joined = torch.cat([p.float().cpu() for p in parts]).numpy()
     return np.ascontiguousarray(joined[np.argsort(np.concatenate(order))])

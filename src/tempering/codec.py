@@ -75,7 +75,9 @@ def build(cls: Any, given: Mapping[str, Any], where: str) -> Any:
         key = _renamed(key, known)
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
-            raise RecipeError(f"{where}: unknown field {key!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"))
+            raise RecipeError(
+                f"{where}: unknown field {key!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+            )
         values[key] = decode_field(key, node, f"{where}.{key}")
     return checked(cls, values, where)
 
@@ -127,7 +129,9 @@ def override(value: Any, path: Sequence[str], new: Any, key: str, kind: str = ""
     head = _renamed(head, known)
     if head not in known:
         near = difflib.get_close_matches(head, known, n=2, cutoff=0.5)
-        raise RecipeError(f"setting {key!r}: no field {head!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"))
+        raise RecipeError(
+            f"setting {key!r}: no field {head!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+        )
     held = {"stages": "stage"} | {field: kind for field, (kind, several) in NESTED.items() if several}
     inner = override(getattr(value, head), rest, new, key, held.get(head, "")) if rest else decode_field(head, new, key)
     own = {f: getattr(value, f) for f in known} | {head: inner}
@@ -160,7 +164,10 @@ def parse_scalar(text: str) -> Any:
 def schema(kind: str) -> dict[str, Any]:
     """JSON schema of a value of ``kind``: a name, or a name with fields."""
     simple = {"enum": names(kind)}
-    full = [{"type": "object", "properties": {n: _fields_schema(find(kind, n))}, "required": [n], "additionalProperties": False} for n in METHODS[kind]]
+    full = [
+        {"type": "object", "properties": {n: _fields_schema(find(kind, n))}, "required": [n], "additionalProperties": False}
+        for n in METHODS[kind]
+    ]
     return {"anyOf": [simple, *full]}
 
 

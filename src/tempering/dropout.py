@@ -36,7 +36,9 @@ def _drop(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
     return x * keep_mask(x.shape, p, rng).to(x.dtype) if p > 0 else x
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, causal: bool, scale: float | None, gqa: bool, rng: np.random.Generator) -> Tensor:
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, causal: bool, scale: float | None, gqa: bool, rng: np.random.Generator
+) -> Tensor:
     """softmax(q k' / sqrt(d) + mask) with dropout, times v: torch's own math path, which it takes on the CPU whenever p > 0."""
     if gqa:
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
@@ -55,7 +57,9 @@ class DropoutStream(TorchFunctionMode):
         super().__init__()
         self.rng = rng
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is torch.nn.functional.dropout:
             return self._dropout(*args, **kwargs)

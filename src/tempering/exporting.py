@@ -109,7 +109,10 @@ def compare_reload(learner: Learner, folder: Path, form: str) -> None:
     theirs = model.to(device)(**batch).logits.float()
     gap = float((theirs - mine).abs().max())
     if gap > TOLERANCE * max(1.0, float(mine.abs().max())):
-        raise ModelError(f"{folder}: a reload by {'transformers' if form == 'full' else 'peft'} scores differently (by {gap:.2g}); the folder is not usable")
+        raise ModelError(
+            f"{folder}: a reload by {'transformers' if form == 'full' else 'peft'} scores differently"
+            f" (by {gap:.2g}); the folder is not usable"
+        )
 
 
 def _probe(learner: Learner) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,7 +98,12 @@ def _surroundings(
     cache: TrunkCache | None,
 ) -> Surroundings:
     """What belongs to the run; ``identity`` is what a checkpoint must agree with to be continued."""
-    identity: dict[str, Any] = {"recipe": recipe.key(), "data": task.fingerprint(), "model": backbone.source, "seeds": json.dumps(asdict(seeds))}
+    identity: dict[str, Any] = {
+        "recipe": recipe.key(),
+        "data": task.fingerprint(),
+        "model": backbone.source,
+        "seeds": json.dumps(asdict(seeds)),
+    }
     return Surroundings(folder / "checkpoints" if folder else None, resume, listener, cache, tuple(metrics), tuple(identity.items()))
 
 
@@ -107,14 +113,19 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
     for i, stage in enumerate(recipe.stages):
         here = around.folder / f"stage-{i}" if around.folder else None
         done = here / "backbone.safetensors" if here else None
-        if i < last and done is not None and around.resume and done.exists():
+        if i < last and done is not None and around.resume and _finished(done, around):
             _restore(backbone, load_file(done), seeds)
             backbone.changed = True
             continue
         if i == last:
             backbone.base_fingerprint = backbone.fingerprint()
         if len(recipe.stages) > 1:
-            around.listener({"event": "note", "text": f"stage {i + 1} of {last + 1}: {encode(stage.framing, 'framing')}, {encode(stage.tuning, 'tuning')}"})
+            around.listener(
+                {
+                    "event": "note",
+                    "text": f"stage {i + 1} of {last + 1}: {encode(stage.framing, 'framing')}, {encode(stage.tuning, 'tuning')}",
+                }
+            )
         mine = Surroundings(here, around.resume, around.listener, around.cache, around.metrics, around.identity)
         learner: Learner = stage.run(backbone, task, seeds, around=mine)
         if i < last:
@@ -122,9 +133,17 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
             backbone.changed = True
             if done is not None:
                 part = done.with_suffix(".part")
-                save_file(distinct(backbone.state_dict()), part)
+                save_file(distinct(backbone.state_dict()), part, dict(around.identity))
                 part.replace(done)
     return learner
+
+
+def _finished(done: Path, around: Surroundings) -> bool:
+    """Whether this very run wrote ``done``; what an older run with other settings left in the folder does not count."""
+    if not done.exists():
+        return False
+    with safe_open(done, framework="pt") as file:
+        return (file.metadata() or {}) == dict(around.identity)
 
 
 def _restore(backbone: Backbone, state: dict[str, Tensor], seeds: Seeds) -> None:

@@ -67,7 +67,9 @@ class Recipe:
         for key in plain:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
-                raise RecipeError(f"{origin}: unknown entry {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"))
+                raise RecipeError(
+                    f"{origin}: unknown entry {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+                )
         if plain.get("version", VERSION) != VERSION:
             raise RecipeError(f"{origin}: version {plain['version']!r} is not known here; this release reads version {VERSION}")
         stages = plain.get("stages")
@@ -121,7 +123,11 @@ class Recipe:
 
     def check(self) -> list[str]:
         """Refuse what cannot work or means nothing, before any weight is loaded; returns notes worth printing."""
-        return [note for i, stage in enumerate(self.stages) for note in _check_stage(stage, f"{self.name}: stages.{i}", i + 1 == len(self.stages))]
+        return [
+            note
+            for i, stage in enumerate(self.stages)
+            for note in _check_stage(stage, f"{self.name}: stages.{i}", i + 1 == len(self.stages))
+        ]
 
     def key(self) -> str:
         """A short hash of all that the recipe does: equal for equal values, whatever the name."""
@@ -137,17 +143,27 @@ def _check_stage(stage: Any, where: str, last: bool) -> list[str]:
     if doubled:
         raise RecipeError(f"{where}: stabilizer {sorted(doubled)[0]} stands there twice; keep one")
     for s in live:
-        if getattr(s, "needs_pretrained", False) and not stage.tuning.trains_pretrained:
+        matrices = getattr(stage.tuning, "trains_matrices", stage.tuning.trains_pretrained)
+        if getattr(s, "needs_pretrained", False) and not (
+            matrices if getattr(s, "needs_matrices", False) else stage.tuning.trains_pretrained
+        ):
             raise RecipeError(
-                f"{where}: {name_of(s)[1]} draws trained weights back to their pretrained values, but tuning {name_of(stage.tuning)[1]} trains"
-                " none of those; use tuning full, top_layers or bitfit, or drop it"
+                f"{where}: {name_of(s)[1]} draws trained weights back to their pretrained values, but tuning"
+                f" {name_of(stage.tuning)[1]} trains none of those; use tuning full or top_layers, or drop it"
             )
     if stage.gradient_checkpointing and any({"weights"} & set(s.touches) for s in live):
-        raise RecipeError(f"{where}: gradient_checkpointing recomputes with other weights than the pass used, and gradients would be wrong; set it to false")
+        raise RecipeError(
+            f"{where}: gradient_checkpointing recomputes with other weights than the pass used, and gradients would be wrong;"
+            " set it to false"
+        )
     if stage.text != "labeled" and stage.framing.supervised:
-        raise RecipeError(f"{where}: framing {name_of(stage.framing)[1]} needs labels, but text is {stage.text!r}; set text: labeled or take masked_lm")
+        raise RecipeError(
+            f"{where}: framing {name_of(stage.framing)[1]} needs labels, but text is {stage.text!r}; set text: labeled or take masked_lm"
+        )
     if not last and not stage.tuning.merges:
-        raise RecipeError(f"{where}: tuning {name_of(stage.tuning)[1]} cannot be folded into the weights for the next stage; use full or lora there")
+        raise RecipeError(
+            f"{where}: tuning {name_of(stage.tuning)[1]} cannot be folded into the weights for the next stage; use full or lora there"
+        )
     if last and not stage.framing.supervised:
         return [f"{where}: the last stage reads no labels, so the model will predict masked words, not labels"]
     return [] if stage.tuning.trains_backbone or stage.framing.supervised else [f"{where}: nothing but the language-model head is trained"]
@@ -189,5 +205,3 @@ def _yaml() -> Any:
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     return yaml
-
-

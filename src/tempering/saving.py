@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from tempering.backbone import Backbone
 from tempering.codec import decode, encode
-
 from tempering.errors import ModelError
 from tempering.exporting import compare_reload, export_classifier, export_peft, save_body
 from tempering.learner import Learner
@@ -132,7 +131,8 @@ def _check_base(backbone: Backbone, base: dict[str, Any], path: Path) -> None:
     found = backbone.fingerprint()
     if found != base["fingerprint"]:
         raise ModelError(
-            f"{path}: was trained on another {base['source']!r} than the one found here (fingerprint {base['fingerprint'][:8]}, here {found[:8]});"
+            f"{path}: was trained on another {base['source']!r} than the one found here"
+            f" (fingerprint {base['fingerprint'][:8]}, here {found[:8]});"
             " put the original base model in place, or save with --merge"
         )
 
@@ -170,5 +170,7 @@ def push(learner: Learner, repo_id: str, merge: bool = False, private: bool | No
             address = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder)
         except OSError as error:
-            raise ModelError(f"push_to_hub {repo_id}: {str(error).splitlines()[0]}; log in with  hf auth login  and check the name") from None
+            raise ModelError(
+                f"push_to_hub {repo_id}: {str(error).splitlines()[0]}; log in with  hf auth login  and check the name"
+            ) from None
     return str(address)

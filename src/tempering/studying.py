@@ -109,6 +109,6 @@ def compare(
 def _size(size: int | str | None) -> int | None:
     if size is None or size == "all":
         return None
-    if isinstance(size, str) and not size.isdecimal() or int(size) < 1:
+    if (isinstance(size, str) and not size.isdecimal()) or int(size) < 1:
         raise RecipeError(f"sizes: expected numbers of training rows or 'all', found {size!r}")
     return int(size)

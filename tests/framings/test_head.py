@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.tiny import tiny_backbone, tiny_task
 from torch.nn import functional as F
 
 from tempering.contracts import Batch, Example, Prompt, Scores
 from tempering.errors import DataError, RecipeError
 from tempering.framings.head import Head, HeadModule
+from tests.tiny import tiny_backbone, tiny_task
 
 TaskOf = Callable[..., Any]
 BatchOf = Callable[[Any, list[Example]], Batch]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.tiny import FAMILIES, tiny_backbone
 
 from tempering.contracts import Batch, Example
 from tempering.framings.head import Head, HeadModule
+from tests.tiny import FAMILIES, tiny_backbone
 
 OWN = [f for f in FAMILIES if f != "t5"]
 PROBLEM = {"classification": "single_label_classification", "regression": "regression", "multilabel": "multi_label_classification"}

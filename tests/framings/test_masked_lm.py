@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.tiny import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
 from torch.nn import functional as F
 
 from tempering.backbone import Backbone
@@ -19,6 +18,7 @@ from tempering.errors import ModelError, RecipeError
 from tempering.framings.lm_head import LMHead, lm_state
 from tempering.framings.masked_lm import MaskedLM
 from tempering.layouts import Layout
+from tests.tiny import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
 
 BatchOf = Callable[[Any, list[Example]], Batch]
 REFUSED = ("gpt2", "llama", "qwen2", "t5")

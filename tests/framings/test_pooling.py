@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, tiny_backbone
 
 from tempering.backbone import Encoded
 from tempering.contracts import Batch, Example
 from tempering.errors import RecipeError
 from tempering.framings.head import Head
 from tempering.framings.pooling import Pooling, pool
+from tests.tiny import FAMILIES, tiny_backbone
 
 HIDDEN = torch.tensor([[[1.0, -1.0], [3.0, -5.0], [2.0, -3.0]], [[4.0, 4.0], [9.0, 9.0], [9.0, 9.0]]])
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.tiny import tiny_backbone
 
 from tempering.contracts import Example, Prompt
 from tempering.errors import DataError, RecipeError
 from tempering.framings.text import TextEncoder, pad
+from tests.tiny import tiny_backbone
 
 LONG = " ".join(f"w{i}" for i in range(40))
 

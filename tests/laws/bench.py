@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tests.tiny import tiny_backbone, tiny_task
 
 from tempering.contracts import Example, Seeds
 from tempering.errors import RecipeError
@@ -15,6 +14,7 @@ from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.train import Surroundings, Train, assemble
 from tempering.tunings.full import Full
+from tests.tiny import tiny_backbone, tiny_task
 
 ROWS, STEPS, SEEDS = 24, 4, Seeds.of(0)
 STAGE = Train(

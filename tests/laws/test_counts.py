@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from pydantic.dataclasses import dataclass
-from tests.laws.settings import Row, rows
-from tests.tiny import FAMILIES, tiny_backbone
 
 from tempering.backbone import Backbone
 from tempering.contracts import Tuning
 from tempering.errors import ModelError
 from tempering.tunings.lora import LoRA
+from tests.laws.settings import Row, rows
+from tests.tiny import FAMILIES, tiny_backbone
 
 
 def check_count(tuning: Tuning, family: str) -> None:

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 from pydantic.dataclasses import dataclass
-from tests.laws.bench import STAGE, run, stage_of
-from tests.laws.settings import Row, live, rows
-from tests.tiny import FAMILIES
 
 from tempering.backbone import Backbone
 from tempering.errors import ModelError, RecipeError
@@ -21,6 +18,9 @@ from tempering.registry import name_of
 from tempering.stages.train import Surroundings, Train
 from tempering.tunings.full import Full
 from tempering.tunings.lora import LoRA
+from tests.laws.bench import STAGE, run, stage_of
+from tests.laws.settings import Row, live, rows
+from tests.tiny import FAMILIES
 
 ONE_STEP = dataclasses.replace(STAGE, max_steps=1, eval_strategy="no")
 ADVICE = ("use ", "choose ", "give ", "take ", "add ")

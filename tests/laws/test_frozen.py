@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from pydantic.dataclasses import dataclass
-from tests.laws.bench import bits, differing, refusal, run, stage_of, untrained
-from tests.laws.settings import Row, live, rows
 
 from tempering.backbone import Backbone
 from tempering.stages.train import Train
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.lora import LoRA
+from tests.laws.bench import bits, differing, refusal, run, stage_of, untrained
+from tests.laws.settings import Row, live, rows
 
 STEADIED = [pytest.param((), id="none"), *(pytest.param((value,), id=name) for name, value in live("stabilizer").items())]
 

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 from pydantic.dataclasses import dataclass
-from tests.laws.settings import Row, rows
-from tests.tiny import tiny_backbone
 
 from tempering.backbone import Backbone
 from tempering.streams import torch_stream
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
+from tests.laws.settings import Row, rows
+from tests.tiny import tiny_backbone
 
 TEXTS = ["the film was good and not sad", "a bad day"]
 NEAR = 0.02  # of the spread of the states

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic.dataclasses import dataclass
-from tests.laws.bench import dev, logits, run, stage_of
-from tests.laws.settings import Row, rows
-from tests.tiny import tiny_backbone
 
 from tempering.backbone import Backbone
 from tempering.contracts import Seeds
 from tempering.errors import ModelError
 from tempering.tunings.lora import LoRA, LowRank
+from tests.laws.bench import dev, logits, run, stage_of
+from tests.laws.settings import Row, rows
+from tests.tiny import tiny_backbone
 
 OTHER = Seeds.of(1)
 

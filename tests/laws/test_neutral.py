@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic.dataclasses import dataclass
-from tests.laws.bench import STEPS, bits, differing, run, stage_of
-from tests.laws.settings import Row, live, rows
 from torch.nn import functional as F
 
 from tempering.contracts import Hooks
 from tempering.stages.train import Train
+from tests.laws.bench import STEPS, bits, differing, run, stage_of
+from tests.laws.settings import Row, live, rows
 
 
 def _global_streams() -> tuple[Any, ...]:
@@ -95,7 +95,7 @@ class Global:
     neutral: ClassVar[bool] = False
 
     def start(self, *_: Any) -> Hooks:
-        return Hooks(term=lambda passes: torch.zeros(()) * float(np.random.rand()))  # noqa: NPY002
+        return Hooks(term=lambda passes: torch.zeros(()) * float(np.random.rand()))
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from pydantic.dataclasses import dataclass
-from tests.laws.bench import losses, refusal, stage_of
-from tests.laws.settings import live
 
 from tempering.contracts import Hooks, Weights
 from tempering.registry import name_of
+from tests.laws.bench import losses, refusal, stage_of
+from tests.laws.settings import live
 
 PAIRS = [pytest.param(a, b, id=f"{m}-{n}") for (m, a), (n, b) in combinations(live("stabilizer").items(), 2)]
 

@@ -12,9 +12,6 @@ import pytest
 import torch
 from pydantic import field_validator
 from pydantic.dataclasses import dataclass
-from tests.laws.bench import ROWS, SEEDS, STAGE, dev, logits, stage_of
-from tests.laws.settings import TABLE, Row, live, rows
-from tests.tiny import save_tiny, tiny_task
 
 import tempering
 from tempering.backbone import Backbone, quiet
@@ -25,6 +22,9 @@ from tempering.recipe import Recipe, available
 from tempering.saving import loads_with
 from tempering.stages.train import Train
 from tempering.tunings.full import Full
+from tests.laws.bench import ROWS, SEEDS, STAGE, dev, logits, stage_of
+from tests.laws.settings import TABLE, Row, live, rows
+from tests.tiny import save_tiny, tiny_task
 
 KINDS = ("classification", "regression", "multilabel")
 
@@ -174,7 +174,9 @@ def test_the_law_catches_a_change_that_is_not_saved(
     shutil.rmtree(tmp_path)
 
 
-def test_the_library_itself_refuses_a_folder_that_scores_differently(base: Path, tmp_path: Path, register: Callable[[str, type], None]) -> None:
+def test_the_library_itself_refuses_a_folder_that_scores_differently(
+    base: Path, tmp_path: Path, register: Callable[[str, type], None]
+) -> None:
     register("tuning", Absentminded)
     with pytest.raises(tempering.ModelError, match="a reload by transformers scores differently"):
         fitted(stage_of(Absentminded()), base).save_pretrained(tmp_path)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from pydantic.dataclasses import dataclass
-from tests.laws.bench import STAGE, bits, dev, differing, refusal, run, stage_of
-from tests.laws.settings import Row, live, rows
 
 from tempering.contracts import Hooks, Seeds, Weights
 from tempering.learner import Learner
 from tempering.stages.train import Surroundings, Train
 from tempering.train import checkpoint
 from tempering.train.progress import Event
+from tests.laws.bench import STAGE, bits, dev, differing, refusal, run, stage_of
+from tests.laws.settings import Row, live, rows
 
 LOOP = dataclasses.replace(
     STAGE, max_steps=5, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=1, load_best_model_at_end=True
@@ -114,7 +114,7 @@ def test_each_seed_matters() -> None:
 def test_the_state_of_the_process_does_not_matter() -> None:
     first = run(LOOP)
     torch.rand(7)
-    np.random.rand(3)  # noqa: NPY002
+    np.random.rand(3)
     check_same(first, run(LOOP))
 
 
@@ -143,7 +143,7 @@ class Gambling(Live):
     """Broken: draws from numpy's global generator."""
 
     def start(self, *_: Any) -> Hooks:
-        return Hooks(term=lambda passes: float(np.random.rand()) * passes.student(0).only.logits.square().mean())  # noqa: NPY002
+        return Hooks(term=lambda passes: float(np.random.rand()) * passes.student(0).only.logits.square().mean())
 
 
 def test_the_law_catches_state_that_is_not_saved(tmp_path: Path, register: Callable[[str, type], None]) -> None:

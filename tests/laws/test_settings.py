@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tests.laws.settings import TABLE, Row, rows
 
 from tempering.registry import METHODS, find, name_of
+from tests.laws.settings import TABLE, Row, rows
 
 
 @pytest.mark.parametrize("kind", METHODS)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.tiny import tiny_backbone, tiny_task
 
 from tempering.contracts import Hooks, Seeds
 from tempering.learner import Learner
 from tempering.passes import Passes
 from tempering.stages.train import Train, assemble
 from tempering.train import hooks
+from tests.tiny import tiny_backbone, tiny_task
 
 
 class Step:

@@ -58,4 +58,4 @@ def test_frozen_layers_need_no_rate(step: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("decay", [0.0, 1.1])
 def test_a_decay_outside_its_range_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match="decay"):
-        LayerDecay(decay)
+        LayerDecay(decay=decay)

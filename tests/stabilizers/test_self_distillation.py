@@ -15,8 +15,6 @@ from tempering.train.fit import supervised
 from tempering.tunings.lora import LoRA
 
 
-
-
 def _walk(one: Any, steps: int) -> list[dict[str, torch.Tensor]]:
     """Move the weights ``steps`` times and tell the method; the weights after each step."""
     seen = []

@@ -147,7 +147,8 @@ SCRIPT = """
     if __name__ == "__main__":
         task = Task.from_examples(train=tiny_examples(40), dev=tiny_examples(12, start=100), test=tiny_examples(16, start=200))
         recipes = [Recipe.load(n).override({"min_steps": 4, "num_train_epochs": 1}) for n in ("full", "head", "lora")]
-        compare(recipes, task, sys.argv[1], sizes=(8, 16), seeds=2, output_dir=sys.argv[2], workers=int(sys.argv[3]), listener=lambda e: print("cell", flush=True))
+        compare(recipes, task, sys.argv[1], sizes=(8, 16), seeds=2, output_dir=sys.argv[2], workers=int(sys.argv[3]),
+                listener=lambda e: print("cell", flush=True))
 """
 
 
@@ -157,7 +158,9 @@ def start(script: Path, model: str, folder: Path, workers: int) -> subprocess.Po
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
 
 
-def test_killed_twice_and_shared_by_two_drivers_it_ends_as_an_unbroken_study(model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_twice_and_shared_by_two_drivers_it_ends_as_an_unbroken_study(
+    model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))
     for _ in range(2):
@@ -186,7 +189,9 @@ def test_two_drivers_with_children_share_one_study(model: str, task: Task, tmp_p
     assert facts(Study.open(tmp_path / "shared").records()) == facts(whole.records())
 
 
-def test_a_child_that_dies_costs_one_cell_and_not_the_study(model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_dies_costs_one_cell_and_not_the_study(
+    model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tempering.study.store import Cell
     from tempering.study.worker import Child
 

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
-from tests.study.item_scores import ABC, NAN, runs
 
 from tempering.study.intervals import CROSSED, ONE_SEED, SEEDS
 from tempering.study.statistics import compare_all, interval, learning_curve_gain
 from tempering.study.variance import crossed_spread
+from tests.study.item_scores import ABC, NAN, runs
 
 
 def test_without_items_the_interval_is_the_t_interval_of_scipy() -> None:

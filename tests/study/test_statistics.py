@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from tests.study.item_scores import ABC, NAN, runs
 
 from tempering.errors import DataError
 from tempering.study.intervals import CROSSED, ONE_SEED, SEEDS
@@ -24,6 +23,7 @@ from tempering.study.statistics import (
     tied_with_best,
 )
 from tempering.study.variance import Spread
+from tests.study.item_scores import ABC, NAN, runs
 
 
 def test_a_mean_error_is_matched_with_negated_items() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tests.tiny import FAMILIES, tiny_backbone
 from torch import nn
 
 from tempering.backbone import Backbone
@@ -17,6 +16,7 @@ from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
 from tempering.tunings.top_layers import TopLayers
+from tests.tiny import FAMILIES, tiny_backbone
 
 TEXTS = ["the film was good and not sad", "a bad day"]
 ALL: dict[str, Any] = {

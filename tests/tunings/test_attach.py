@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import tiny_backbone
-from tests.tunings.shared import ALL, attached, disturb, inputs, one_step, states, trained
 from torch import nn
 
 from tempering.errors import ModelError
@@ -17,6 +15,8 @@ from tempering.tunings.attach import attach_all
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
+from tests.tiny import tiny_backbone
+from tests.tunings.shared import ALL, attached, disturb, inputs, one_step, states, trained
 
 
 @pytest.mark.parametrize("target", [("query",), ("attention_out", "ffn_out")])

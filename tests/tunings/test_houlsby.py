@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tiny import FAMILIES, tiny_backbone
 from torch import nn
 
 from tempering.streams import torch_stream
 from tempering.tunings.attach import norms
 from tempering.tunings.houlsby import ACTIVATIONS, Bottleneck, Houlsby
+from tests.tiny import FAMILIES, tiny_backbone
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -11,13 +11,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tests.tiny import FAMILIES, save_tiny, tiny_backbone, tiny_config
 
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
 from tempering.streams import torch_stream
 from tempering.tunings.lora import PLACES, LoRA, LowRank
 from tempering.tunings.peft_format import peft_config, peft_names
+from tests.tiny import FAMILIES, save_tiny, tiny_backbone, tiny_config
 
 # PEFT 0.21 reads an attribute that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.tiny import tiny_backbone
-from tests.tunings.shared import ALL, REFUSED, SERVED, attached, disturb, loss_of, one_step, states, trained
 
 from tempering.contracts import Tuning
 from tempering.errors import ModelError
@@ -21,6 +19,8 @@ from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Bottleneck, Houlsby
 from tempering.tunings.lora import LoRA, LowRank
 from tempering.tunings.top_layers import TopLayers
+from tests.tiny import tiny_backbone
+from tests.tunings.shared import ALL, REFUSED, SERVED, attached, disturb, loss_of, one_step, states, trained
 
 
 @pytest.mark.parametrize("tuning", ALL.values(), ids=ALL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.tiny import tiny_backbone
 
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
@@ -13,6 +12,7 @@ from tempering.tunings.bitfit import BitFit
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.top_layers import TopLayers
+from tests.tiny import tiny_backbone
 
 
 def _trained(tuning: Any, family: str = "bert") -> tuple[set[str], Backbone]:

@@ -33,6 +33,7 @@ class Mixout:
 
     touches: ClassVar[tuple[str, ...]] = ("weights",)
     needs_pretrained: ClassVar[bool] = True
+    needs_matrices: ClassVar[bool] = True
     p: float = Field(default=0.1, ge=0, lt=1)
 
     @property

@@ -154,7 +154,9 @@ def _metric(stage: Train, task: Task, extra: Sequence[str]) -> str:
     own = stage.metric_for_best_model
     if not stage.framing.supervised:
         if own not in (None, "loss"):
-            raise RecipeError(f"metric_for_best_model {own!r} reads labels, and framing {name_of(stage.framing)[1]} does not; leave it out or set loss")
+            raise RecipeError(
+                f"metric_for_best_model {own!r} reads labels, and framing {name_of(stage.framing)[1]} does not; leave it out or set loss"
+            )
         return "loss"
     metric = own or default_metric(task.kind)
     check_metrics([name for name in (metric, *extra) if name != "loss"], task.kind, task.labels)

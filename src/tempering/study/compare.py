@@ -79,7 +79,9 @@ def _place(cell: Cell) -> str:
     return json.dumps([cell.recipe, cell.size, cell.seed])
 
 
-def describe(recipes: Sequence[Recipe], task: Task, model: str, sizes: list[str], seeds: int, budget: int, metrics: Sequence[str]) -> StudyInfo:
+def describe(
+    recipes: Sequence[Recipe], task: Task, model: str, sizes: list[str], seeds: int, budget: int, metrics: Sequence[str]
+) -> StudyInfo:
     """What the study compares, with the baseline every run is held against."""
     if task.test is None or task.dev is None:
         what = "test" if task.test is None else "dev"
@@ -134,7 +136,8 @@ def _joined(store: Store, info: StudyInfo, seed: int) -> StudyInfo:
             if value != now[name]:
                 what = "data" if name == "fingerprint" else name
                 raise ResumeError(
-                    f"{store.path.parent}: holds a study with another {what} ({str(value)[:16]}, now {str(now[name])[:16]}); give another --output-dir"
+                    f"{store.path.parent}: holds a study with another {what} ({str(value)[:16]}, now {str(now[name])[:16]});"
+                    " give another --output-dir"
                 )
         sizes = list(dict.fromkeys([*old.sizes, *info.sizes]))
         sizes.sort(key=lambda s: float("inf") if s == "all" else int(s))
@@ -156,7 +159,9 @@ def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, budget: int, see
     if len(settings) < 2:
         return []
     key = recipe.key()
-    return [Cell("search", recipe.name, key, size, i, n, setting) for size in sizes for n, setting in enumerate(settings) for i in range(seeds)]
+    return [
+        Cell("search", recipe.name, key, size, i, n, setting) for size in sizes for n, setting in enumerate(settings) for i in range(seeds)
+    ]
 
 
 def _final_cell(recipe: Recipe, size: str, seed: int, chosen: dict[tuple[str, str], tuple[Cell, float]]) -> Cell:

@@ -81,7 +81,14 @@ class Driver:
         self._seconds.setdefault((cell.phase, cell.recipe, cell.size), []).append(record.seconds)
         scores = record.test or record.dev
         left = self.store.left(cells)
-        event = {"event": "cell", "done": len(cells) - left, "total": len(cells), "phase": cell.phase, "recipe": cell.recipe, "size": cell.size}
+        event = {
+            "event": "cell",
+            "done": len(cells) - left,
+            "total": len(cells),
+            "phase": cell.phase,
+            "recipe": cell.recipe,
+            "size": cell.size,
+        }
         event |= {"seed": cell.seed, "score": scores.get(self.order.metric), "metric": self.order.metric, "seconds": record.seconds}
         self.listener(event | {"status": record.status, "reason": record.reason, "remaining": self._remaining(cells)})
 

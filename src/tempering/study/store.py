@@ -20,7 +20,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cells (
     id TEXT PRIMARY KEY, phase TEXT NOT NULL, recipe TEXT NOT NULL, size TEXT NOT NULL, seed INTEGER NOT NULL, choice INTEGER NOT NULL,
-    setting TEXT NOT NULL, recipe_key TEXT NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL DEFAULT 'open', tries INTEGER NOT NULL DEFAULT 0,
+    setting TEXT NOT NULL, recipe_key TEXT NOT NULL, position INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'open', tries INTEGER NOT NULL DEFAULT 0,
     owner TEXT, lease REAL, record TEXT
 );
 CREATE INDEX IF NOT EXISTS by_state ON cells (state, position);
@@ -60,7 +61,9 @@ class Store:
             raise ResumeError(f"{path}: not a study of tempering ({error}); give another --output-dir") from None
         found = self.meta("version")
         if found not in (None, VERSION):
-            raise ResumeError(f"{path}: written by another version of the study's format ({found}, here {VERSION}); give another --output-dir")
+            raise ResumeError(
+                f"{path}: written by another version of the study's format ({found}, here {VERSION}); give another --output-dir"
+            )
         self.put_meta("version", VERSION)
 
     def close(self) -> None:
@@ -84,7 +87,9 @@ class Store:
 
     def put_meta(self, name: str, value: Any) -> None:
         """Store a fact."""
-        self._db.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, json.dumps(value)))
+        self._db.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, json.dumps(value))
+        )
 
     def info(self) -> StudyInfo:
         """What the study compares."""
@@ -100,7 +105,9 @@ class Store:
             for i, c in enumerate(cells, start + 1):
                 row = (c.id, c.phase, c.recipe, c.size, c.seed, c.choice, json.dumps(dict(c.setting)), c.recipe_key, i)
                 db.execute(
-                    "INSERT OR IGNORE INTO cells (id, phase, recipe, size, seed, choice, setting, recipe_key, position) VALUES (?,?,?,?,?,?,?,?,?)", row
+                    "INSERT OR IGNORE INTO cells (id, phase, recipe, size, seed, choice, setting, recipe_key, position)"
+                    " VALUES (?,?,?,?,?,?,?,?,?)",
+                    row,
                 )
 
     def claim(self, owner: str, wanted: Sequence[Cell]) -> Cell | None:
@@ -112,7 +119,8 @@ class Store:
             for row in db.execute(free + " WHERE state = 'open' OR (state = 'running' AND lease < ?) ORDER BY position", (now,)).fetchall():
                 if row[0] in ids:
                     db.execute(
-                        "UPDATE cells SET state = 'running', owner = ?, lease = ?, tries = tries + 1 WHERE id = ?", (owner, now + LEASE, row[0])
+                        "UPDATE cells SET state = 'running', owner = ?, lease = ?, tries = tries + 1 WHERE id = ?",
+                        (owner, now + LEASE, row[0]),
                     )
                     return _cell(row[1:], tries=row[8] + 1)
         return None
@@ -123,7 +131,9 @@ class Store:
 
     def release(self, cell: Cell, owner: str) -> None:
         """Give a claimed cell back unrun."""
-        self._db.execute("UPDATE cells SET state = 'open', tries = tries - 1 WHERE id = ? AND owner = ? AND state = 'running'", (cell.id, owner))
+        self._db.execute(
+            "UPDATE cells SET state = 'open', tries = tries - 1 WHERE id = ? AND owner = ? AND state = 'running'", (cell.id, owner)
+        )
 
     def count_try(self, cell: Cell) -> None:
         """Note that a run of the cell was spent."""
@@ -147,7 +157,9 @@ class Store:
 
     def records(self, phase: str = "final") -> list[tuple[Cell, Record]]:
         """Finished and failed cells of a phase with their records, in the order of the study."""
-        query = "SELECT phase, recipe, recipe_key, size, seed, choice, setting, tries, record FROM cells WHERE phase = ? AND record IS NOT NULL"
+        query = (
+            "SELECT phase, recipe, recipe_key, size, seed, choice, setting, tries, record FROM cells WHERE phase = ? AND record IS NOT NULL"
+        )
         rows = self._db.execute(query + " ORDER BY position", (phase,)).fetchall()
         return [(_cell(r, r[7]), Record(**json.loads(r[8]))) for r in rows]
 

@@ -51,7 +51,9 @@ class Bench:
             return replace(blank, status="failed", reason=str(error), seconds=time.perf_counter() - start)
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(place.filename).name}:{place.lineno})"
+            reason = (
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(place.filename).name}:{place.lineno})"
+            )
             return replace(blank, status="failed", reason=reason, seconds=time.perf_counter() - start)
 
     def _run(self, cell: Cell, blank: Record) -> Record:
@@ -65,7 +67,9 @@ class Bench:
         recipe = Recipe.from_yaml(order.recipes[cell.recipe]).override(dict(cell.setting))
         subset = order.task.with_train(nested_subsets(order.task, [size], seeds.sampling)[size], seeds.sampling)
         start = time.perf_counter()
-        learner = fit(recipe, replace(subset, test=None), self._backbone(recipe, seeds.init), seeds=seeds, metrics=order.metrics, cache=self._trunks())
+        learner = fit(
+            recipe, replace(subset, test=None), self._backbone(recipe, seeds.init), seeds=seeds, metrics=order.metrics, cache=self._trunks()
+        )
         record = _filled(blank, learner)
         if cell.phase == "final" and order.task.test is not None:
             test, predictions = evaluator_of(learner, subset, order.task.test, order.metrics, self._trunks())(learner)

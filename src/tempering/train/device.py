@@ -50,15 +50,15 @@ def threads(count: int | None) -> Iterator[None]:
 
 @cache
 def keep_large_blocks() -> None:
-    """Let glibc keep freed blocks of up to 1 GiB instead of giving them back: the gradient of an embedding table is tens of megabytes,
-    and mapping it anew in every step costs more than filling it. Elsewhere this does nothing.
+    """Let glibc keep freed blocks of up to 64 MiB instead of giving them back: the gradient of a small model's embedding table is that
+    large, and mapping it anew in every step costs more than filling it. Elsewhere this does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-    mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+    mallopt(-3, 1 << 26)  # M_MMAP_THRESHOLD
+    mallopt(-1, 1 << 27)  # M_TRIM_THRESHOLD
 
 
 def place(settings: Loop) -> Place:

@@ -83,7 +83,9 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
             learner.train()
         loss = _accumulate(learner, feed, folded, trained, run, plan, where)
         if not math.isfinite(loss):
-            raise CollapseError(f"the loss became {loss} in step {run.step + 1} of {steps}; lower learning_rate (now {settings.learning_rate:g})")
+            raise CollapseError(
+                f"the loss became {loss} in step {run.step + 1} of {steps}; lower learning_rate (now {settings.learning_rate:g})"
+            )
         folded.scale_gradients(trained)
         optimizer.clip(trained.values(), settings.max_grad_norm)
         scale = factor(settings.lr_scheduler_type, run.step, steps, warmup)
@@ -177,5 +179,3 @@ def _resume(plan: Plan, trained: Weights, optim: torch.optim.Optimizer, folded: 
     run = Run(**{k: v for k, v in state.items() if k in Run.__dataclass_fields__})
     plan.listener({"event": "note", "text": f"resumed from {path.name}, step {run.step}"})
     return run, tensors["best"]
-
-

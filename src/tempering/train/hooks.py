@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from tempering.learner import Learner
     from tempering.passes import Passes
 
-SINGLE = {"weights": "replaces the weights of a training pass", "base": "replaces the supervised loss", "final": "chooses the final weights"}
+SINGLE = {
+    "weights": "replaces the weights of a training pass",
+    "base": "replaces the supervised loss",
+    "final": "chooses the final weights",
+}
 
 
 def at_most_one(field: str, owners: Sequence[str]) -> None:

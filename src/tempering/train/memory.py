@@ -20,7 +20,12 @@ class MemoryShort(TemperingError):
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether ``error`` says that memory ran out, on a GPU or on the CPU."""
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+    )
 
 
 def refuse_back_off(stabilizers: Sequence[tuple[str, Stabilizer]], feed: Any, split: int) -> None:
@@ -43,5 +48,10 @@ def backed_off(split: int, trained: Weights, listener: Listener) -> int:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    listener({"event": "note", "text": f"out of memory: micro-batches cut into {split * 2} parts, accumulated over {split * 2} times as many steps"})
+    listener(
+        {
+            "event": "note",
+            "text": f"out of memory: micro-batches cut into {split * 2} parts, accumulated over {split * 2} times as many steps",
+        }
+    )
     return split * 2

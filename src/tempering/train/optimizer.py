@@ -23,7 +23,9 @@ def make(trained: Weights, settings: Loop, per_weight: bool) -> torch.optim.Adam
     for name, weight in trained.items():
         peak = head if name.startswith("framing.") else settings.learning_rate
         decay = settings.weight_decay if weight.ndim > 1 else 0.0
-        group = groups.setdefault((peak, decay, name if per_weight else ""), {"params": [], "names": [], "peak": peak, "weight_decay": decay})
+        group = groups.setdefault(
+            (peak, decay, name if per_weight else ""), {"params": [], "names": [], "peak": peak, "weight_decay": decay}
+        )
         group["params"].append(weight)  # type: ignore[attr-defined]
         group["names"].append(name)  # type: ignore[attr-defined]
     betas = (settings.adam_beta1, settings.adam_beta2)

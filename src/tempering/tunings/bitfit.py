@@ -29,6 +29,7 @@ class BitFit:
     trunk_eval: ClassVar[bool] = False
     trains_pretrained: ClassVar[bool] = True
     trains_backbone: ClassVar[bool] = True
+    trains_matrices: ClassVar[bool] = False
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
 

@@ -65,6 +65,7 @@ class Houlsby:
 
     trunk_eval: ClassVar[bool] = False
     trains_backbone: ClassVar[bool] = True
+    trains_matrices: ClassVar[bool] = False
     identity: ClassVar[Literal["exact", "near", "no"]] = "near"
     merges: ClassVar[bool] = False
 
