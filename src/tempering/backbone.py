@@ -209,6 +209,16 @@ class Backbone(nn.Module):
         out = body(**inputs, output_hidden_states=layers, return_dict=True, **extra)
         return Encoded(out.last_hidden_state, out.hidden_states if layers else None, out.get("pooler_output"))
 
+    def recompute(self, on: bool) -> None:
+        """Keep no activations inside blocks and compute them again in the backward pass: less memory, about a third more time."""
+        if on and not self.model.supports_gradient_checkpointing:
+            raise ModelError(f"gradient_checkpointing: the {self.layout.family} family of {self.source} cannot do it; set it to false")
+        name = "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"  # renamed in transformers 5.2x
+        if on:
+            getattr(self.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+        elif self.model.supports_gradient_checkpointing:
+            getattr(self.model, f"{name}_checkpointing_disable")()
+
     @contextmanager
     def perturbed(self, change: Callable[[Tensor], Tensor], layer: int = 0) -> Iterator[None]:
         """While open, ``change`` is applied to the token embeddings (layer 0) or to the input of block ``layer`` (1 .. L)."""

@@ -85,10 +85,13 @@ class DropoutStream(TorchFunctionMode):
 
 
 @contextmanager
-def dropout_stream(*parts: object, device: torch.device) -> Iterator[None]:
-    """Everything random inside a forward pass is keyed by ``parts``: our masks on the CPU, torch's generators for the rest."""
+def dropout_stream(*parts: object, device: torch.device, native: bool = False) -> Iterator[None]:
+    """Everything random inside a forward pass is keyed by ``parts``: our masks on the CPU, torch's generators for the rest.
+
+    ``native`` leaves dropout to torch, for gradient checkpointing: it draws a pass's masks again from torch's generators alone.
+    """
     with torch_stream(*parts, device=device):
-        if device.type == "cpu":
+        if device.type == "cpu" and not native:
             with DropoutStream(numpy_stream(*parts, "dropout")):
                 yield
         else:

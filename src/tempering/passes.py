@@ -43,6 +43,7 @@ class Passes:
     noises: Mapping[str, Noise] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")
     autocast: Callable[[], Any] = nullcontext
+    native_dropout: bool = False
     made: int = 0
     _students: dict[int, Scores] = field(default_factory=dict)
     _views: dict[int, Weights] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Passes:
 
     def _forward(self, i: int) -> Scores:
         self.made += 1
-        with dropout_stream(*self.key, i, device=self.device), self.autocast():
+        with dropout_stream(*self.key, i, device=self.device, native=self.native_dropout), self.autocast():
             if self.view is None:
                 return self.learner(self.batch)  # type: ignore[no-any-return]
             if i not in self._views:

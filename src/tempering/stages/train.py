@@ -96,6 +96,7 @@ class Train(Loop):
             feed.features = cache.features(learner, feed.prompts(), self.per_device_eval_batch_size)
             if evaluator is not None:
                 evaluator.features = lambda prompts: cache.features(learner, prompts, self.per_device_eval_batch_size)
+        backbone.recompute(self.gradient_checkpointing)
         named = [(name_of(s)[1], s) for s in self.stabilizers]
         plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, dict(around.identity), around.listener)
         with threads(1 if self.cached else None):

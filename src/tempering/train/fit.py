@@ -114,7 +114,7 @@ def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Wei
             total = sum(mass(b) for b in batches) * where.world
             loss, made = 0.0, 0
             for i, batch in enumerate(batches):
-                passes = _passes(learner, batch, folded, trained, (plan.seed, run.step, i, where.rank), where)
+                passes = _passes(learner, batch, folded, trained, plan, (plan.seed, run.step, i, where.rank), where)
                 part = folded.loss(passes, supervised) * (mass(batch) / total)
                 part.backward()
                 loss, made = loss + float(part.detach()), made + passes.made
@@ -128,9 +128,12 @@ def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Wei
             run.split = backed_off(run.split, trained, plan.listener)
 
 
-def _passes(learner: Learner, batch: Batch, folded: hooks.Folded, trained: Weights, key: tuple[Any, ...], where: Place) -> Passes:
+def _passes(
+    learner: Learner, batch: Batch, folded: hooks.Folded, trained: Weights, plan: Plan, key: tuple[Any, ...], where: Place
+) -> Passes:
     batch = batch.to(where.device) if where.device.type != "cpu" else batch
-    return Passes(learner, batch, trained, key, folded.view, folded.noises, where.device, where.autocast)
+    native = plan.settings.gradient_checkpointing
+    return Passes(learner, batch, trained, key, folded.view, folded.noises, where.device, where.autocast, native_dropout=native)
 
 
 def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, trained: Weights, run: Run, best: Weights, steps: int) -> Weights:
