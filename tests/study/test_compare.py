@@ -178,6 +178,30 @@ def test_killed_twice_and_shared_by_two_drivers_it_ends_as_an_unbroken_study(
     assert len(whole.records()) == 12
 
 
+def test_the_child_of_a_killed_driver_ends_with_it(model: str, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    with start(script, model, tmp_path / "s", 1) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "cell\n"
+        found = subprocess.run(["pgrep", "-P", str(driver.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True)
+        (child,) = [int(p) for p in found.stdout.split()]
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        for _ in range(100):
+            if not _alive(child):
+                return
+            time.sleep(0.1)
+    raise AssertionError("the child outlived its driver by ten seconds")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_two_drivers_with_children_share_one_study(model: str, task: Task, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
+import threading
 import time
 import traceback
 from dataclasses import dataclass, field, replace
@@ -121,12 +123,20 @@ def _at_most(value: float, bar: float, higher: bool) -> bool:
     return not (value > bar if higher else value < bar)
 
 
+def _follow(parent: int) -> None:
+    """End with the driver: a child whose driver was killed must not go on with work that another driver takes over."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def _serve(pipe: Connection, order: Order, threads: int) -> None:
     """The child's loop: a cell in, a record out."""
     import signal
 
     import torch
 
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
     torch.set_num_threads(threads)
     bench = Bench(order)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tempering.contracts import Weights
@@ -26,7 +27,7 @@ def write(folder: Path, step: int, tensors: dict[str, Weights], state: dict[str,
     (part / "state.json").write_text(json.dumps(state | {"step": step, "groups": sorted(tensors)}, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
-    for old in folder.glob("checkpoint-*"):
+    for old in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):  # what a kill left half written too
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     return target
@@ -34,20 +35,24 @@ def write(folder: Path, step: int, tensors: dict[str, Weights], state: dict[str,
 
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint under ``folder``."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "state.json").exists()]
+    found = [p for p in folder.glob("checkpoint-*") if (p / "state.json").exists() and p.name.rpartition("-")[2].isdecimal()]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
 def read(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Weights], dict[str, Any]]:
     """Tensors and state of a checkpoint; refuses one that was made by another recipe, data, model or seeds."""
-    state = json.loads((path / "state.json").read_text())
+    try:
+        state = dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
+        tensors = {g: load_file(path / f"{g}.safetensors") for g in state["groups"]}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ResumeError(f"{path}: the checkpoint is damaged ({error}); remove it and start again without --resume") from None
     for name, mine in identity.items():
         if state.get("identity", {}).get(name) != mine:
             raise ResumeError(
                 f"{path} was made with another {name} ({state.get('identity', {}).get(name)!r}, now {mine!r});"
                 " resume with the settings of that run, or give another --output-dir"
             )
-    return {g: load_file(path / f"{g}.safetensors") for g in state["groups"]}, state
+    return tensors, state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Weights:

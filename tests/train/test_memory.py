@@ -1,0 +1,141 @@
+"""Out of memory: the step is done again in smaller parts, with the same gradients, and the run says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from tempering.contracts import Hooks
+from tempering.errors import TemperingError
+from tempering.learner import Learner
+from tempering.stages.train import Surroundings, Train
+from tempering.train.fit import Plan, fit
+from tempering.train.memory import MemoryShort, out_of_memory
+from tests.laws.bench import assemble
+from tests.laws.bench import run as run_stage
+
+STAGE = Train(max_steps=2, num_train_epochs=1, per_device_train_batch_size=8, learning_rate=1e-3, warmup_steps=0)
+
+
+def short_of(learner: Learner, rows: int, message: str = "CUDA out of memory. Tried to allocate 2.00 GiB") -> list[int]:
+    """Let the body fail on more than ``rows`` rows; returns the list of the batch sizes that were tried."""
+    tried: list[int] = []
+
+    def check(_module: Any, _args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        tried.append(len(kwargs["input_ids"]))
+        if tried[-1] > rows:
+            raise RuntimeError(message)
+
+    learner.backbone.model.register_forward_pre_hook(check, with_kwargs=True)
+    return tried
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(4, 2), (2, 4), (1, 8)])
+def test_the_gradients_are_those_of_the_whole_batch(rows: int, parts: int, make: Callable[..., Any], spy: Any) -> None:
+    whole, feed = make(STAGE, still=True)
+    fit(whole, feed, Plan(dataclasses.replace(STAGE, max_steps=1), [("spy", spy)]))
+    expected = dict(spy.seen)
+    cut, feed = make(STAGE, still=True)
+    tried = short_of(cut, rows)
+    run = fit(cut, feed, Plan(dataclasses.replace(STAGE, max_steps=1), [("spy", spy)]))
+    assert run.split == parts and max(tried) == 8 and tried[-parts:] == [rows] * parts
+    assert run.passes == parts  # what failed does not count
+    for name, grad in expected.items():
+        torch.testing.assert_close(spy.seen[name], grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_failure_in_a_later_micro_batch_counts_no_gradient_twice(make: Callable[..., Any], spy: Any) -> None:
+    stage = dataclasses.replace(STAGE, max_steps=1, per_device_train_batch_size=4, gradient_accumulation_steps=2, group_by_length=False)
+    whole, feed = make(stage, still=True)
+    fit(whole, feed, Plan(stage, [("spy", spy)]))
+    expected = dict(spy.seen)
+    cut, feed = make(stage, still=True)
+    count = iter(range(100))
+
+    def once(*_: Any) -> None:
+        if next(count) == 1:
+            raise torch.OutOfMemoryError("the second micro-batch")
+
+    cut.backbone.model.register_forward_pre_hook(once)
+    assert fit(cut, feed, Plan(stage, [("spy", spy)])).split == 2
+    for name, grad in expected.items():
+        torch.testing.assert_close(spy.seen[name], grad, rtol=1e-5, atol=1e-6)
+
+
+def test_training_goes_on_in_parts_and_says_so(make: Callable[..., Any]) -> None:
+    told: list[dict[str, Any]] = []
+    learner, feed = make(STAGE)
+    tried = short_of(learner, 4)
+    run = fit(learner, feed, Plan(STAGE, listener=told.append))
+    assert run.step == 2 and tried == [8, 4, 4, 4, 4]  # the second step does not try the whole batch again
+    (note,) = (event["text"] for event in told if event["event"] == "note")
+    assert "out of memory" in note and "2 parts" in note
+
+
+def test_the_record_and_the_checkpoint_hold_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_stage(STAGE).record["stage"]["split"] == 1
+    saved = dataclasses.replace(STAGE, save_strategy="steps", save_steps=1)
+    monkeypatch.setattr("tempering.stages.train.assemble", _assembled_short)
+    assert run_stage(saved, around=Surroundings(tmp_path)).record["stage"]["split"] == 2
+    monkeypatch.undo()
+    longer = dataclasses.replace(saved, max_steps=3)
+    assert run_stage(longer, around=Surroundings(tmp_path, resume=True)).record["stage"]["split"] == 2
+
+
+def _assembled_short(*given: Any) -> Learner:
+    learner = assemble(*given)
+    short_of(learner, 4)
+    return learner
+
+
+class Coupled:
+    """A stabilizer whose loss couples the rows of a batch."""
+
+    touches: ClassVar[tuple[str, ...]] = ("term",)
+    neutral: ClassVar[bool] = False
+    couples_rows: ClassVar[bool] = True
+
+    def start(self, *_: Any) -> Hooks:
+        return Hooks(term=lambda passes: passes.student().only.features.var(0).mean())
+
+
+def test_a_loss_that_couples_rows_is_not_cut(make: Callable[..., Any]) -> None:
+    learner, feed = make(STAGE)
+    short_of(learner, 4)
+    with pytest.raises(MemoryShort, match=r"out of memory at 8 rows, and max_margin couples the rows.*per_device_train_batch_size"):
+        fit(learner, feed, Plan(STAGE, [("max_margin", Coupled())]))
+    assert issubclass(MemoryShort, TemperingError)
+
+
+def test_a_single_row_that_does_not_fit_is_the_end(make: Callable[..., Any]) -> None:
+    learner, feed = make(STAGE)
+    tried = short_of(learner, 0)
+    with pytest.raises(MemoryShort, match="single row"):
+        fit(learner, feed, Plan(STAGE))
+    assert tried == [8, 4, 2, 1]
+
+
+def test_other_errors_are_not_taken_for_it(make: Callable[..., Any]) -> None:
+    learner, feed = make(STAGE)
+    tried = short_of(learner, 4, "mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        fit(learner, feed, Plan(STAGE))
+    assert tried == [8]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: RuntimeError, is_one: bool) -> None:
+    assert out_of_memory(error) is is_one
