@@ -132,7 +132,7 @@ def compare(
     model: o.Model = "minilm",
     seed: o.Seed = 0,
     metric: o.Metrics = None,
-    workers: o.Workers = 0,
+    workers: o.Workers = 1,
     output_dir: o.OutputDir = Path("study"),
     dry_run: o.DryRun = False,
     json: o.Json = False,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import platform
 import resource
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,6 +17,9 @@ def reset_peak() -> None:
     """Forget the peak so far, so that the next `peak_bytes` speaks of this run alone (Linux, CUDA; elsewhere of the process)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # give back what an earlier run freed, or it would count for this one
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

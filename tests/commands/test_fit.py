@@ -32,6 +32,16 @@ def test_fit_writes_a_whole_folder(here: Path, bert: str, capsys: pytest.Capture
     assert "error: " not in said.err
 
 
+def test_a_model_that_learned_nothing_is_called_that(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(bert, "learning_rate=1e-12")
+    found = json.loads(Path("model/metrics.json").read_text())
+    assert found["majority"] == {"dev": 0.5, "test": 0.5} and found["test"]["accuracy"] <= 0.5
+    assert "learned nothing of use: always saying the most frequent label scores 0.5000 on test" in capsys.readouterr().out
+    done("fit", "train.csv", "--test", "test.csv", "--model", bert, "--recipe", "head", "max_steps=60", "--output-dir", "good")
+    found = json.loads(Path("good/metrics.json").read_text())
+    assert found["test"]["accuracy"] > 0.5 and "learned nothing" not in capsys.readouterr().out
+
+
 def test_fit_holds_out_rows_and_says_which(here: Path, bert: str) -> None:
     done("fit", "train.csv", "--recipe", "head", "--model", bert, "--sampling-seed", "5", *QUICK)
     split = json.loads((here / "model/split.json").read_text(encoding="utf-8"))

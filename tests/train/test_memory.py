@@ -23,13 +23,14 @@ STAGE = Train(max_steps=2, num_train_epochs=1, per_device_train_batch_size=8, le
 
 
 def short_of(learner: Learner, rows: int, message: str = "CUDA out of memory. Tried to allocate 2.00 GiB") -> list[int]:
-    """Let the body fail on more than ``rows`` rows; returns the list of the batch sizes that were tried."""
+    """Let training fail on more than ``rows`` rows; returns the list of the batch sizes that were tried."""
     tried: list[int] = []
 
-    def check(_module: Any, _args: Any, kwargs: dict[str, torch.Tensor]) -> None:
-        tried.append(len(kwargs["input_ids"]))
-        if tried[-1] > rows:
-            raise RuntimeError(message)
+    def check(body: Any, _args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        if body.training:
+            tried.append(len(kwargs["input_ids"]))
+            if tried[-1] > rows:
+                raise RuntimeError(message)
 
     learner.backbone.model.register_forward_pre_hook(check, with_kwargs=True)
     return tried

@@ -76,7 +76,9 @@ def run(request: Request) -> None:
     else:
         if place.overwrite and not place.resume:
             folder.clear(where)
-        facts = folder.write(_train(request, ready), ready.recipe, where, place.merge, ready.why)
+        learner = _train(request, ready)
+        learner.record["majority"] = baseline(ready.task)
+        facts = folder.write(learner, ready.recipe, where, place.merge, ready.why)
     _report(place, facts)
 
 
@@ -109,6 +111,15 @@ def _check_trackers(names: tuple[str, ...]) -> None:
             raise RecipeError(f"--report-to {name}: there is no such tracker; choose one of {', '.join(TRACKERS)}")
         if find_spec(name) is None:
             raise RecipeError(f"--report-to {name}: {name} is not installed; pip install 'tempering[{name}]'")
+
+
+def baseline(task: Task) -> dict[str, float]:
+    """The main metric, by split, of one who never reads the text; empty for values, where it has no correlation with anything."""
+    from tempering.tasks.metrics import compute, default_metric
+
+    held = [split for split in (task.dev, task.test) if split is not None and task.labels]
+    main = default_metric(task.kind)
+    return {s.name: compute(task.kind, task.labels, s.labels, task.majority(len(s)))[main] for s in held}
 
 
 def _dry(request: Request, ready: Ready) -> None:
@@ -177,7 +188,17 @@ def _report(place: Place, facts: dict[str, Any]) -> None:
     trained, whole = facts["trained_parameters"], facts["total_parameters"]
     say(
         score_words(scores, main) or "the last stage read no labels, so there is no score",
+        *_no_better(scores, main, facts["majority"]),
         f"trained {trained:,} of {whole:,} parameters in {duration(facts['train_seconds'])}, {duration(facts['seconds'])} with evaluation",
         f"{where} holds the model; it loads with {', '.join(facts['loads_with'])}",
         f"next: temper predict {quoted(where)} NEW.csv --output predictions.csv",
     )
+
+
+def _no_better(scores: dict[str, dict[str, float]], main: str, majority: dict[str, float]) -> list[str]:
+    """A warning where a model learned no more than which label is the most frequent."""
+    split = "test" if "test" in scores else "dev"
+    if main not in scores.get(split, {}) or split not in majority or scores[split][main] > majority[split]:
+        return []
+    known = f"always saying the most frequent label scores {majority[split]:.4f} on {split}"
+    return [f"this model learned nothing of use: {known}; train longer, raise learning_rate, or try another recipe"]

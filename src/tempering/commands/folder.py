@@ -127,6 +127,7 @@ def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:
         "recipe_key": recipe.key(),
         "loads_with": loads_with(learner),
         **{name: record[name] for name in also},
+        "majority": record.get("majority", {}),
         "notes": [*([why] if why else []), *record["notes"]],
         "history": stage["history"],
     }

@@ -122,7 +122,15 @@ def assemble(stage: Train, backbone: Backbone, task: Any, seeds: Seeds) -> Learn
         stage.tuning.attach(backbone)
     with torch_stream(seeds.init, "init", "framing"):
         framing = stage.framing.build(task, backbone)
-    return Learner(backbone, framing, stage.tuning, {"framing": stage.framing})
+    return Learner(backbone, framing, stage.tuning, {"framing": stage.framing, "positive": _positive(task)})
+
+
+def _positive(task: Task) -> Any:
+    """The class that f1, precision and recall speak of in every split of a binary task: the rarer one in training."""
+    if task.kind != "classification" or len(task.labels) != 2 or not len(task.train):
+        return None
+    indices = [task.label_index(e.label) for e in task.train]
+    return task.labels[int(2 * sum(indices) <= len(indices))]
 
 
 def rows_of(stage: Train, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Sequence[Example]]:

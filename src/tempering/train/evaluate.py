@@ -48,7 +48,15 @@ class Evaluator:
         predictions = list(learner.framing.decode(scores))
         gold = [e.label for e in self.examples]
         probabilities = [p.probabilities for p in predictions] if self.kind != "regression" else None
-        found = compute(self.kind, self.labels, gold, [p.label for p in predictions], probabilities, self.metrics)
+        found = compute(
+            self.kind,
+            self.labels,
+            gold,
+            [p.label for p in predictions],
+            probabilities,
+            self.metrics,
+            positive=learner.record.get("positive"),
+        )
         return {"loss": float(learner.framing.loss(scores, None))} | found, predictions
 
 
