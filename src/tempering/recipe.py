@@ -151,7 +151,7 @@ def _check_stage(stage: Any, where: str, last: bool) -> list[str]:
                 f"{where}: {name_of(s)[1]} draws trained weights back to their pretrained values, but tuning"
                 f" {name_of(stage.tuning)[1]} trains none of those; use tuning full or top_layers, or drop it"
             )
-    moved = [name_of(s)[1] for s in live if {"weights", "noise"} & set(s.touches) or getattr(s, "perturbations", 0)]
+    moved = [name_of(s)[1] for s in live if {"weights", "noise"} & set(s.touches) or bool(getattr(s, "perturbations", 0))]
     if stage.gradient_checkpointing and moved:
         raise RecipeError(
             f"{where}: gradient_checkpointing recomputes a pass without what {moved[0]} changed in it, and gradients would be wrong;"
