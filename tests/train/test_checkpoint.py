@@ -147,5 +147,3 @@ def test_a_resume_under_other_settings_is_refused_and_a_first_one_starts(make: C
     with pytest.raises(ResumeError, match="another data"):
         go(IDENTITY | {"data": "999"}, resume=True)
     assert go(IDENTITY | {"data": "999"}, resume=False).passes == 2  # a new run, whatever lies there
-
-

@@ -48,9 +48,13 @@ def rows(feed: Feed, step: int, split: int = 1) -> list[list[int]]:
     return [batch.targets.tolist() for batch in feed.micro(step, split) if batch.targets is not None]
 
 
+def flat(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
 def epoch(feed: Feed, number: int) -> list[int]:
     steps = range(number * feed.steps_per_epoch, (number + 1) * feed.steps_per_epoch)
-    return [row for step in steps for batch in rows(feed, step) for row in batch]
+    return [row for step in steps for row in flat(rows(feed, step))]
 
 
 @pytest.mark.parametrize("grouped", [True, False])
@@ -96,12 +100,12 @@ def test_splitting_keeps_the_rows_of_a_step_in_their_order() -> None:
     whole = rows(feed_of(), 2)
     halves, rest = rows(feed_of(), 2, split=2), rows(feed_of(), 2, split=64)
     assert [len(b) for b in halves] == [2, 2] and [len(b) for b in rest] == [1] * 4
-    assert sum(halves, []) == sum(rest, []) == sum(whole, [])
+    assert flat(halves) == flat(rest) == flat(whole)
 
 
 def test_processes_share_a_step_without_overlap() -> None:
     parts = [rows(feed_of(rank=rank, world=2), 1) for rank in (0, 1)]
-    assert sorted(sum(parts[0] + parts[1], [])) == sorted(sum(rows(feed_of(), 1), []))
+    assert sorted(flat(parts[0] + parts[1])) == sorted(flat(rows(feed_of(), 1)))
 
 
 def test_weights_and_cached_features_belong_to_their_rows() -> None:

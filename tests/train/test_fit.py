@@ -159,7 +159,8 @@ def test_final_weights_are_evaluated_and_saved_while_training_goes_on(make: Call
 
 def test_a_base_replaces_the_supervised_loss_and_terms_add_to_it(make: Callable[..., Any]) -> None:
     told: list[dict[str, Any]] = []
-    methods = [("base", Method(base=lambda p: 0.0 * p.student().only.logits.sum() + 2.0)), ("term", Method(term=lambda p: torch.tensor(0.5)))]
+    base = Method(base=lambda p: 0.0 * p.student().only.logits.sum() + 2.0)
+    methods = [("base", base), ("term", Method(term=lambda p: torch.tensor(0.5)))]
     learner, feed = make(STILL)
     fit(learner, feed, Plan(STILL, methods, listener=told.append))
     assert [event["loss"] for event in told] == [2.5, 2.5, 2.5]

@@ -1,0 +1,99 @@
+"""A recipe of several stages, run and killed: each stage starts where the one before it ended, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tempering.contracts import Seeds
+from tempering.errors import RecipeError
+from tempering.fitting import fit
+from tempering.framings.masked_lm import MaskedLM
+from tempering.learner import Learner
+from tempering.recipe import Recipe
+from tempering.stages.train import Train
+from tempering.train.progress import Event
+from tempering.tunings.lora import LoRA
+from tests.laws.bench import bits, dev, differing
+from tests.tiny import tiny_backbone, tiny_task
+
+QUICK: dict[str, Any] = {"max_steps": 2, "num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
+SAVING: dict[str, Any] = QUICK | {"save_strategy": "steps", "save_steps": 1}
+PRETEXT = Train(framing=MaskedLM(), text="unlabeled", **SAVING)
+RECIPES = {
+    "tapt-lora": Recipe("a", (PRETEXT, Train(tuning=LoRA(r=2), **SAVING))),
+    "dapt-tapt-full": Recipe("b", (PRETEXT, Train(framing=MaskedLM(0.3), text="unlabeled", **SAVING), Train(**SAVING))),
+    "lora-lora": Recipe("c", (Train(tuning=LoRA(r=2), **SAVING), Train(tuning=LoRA(r=3), **SAVING))),
+}
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def _fit(recipe: Recipe, folder: Path | None = None, kill: int = 0, family: str = "bert", seed: int = 0, resume: bool = True) -> Learner:
+    """A run that dies at its ``kill``-th step (0: never)."""
+    steps = iter(range(1, 1000))
+
+    def listener(event: Event) -> None:
+        if event["event"] == "step" and next(steps) == kill:
+            raise KilledError
+
+    return fit(recipe, tiny_task(24), tiny_backbone(family), seed=seed, output_dir=folder, resume=resume, listener=listener)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_kill_in_any_stage_leaves_no_trace(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    unbroken = _fit(recipe)
+    for kill in range(1, 2 * len(recipe.stages) + 1):
+        with pytest.raises(KilledError):
+            _fit(recipe, tmp_path / f"at-{kill}", kill)
+        resumed = _fit(recipe, tmp_path / f"at-{kill}")
+        assert differing(bits(unbroken), bits(resumed)) == []
+        assert resumed.predictions(dev()) == unbroken.predictions(dev())
+        assert resumed.record["metrics"] == unbroken.record["metrics"]
+
+
+def test_embeddings_that_stand_in_two_places_cross_a_stage(tmp_path: Path) -> None:
+    recipe = RECIPES["lora-lora"]
+    with pytest.raises(KilledError):
+        _fit(recipe, tmp_path, kill=3, family="t5")
+    assert differing(bits(_fit(recipe, family="t5")), bits(_fit(recipe, tmp_path, family="t5"))) == []
+
+
+def test_what_another_run_left_in_the_folder_is_not_taken_for_ours(tmp_path: Path) -> None:
+    recipe = RECIPES["tapt-lora"]
+    _fit(recipe, tmp_path, seed=1)
+    with pytest.raises(KilledError):
+        _fit(recipe, tmp_path, kill=2, resume=False)  # starts anew and dies in its first stage
+    assert differing(bits(_fit(recipe)), bits(_fit(recipe, tmp_path))) == []
+
+
+def test_the_first_stage_matters_and_its_labels_are_not_read() -> None:
+    recipe = RECIPES["tapt-lora"]
+    alone = Recipe("alone", recipe.stages[1:])
+    assert differing(bits(_fit(recipe)), bits(_fit(alone))) != []
+
+
+def test_the_record_says_how_the_learner_came_about() -> None:
+    told: list[Event] = []
+    learner = fit(RECIPES["tapt-lora"], tiny_task(24), tiny_backbone(), seeds=Seeds.of(3), metrics=("f1",), listener=told.append)
+    record = learner.record
+    assert Recipe.from_plain(record["recipe"]) == RECIPES["tapt-lora"] and record["recipe_key"] == RECIPES["tapt-lora"].key()
+    assert record["rows"] == {"train": 24, "dev": 12} and set(record["metrics"]) == {"dev"} and "f1" in record["metrics"]["dev"]
+    assert record["trained_parameters"] == sum(w.numel() for w in learner.trained().values())
+    assert 0 < record["train_seconds"] <= record["seconds"] and record["peak_memory"] > 1e6
+    assert [e["text"][:12] for e in told if e["event"] == "note" and e["text"].startswith("stage")] == ["stage 1 of 2", "stage 2 of 2"]
+
+
+def test_a_recipe_that_cannot_work_is_refused_before_the_model_is_looked_for() -> None:
+    with pytest.raises(RecipeError, match="needs labels"):
+        fit(Recipe("x", (Train(text="unlabeled"),)), tiny_task(24), "/nowhere/at/all")
+
+
+def test_auto_says_what_it_chose() -> None:
+    learner = fit("auto", tiny_task(24), tiny_backbone(), metrics=())
+    assert learner.record["recipe"]["name"] == "head" and "24 training rows are few" in learner.record["notes"][0]
