@@ -118,14 +118,26 @@ def test_a_half_written_segment_is_not_read(tmp_path: Path) -> None:
     assert seen == [24]
 
 
-def test_no_pickle_is_loaded(tmp_path: Path) -> None:
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.parametrize("kind", ["rows", "keys"])
+def test_a_damaged_segment_is_computed_again_and_a_pickle_never_opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     learner = _learner()
-    TrunkCache(tmp_path).features(learner, _prompts(learner))
-    (rows,) = tmp_path.glob("*.rows.npy")
-    with rows.open("wb") as file:
-        np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False|Object arrays"):
-        TrunkCache(tmp_path).features(learner, _prompts(learner))
+    seen, expected = _count(learner), TrunkCache(tmp_path).features(learner, _prompts(learner))
+    (file,) = tmp_path.glob(f"*.{kind}.npy")
+    for damage in (b"junk", b"", file.read_bytes()[:200]):
+        file.write_bytes(damage)
+        assert torch.equal(TrunkCache(tmp_path).features(learner, _prompts(learner)), expected)
+    with file.open("wb") as opened:
+        np.save(opened, np.array([Bomb()], dtype=object), allow_pickle=True)
+    assert torch.equal(TrunkCache(tmp_path).features(learner, _prompts(learner)), expected)
+    assert seen == [24] * 5 and not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tempering.contracts import Seeds
-from tempering.errors import RecipeError
+from tempering.errors import RecipeError, ResumeError
 from tempering.fitting import fit
 from tempering.framings.masked_lm import MaskedLM
 from tempering.learner import Learner
@@ -48,13 +48,14 @@ def _fit(recipe: Recipe, folder: Path | None = None, kill: int = 0, family: str 
 def test_a_kill_in_any_stage_leaves_no_trace(name: str, tmp_path: Path) -> None:
     recipe = RECIPES[name]
     unbroken = _fit(recipe)
-    for kill in range(1, 2 * len(recipe.stages) + 1):
+    for kill in (2, 3, 2 * len(recipe.stages)):  # the last step of the first stage, the first of the second, the last of all
         with pytest.raises(KilledError):
             _fit(recipe, tmp_path / f"at-{kill}", kill)
         resumed = _fit(recipe, tmp_path / f"at-{kill}")
         assert differing(bits(unbroken), bits(resumed)) == []
         assert resumed.predictions(dev()) == unbroken.predictions(dev())
         assert resumed.record["metrics"] == unbroken.record["metrics"]
+        assert resumed.backbone.changed and resumed.backbone.base_fingerprint == unbroken.backbone.base_fingerprint
 
 
 def test_embeddings_that_stand_in_two_places_cross_a_stage(tmp_path: Path) -> None:
@@ -70,6 +71,13 @@ def test_what_another_run_left_in_the_folder_is_not_taken_for_ours(tmp_path: Pat
     with pytest.raises(KilledError):
         _fit(recipe, tmp_path, kill=2, resume=False)  # starts anew and dies in its first stage
     assert differing(bits(_fit(recipe)), bits(_fit(recipe, tmp_path))) == []
+
+
+def test_a_resume_of_another_run_is_refused_also_between_stages(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        _fit(RECIPES["tapt-lora"], tmp_path, kill=3, seed=1)  # its first stage is whole, its second left no checkpoint
+    with pytest.raises(ResumeError, match="another seeds"):
+        _fit(RECIPES["tapt-lora"], tmp_path)
 
 
 def test_the_first_stage_matters_and_its_labels_are_not_read() -> None:

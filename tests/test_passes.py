@@ -129,14 +129,26 @@ def test_a_view_replaces_the_weights_of_training_passes_with_gradient() -> None:
 
 
 def test_noises_add_up_and_have_streams_of_their_own(learner: Learner) -> None:
+    drawn: list[torch.Tensor] = []
+
     def noise(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        return torch.from_numpy(rng.standard_normal(x.shape, "float32"))
+        drawn.append(torch.from_numpy(rng.standard_normal(x.shape, "float32")))
+        return drawn[-1]
 
     alone = _passes(learner, noises={"a": noise})
     both = _passes(learner, noises={"a": noise, "b": noise})
     swapped = _passes(learner, noises={"b": noise, "a": noise})
-    assert torch.equal(_logits(alone.student()), _logits(_passes(learner, noises={"a": noise}).student()))
-    assert not torch.equal(_logits(both.student()), _logits(alone.student()))
-    torch.testing.assert_close(_logits(both.student()), _logits(swapped.student()), rtol=1e-5, atol=1e-6)
-    assert not torch.equal(_logits(both.student(1)), _logits(both.student(0)))
-    assert torch.equal(_logits(both.under({})), _logits(alone.under({})))  # a teacher sees none
+    found = [_logits(passes.student()) for passes in (alone, both, swapped)]
+    (a, a2, b, b3, a3) = drawn
+    assert torch.equal(a, a2) and torch.equal(a, a3) and torch.equal(b, b3) and not torch.equal(a, b)
+    assert not torch.equal(found[1], found[0])
+    torch.testing.assert_close(found[1], found[2], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(_logits(both.student(1)), found[1]) and not torch.equal(drawn[-2], a)
+    count = len(drawn)
+    both.under({})
+    assert len(drawn) == count  # a teacher sees none
+
+
+def test_noise_is_added_to_the_embeddings(learner: Learner) -> None:
+    noisy = _passes(learner, noises={"a": lambda x, rng: 0.5 * x})
+    assert torch.equal(_logits(noisy.student()), _logits(_passes(learner).perturbed(lambda x: torch.stack([x, 0.5 * x]).sum(0))))

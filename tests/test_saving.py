@@ -147,7 +147,11 @@ def _damaged(folder: Path, name: str, content: str) -> Path:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not readable as JSON"), ('{"version": 99}', "format version 99; this release reads 1"), ("[]", "not readable|format")],
+    [
+        ("{", "not readable as JSON"),
+        ('{"version": 99}', "format version 99; this release reads 1"),
+        ("[]", "expected a JSON object, found list"),
+    ],
 )
 def test_a_damaged_folder_is_named(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):

@@ -54,9 +54,7 @@ class TrunkCache:
     def _read(self, key: str, rows: dict[bytes, np.ndarray]) -> None:
         for path in sorted(self.folder.glob(f"{key}-*.keys.npy")) if self.folder and self.folder.exists() else ():
             if path not in self._seen:
-                names = np.load(path, allow_pickle=False)
-                values = np.load(path.with_name(path.name.replace(".keys.", ".rows.")), mmap_mode="r", allow_pickle=False)
-                rows.update({n.tobytes(): v for n, v in zip(names, values, strict=True)})
+                rows.update(_segment(path))
                 self._seen.add(path)
 
     def _write(self, key: str, hashes: list[bytes], found: np.ndarray) -> None:
@@ -71,6 +69,16 @@ class TrunkCache:
                 np.save(file, array, allow_pickle=False)
             part.replace(target)
             self._seen.add(target)
+
+
+def _segment(path: Path) -> dict[bytes, np.ndarray]:
+    """The rows of a segment by hash, mapped into memory; none of a damaged one: what it held is computed again."""
+    try:
+        names = np.load(path, allow_pickle=False)
+        values = np.load(path.with_name(path.name.replace(".keys.", ".rows.")), mmap_mode="r", allow_pickle=False)
+        return {n.tobytes(): v for n, v in zip(names, values, strict=True)}
+    except (OSError, ValueError, EOFError):
+        return {}
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -58,6 +59,8 @@ def fit(
     notes = [*([why] if why else []), *task.notes, *recipe.check()]
     for note in notes:
         listener({"event": "note", "text": note})
+    if output_dir and not resume:  # what an older run left must not be taken for this one's later
+        shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
     reset_peak()
     backbone = model if isinstance(model, Backbone) else Backbone.load(model, seeds.init)
     around = _surroundings(recipe, task, backbone, seeds, Path(output_dir) if output_dir else None, resume, metrics, listener, cache)

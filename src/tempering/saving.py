@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -82,7 +83,9 @@ def _delta(learner: Learner) -> dict[str, Tensor]:
 
 def _meta(learner: Learner, form: str) -> dict[str, Any]:
     backbone, framing = learner.backbone, learner.framing
-    base = {"source": backbone.source, "fingerprint": backbone.base_fingerprint, "changed": backbone.changed}
+    saved_along = backbone.changed and form != "full"  # as it stands now: the tuning may have moved weights of its own, such as norms
+    fingerprint = backbone.fingerprint() if saved_along else backbone.base_fingerprint
+    base = {"source": backbone.source, "fingerprint": fingerprint, "changed": backbone.changed}
     stage = {"framing": encode(learner.record["framing"], "framing"), "tuning": encode(learner.tuning, "tuning")}
     task = {"kind": getattr(framing, "kind", "text"), "labels": list(framing.labels)}
     record = {k: v for k, v in learner.record.items() if k != "framing"}
@@ -103,10 +106,10 @@ def load(folder: str | Path) -> Learner:
     backbone.source, backbone.base_fingerprint, backbone.changed = base["source"], base["fingerprint"], base["changed"]
     framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
     framing = framing_value.build(_stub(meta["task"]), backbone)
-    framing.load_state_dict(load_file(path / "framing.safetensors"))
+    framing.load_state_dict(_tensors(path / "framing.safetensors"))
     learner = Learner(backbone, framing, tuning, meta["record"] | {"framing": framing_value})
     if _fills_masks(learner):
-        _lm_head(backbone).load_state_dict(load_file(path / LM_HEAD))
+        _lm_head(backbone).load_state_dict(_tensors(path / LM_HEAD))
     return learner.eval()
 
 
@@ -117,14 +120,16 @@ def _fills_masks(learner: Learner) -> bool:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta: dict[str, Any] = json.loads((path / META).read_text(encoding="utf-8"))
+        meta: Any = json.loads((path / META).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path}: no {META} there; expected a folder that temper fit or save_pretrained wrote") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{path / META}: not readable as JSON ({error}); the folder is damaged, fit the model again") from None
+    if not isinstance(meta, dict):
+        raise ModelError(f"{path / META}: expected a JSON object, found {type(meta).__name__}; the folder is damaged, fit the model again")
     if meta.get("version") != FORMAT_VERSION:
         raise ModelError(f"{path / META}: format version {meta.get('version')!r}; this release reads {FORMAT_VERSION}")
-    return meta
+    return dict(meta)
 
 
 def _check_base(backbone: Backbone, base: dict[str, Any], path: Path) -> None:
@@ -137,11 +142,19 @@ def _check_base(backbone: Backbone, base: dict[str, Any], path: Path) -> None:
         )
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of the folder; one that is missing or damaged is named."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: missing or damaged ({error}); copy the whole folder again, or fit the model again") from None
+
+
 def _load_change(backbone: Backbone, tuning: Any, path: Path, form: str) -> None:
     if form == "delta":
-        state = load_file(path / "delta.safetensors")
+        state = _tensors(path / "delta.safetensors")
     else:
-        stored = load_file(path / "adapter_model.safetensors")
+        stored = _tensors(path / "adapter_model.safetensors")
         bare = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["task_type"] != "SEQ_CLS"
         names = tuning.peft_names(backbone, "" if bare or backbone.layout.head is None else backbone.layout.head.body)
         state = {mine: stored[theirs] for mine, theirs in names.items()}

@@ -14,6 +14,7 @@ import torch
 from tempering.contracts import Hooks, Prediction, Seeds, Weights
 from tempering.errors import CollapseError, RecipeError
 from tempering.learner import Learner
+from tempering.passes import Passes
 from tempering.stages.train import Surroundings, Train
 from tempering.train.fit import Plan, fit
 from tempering.tunings.frozen import Frozen
@@ -154,7 +155,7 @@ def test_final_weights_are_evaluated_and_saved_while_training_goes_on(make: Call
     name = "framing.final.weight"
     assert torch.equal(mean[name][-1], plain.state_dict()[name])  # training itself saw none of it
     assert torch.equal(learner.state_dict()[name], final()[name])
-    assert torch.equal(evaluator.shown[1][name], torch.stack(mean[name][:2]).mean(0))
+    assert torch.equal(evaluator.shown[1][name], (mean[name][0] + mean[name][1]) / 2)
 
 
 def test_a_base_replaces_the_supervised_loss_and_terms_add_to_it(make: Callable[..., Any]) -> None:
@@ -186,6 +187,21 @@ def test_dropout_is_on_in_every_step_and_off_in_a_frozen_trunk(make: Callable[..
         fit(learner, feed, Plan(loop, evaluator=evaluator, metric="accuracy"))
         assert modes == [expected] * 3
         assert not learner.training and not learner.backbone.model.training
+
+
+def test_every_micro_batch_of_every_step_has_a_random_stream_of_its_own(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[tuple[Any, ...]] = []
+
+    def passes(learner: Learner, batch: Any, trained: Weights, key: tuple[Any, ...], *rest: Any, **named: Any) -> Passes:
+        keys.append(key)
+        return Passes(learner, batch, trained, key, *rest, **named)
+
+    monkeypatch.setattr("tempering.train.fit.Passes", passes)
+    loop = dataclasses.replace(STILL, per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    for seed in (0, 1):
+        learner, feed = make(loop)
+        fit(learner, feed, Plan(loop, seed=seed))
+    assert len(set(keys)) == len(keys) == 2 * (2 + 1 + 2)
 
 
 def test_class_weights_weigh_rows_by_their_class() -> None:
@@ -230,6 +246,5 @@ def test_the_listener_hears_every_step_with_its_rate() -> None:
     told: list[dict[str, Any]] = []
     run(dataclasses.replace(STAGE, warmup_steps=2), around=Surroundings(listener=told.append))
     steps = [event for event in told if event["event"] == "step"]
-    assert [e["step"] for e in steps] == [1, 2, 3, 4] and all(e["total"] == 4 for e in steps)
+    assert [e["step"] for e in steps] == [1, 2, 3, 4] and all(e["total"] == 4 for e in steps) and steps[0]["loss"] == losses(STAGE)[0]
     assert [e["learning_rate"] for e in steps] == pytest.approx([0.0, 5e-3, 1e-2, 5e-3])
-    assert [e["loss"] for e in steps][0] == losses(STAGE)[0]

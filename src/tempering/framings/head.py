@@ -159,13 +159,14 @@ class HeadModule(FramingBase):
         """Predictions from logits averaged over heads: labels as the user gave them, values on the user's scale."""
         logits = scores.only.logits.detach().float().mean(0)
         if self.kind == "regression":
-            values = logits[:, 0] * self._buffer("target_std") + self._buffer("target_mean")
+            std, mean = (self._buffer(name).to(logits.device) for name in ("target_std", "target_mean"))  # scores are joined on the CPU
+            values = logits[:, 0] * std + mean
             return [Prediction(v) for v in values.tolist()]
         if self.kind == "classification":
             best, rows = logits.argmax(-1).tolist(), logits.softmax(-1).tolist()
             return [Prediction(self.labels[i], dict(zip(self.labels, row, strict=True))) for i, row in zip(best, rows, strict=True)]
         chances = logits.sigmoid()
-        chosen = (chances >= self._buffer("thresholds")).tolist()
+        chosen = (chances >= self._buffer("thresholds").to(logits.device)).tolist()
         return [
             Prediction(tuple(x for x, on in zip(self.labels, ons, strict=True) if on), dict(zip(self.labels, row, strict=True)))
             for ons, row in zip(chosen, chances.tolist(), strict=True)
