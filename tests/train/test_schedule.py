@@ -65,7 +65,7 @@ def test_marks() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bf16": True, "fp16": True}, "exclude each other"),
+        ({"fp16": True}, "loss scaling"),
         ({"early_stopping_patience": 2, "eval_strategy": "no"}, "needs evaluations"),
         ({"learning_rate": 0}, "greater than 0"),
         ({"per_device_train_batch_size": 0}, "greater than 0"),

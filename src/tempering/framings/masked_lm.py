@@ -56,7 +56,7 @@ class MaskedLM:
                 " of chosen tokens that stays as it is"
             )
         _refuse(backbone)
-        ensure_lm_head(backbone)
+        ensure_lm_head(backbone).requires_grad_(True)  # a tuning freezes the whole backbone, the head of an earlier stage with it
         return MaskedLMModule(self, backbone)
 
 

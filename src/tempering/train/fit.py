@@ -87,9 +87,9 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
                 f"the loss became {loss} in step {run.step + 1} of {steps}; lower learning_rate (now {settings.learning_rate:g})"
             )
         folded.scale_gradients(trained)
-        optimizer.clip(trained.values(), settings.max_grad_norm)
         scale = factor(settings.lr_scheduler_type, run.step, steps, warmup)
         optimizer.set_rates(optim, folded, scale, progress)
+        optimizer.clip(trained.values(), settings.max_grad_norm)
         optim.step()
         optim.zero_grad()
         folded.after_step(trained)
@@ -98,7 +98,7 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
         if run.step in evaluate_at:
             best = _evaluate(learner, plan, folded, trained, run, best, steps)
         if run.step in save_at or run.stopped:
-            _save(plan, trained, optim, folded, run, best)
+            _save(plan, where, trained, optim, folded, run, best)
 
     final = best if settings.load_best_model_at_end and best else folded.final() if folded.final else {}
     _assign(trained, final)
@@ -111,7 +111,7 @@ def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Wei
     while True:
         try:
             batches = feed.micro(run.step, run.split)
-            total = sum(mass(b) for b in batches) * where.world
+            total = where.total(sum(mass(b) for b in batches))
             loss, made = 0.0, 0
             for i, batch in enumerate(batches):
                 passes = _passes(learner, batch, folded, trained, plan, (plan.seed, run.step, i, where.rank), where)
@@ -162,8 +162,8 @@ def _assign(trained: Weights, values: Weights) -> None:
         trained[name].copy_(value)
 
 
-def _save(plan: Plan, trained: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights) -> None:
-    if plan.folder is None:
+def _save(plan: Plan, where: Place, trained: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights) -> None:
+    if plan.folder is None or where.rank > 0:
         return
     tensors = {"weights": trained, "optimizer": checkpoint.optimizer_tensors(optim), "stabilizers": folded.save(), "best": best}
     state = {k: v for k, v in vars(run).items() if k != "step"}

@@ -50,8 +50,8 @@ class Loop:
 
     @model_validator(mode="after")
     def _consistent(self) -> Loop:
-        if self.bf16 and self.fp16:
-            raise ValueError("bf16 and fp16 exclude each other; set one of them")
+        if self.fp16:
+            raise ValueError("fp16 needs loss scaling, which this loop does not do; set bf16: true, or leave both out")
         if self.early_stopping_patience and self.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs evaluations; set eval_strategy to epoch or steps")
         return self
