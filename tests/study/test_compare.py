@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from tempering.contracts import Example, Seeds
-from tempering.errors import DataError, RecipeError, ResumeError
+from tempering.errors import DataError, ModelError, RecipeError, ResumeError
 from tempering.fitting import fit
 from tempering.recipe import Recipe
 from tempering.study.records import Record
@@ -82,6 +84,24 @@ def test_a_study_in_pieces_equals_a_study_in_one(model: str, task: Task, tmp_pat
     assert facts(study.records()) == facts(whole.records())
 
 
+def test_the_folder_says_which_rows_every_run_had(model: str, task: Task, tmp_path: Path) -> None:
+    compare(recipes("head"), task, model, sizes=(8, 16, "all"), seeds=2, output_dir=tmp_path)
+    facts = json.loads((tmp_path / "data.json").read_text())
+    assert facts["fingerprint"] == task.fingerprint()
+    for i in range(2):
+        drawn = nested_subsets(task, [8], Seeds.of(i).sampling)[8]
+        assert facts["rows"][str(i)][:8] == [task.train[index].row for index in drawn]
+        assert len(facts["rows"][str(i)]) == 16
+
+
+def test_a_base_that_an_earlier_stage_changed_counts_as_kept(model: str, task: Task, tmp_path: Path) -> None:
+    study = compare(recipes("lora", "tapt-lora"), task, model, sizes=(8,), seeds=1, output_dir=tmp_path)
+    lora, tapt = sorted(study.records(), key=lambda r: r.recipe)
+    assert lora.artefact_bytes == 4 * lora.trained_parameters
+    base = load_file(Path(model) / "model.safetensors")
+    assert tapt.artefact_bytes == lora.artefact_bytes + sum(t.nbytes for t in base.values())
+
+
 def test_the_search_never_sees_the_test_split(model: str, task: Task, tmp_path: Path) -> None:
     assert task.test is not None
     turned = tuple(replace(e, label={"good": "bad", "bad": "good"}[e.label]) for e in task.test)
@@ -111,7 +131,7 @@ def test_other_data_or_another_model_is_refused(model: str, task: Task, tmp_path
     with pytest.raises(ResumeError, match="another data"):
         compare(recipes("head"), task.with_train(range(20)), model, sizes=(8,), seeds=1, output_dir=tmp_path)
     with pytest.raises(ResumeError, match="another model"):
-        compare(recipes("head"), task, "elsewhere", sizes=(8,), seeds=1, output_dir=tmp_path)
+        compare(recipes("head"), task, "owner/elsewhere", sizes=(8,), seeds=1, output_dir=tmp_path)
 
 
 def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(model: str, task: Task, tmp_path: Path) -> None:
@@ -130,6 +150,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(model: str, tas
         compare(recipes("head", "head"), task, model, output_dir=tmp_path / "x")
     with pytest.raises(RecipeError, match="sizes"):
         compare(recipes("head"), task, model, sizes=("many",), output_dir=tmp_path / "x")
+    with pytest.raises(ModelError, match="no such folder"):
+        compare(recipes("head"), task, str(tmp_path / "nowhere"), output_dir=tmp_path / "x")
     with pytest.raises(DataError, match="at most 40"):
         compare(recipes("head"), task, model, sizes=(41,), output_dir=tmp_path / "x")
     with pytest.raises(ResumeError, match="holds no study"):
@@ -158,6 +180,10 @@ def start(script: Path, model: str, folder: Path, workers: int) -> subprocess.Po
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
 
 
+def _no_waiting(seconds: float) -> None:
+    raise AssertionError(f"waited {seconds} s for a driver that is gone")
+
+
 def test_killed_twice_and_shared_by_two_drivers_it_ends_as_an_unbroken_study(
     model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,8 +194,7 @@ def test_killed_twice_and_shared_by_two_drivers_it_ends_as_an_unbroken_study(
             assert process.stdout is not None
             assert process.stdout.readline() == "cell\n"
             os.killpg(process.pid, signal.SIGKILL)
-    later = time.time() + 61  # the killed drivers' leases run out in a minute; do not wait for it
-    monkeypatch.setattr("tempering.study.store.time.time", lambda: later)
+    monkeypatch.setattr("tempering.study.runner.time.sleep", _no_waiting)  # a driver that is gone is known to be
     names = ("full", "head", "lora")
     asked = {"sizes": (8, 16), "seeds": 2}
     killed = compare(recipes(*names), task, model, output_dir=tmp_path / "killed", **asked)

@@ -20,6 +20,17 @@ def test_a_budget_of_one_searches_nothing_and_a_large_one_takes_the_whole_space(
     assert len(settings_of(Recipe.load("full"), 50, 0)) == 3
 
 
+def test_a_space_that_leaves_the_recipe_out_is_used_whole_and_never_repeats_it() -> None:
+    full = Recipe.load("full")
+    other = Recipe("x", full.stages, {"learning_rate": [1e-3, 5e-5, 1e-4]})  # its own, 5e-5, is not the first
+    assert {dict(s).get("learning_rate") for s in settings_of(other, 9, 0)} == {None, 1e-3, 1e-4}
+
+
+def test_values_may_be_lists() -> None:
+    layers = Recipe("x", Recipe.load("head").stages, {"framing.layers": [[-1], [-2], [-1, -2]]})
+    assert sorted(str(dict(s).get("framing.layers")) for s in settings_of(layers, 3, 0)) == ["None", "[-1, -2]", "[-2]"]
+
+
 def test_the_order_depends_on_the_seed_alone() -> None:
     assert settings_of(Recipe.load("lora"), 2, 7) == settings_of(Recipe.load("lora"), 2, 7)
 

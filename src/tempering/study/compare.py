@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tempering.contracts import Seeds
 from tempering.errors import DataError, RecipeError, ResumeError
 from tempering.recipe import Recipe
 from tempering.study.records import Record, StudyInfo
@@ -42,10 +44,14 @@ def run_study(
     recipes, names = _checked(recipes), [_size_name(s) for s in sizes]
     info = describe(recipes, task, model, names, seeds, max(1, budget), metrics)
     for i in range(seeds):  # a size that cannot be drawn is refused before anything runs
-        nested_subsets(task, list(sizes), seed + i)
+        nested_subsets(task, list(sizes), Seeds.of(seed + i).sampling)
+    from tempering.backbone import locate  # here, since a report is read without torch
+
+    locate(model)  # a model folder that is not there is refused too, not recorded as the failure of every run
     store = Store(folder / FILE)
     info = _joined(store, info, seed)
     _write_recipes(folder, recipes)
+    _write_rows(folder, task, info, seed)
     texts = {r.name: r.to_yaml() for r in recipes}
     order = Order(task, model, texts, info.metric, info.higher_is_better, info.majority, tuple(metrics), folder / "cache", seed)
     driver = Driver(store, order, workers, listener)
@@ -58,8 +64,8 @@ def run_study(
     final = _by_seed([_final_cell(r, size, i, chosen) for r in recipes for size in names for i in range(seeds)])
     store.add(final)
     store.reopen_failed(final)
-    store.put_meta("final", (store.meta("final") or {}) | {_place(c): c.id for c in final})
-    store.put_meta("search_seconds", (store.meta("search_seconds") or {}) | {json.dumps(k): v[1] / seeds for k, v in chosen.items()})
+    store.merge_meta("final", {_place(c): c.id for c in final})
+    store.merge_meta("search_seconds", {json.dumps(k): v[1] / seeds for k, v in chosen.items()})
     driver.drive(final, stop_after)
     return store
 
@@ -152,6 +158,17 @@ def _write_recipes(folder: Path, recipes: Sequence[Recipe]) -> None:
     (folder / "recipes").mkdir(parents=True, exist_ok=True)
     for recipe in recipes:
         (folder / "recipes" / f"{recipe.name}.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+
+
+def _write_rows(folder: Path, task: Task, info: StudyInfo, seed: int) -> None:
+    """``data.json``: how the splits came about, and by seed the rows of the largest subset in order; a size takes the first of them."""
+    largest = max((int(size) for size in info.sizes if size != "all"), default=0)
+    drawn = {i: nested_subsets(task, [largest], Seeds.of(seed + i).sampling)[largest] for i in range(info.seeds)} if largest else {}
+    rows = {str(i): [task.train[index].row for index in chosen] for i, chosen in drawn.items()}
+    facts = {"fingerprint": info.fingerprint, "columns": task.columns, "split": task.split_record, "sizes": info.sizes, "rows": rows}
+    part = folder / f".data.{os.getpid()}"
+    part.write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+    part.replace(folder / "data.json")
 
 
 def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, budget: int, seed: int) -> list[Cell]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from tempering.study.lease import owner_name
 from tempering.study.records import Record
 from tempering.study.store import Cell, Store
 from tempering.study.worker import Bench, Child, Order
@@ -29,7 +28,7 @@ class Driver:
     order: Order
     workers: int
     listener: Listener
-    owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
+    owner: str = field(default_factory=owner_name)
     _seconds: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
 
     def drive(self, cells: Sequence[Cell], stop_after: int | None = None) -> bool:
@@ -96,7 +95,7 @@ class Driver:
         """Seconds of work left, from the mean of finished runs of the same recipe and size, else of all."""
         every = fmean(s for group in self._seconds.values() for s in group)
         known = {key: fmean(group) for key, group in self._seconds.items()}
-        return sum(known.get((c.phase, c.recipe, c.size), every) for c in cells if self.store.left([c]))
+        return sum(known.get((c.phase, c.recipe, c.size), every) for c in self.store.unfinished(cells))
 
 
 class _heartbeat:  # noqa: N801 - reads as a statement

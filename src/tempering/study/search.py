@@ -27,16 +27,19 @@ def settings_of(recipe: Recipe, budget: int, seed: int) -> list[Setting]:
     import optuna
 
     optuna.logging.set_verbosity(logging.WARNING)
+    # A value goes by its place: optuna takes no lists or mappings.
     space: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.CategoricalDistribution(list(values)) for name, values in recipe.search
+        name: optuna.distributions.CategoricalDistribution(tuple(range(len(values)))) for name, values in recipe.search
     }
-    default = tuple(sorted((name, values[0]) for name, values in recipe.search))
-    seen, size = {default}, math.prod(len(values) for _, values in recipe.search)
+    seen, size = {recipe.key()}, math.prod(len(values) for _, values in recipe.search)
+    drawn: set[tuple[Any, ...]] = set()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    while len(seen) < min(budget, size):
-        setting = tuple(sorted(study.ask(space).params.items()))
-        if setting not in seen:
-            seen.add(setting)
+    while len(own) < budget and len(drawn) < size:
+        places = study.ask(space).params
+        drawn.add(tuple(places.values()))
+        setting = tuple(sorted((name, values[places[name]]) for name, values in recipe.search))
+        if (key := recipe.override(dict(setting)).key()) not in seen:  # nor is the recipe as it is tried twice
+            seen.add(key)
             own.append(setting)
     return own
 

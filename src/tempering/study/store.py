@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tempering.errors import ResumeError
+from tempering.study.lease import gone
 from tempering.study.records import Record, StudyInfo
 
 VERSION = 1
@@ -91,6 +92,11 @@ class Store:
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, json.dumps(value))
         )
 
+    def merge_meta(self, name: str, more: dict[str, Any]) -> None:
+        """Add entries to a stored mapping, in one step: another driver may be adding its own."""
+        with self._writing():
+            self.put_meta(name, (self.meta(name) or {}) | more)
+
     def info(self) -> StudyInfo:
         """What the study compares."""
         found = self.meta("info")
@@ -111,18 +117,19 @@ class Store:
                 )
 
     def claim(self, owner: str, wanted: Sequence[Cell]) -> Cell | None:
-        """The next of the ``wanted`` cells that is open or whose lease ran out, now leased to ``owner``."""
+        """The next of the ``wanted`` cells that is open, or whose driver is gone or let its lease run out, now leased to ``owner``."""
         ids = {c.id for c in wanted}
         now = time.time()
         with self._writing() as db:
-            free = "SELECT id, phase, recipe, recipe_key, size, seed, choice, setting, tries FROM cells"
-            for row in db.execute(free + " WHERE state = 'open' OR (state = 'running' AND lease < ?) ORDER BY position", (now,)).fetchall():
-                if row[0] in ids:
+            columns = "id, phase, recipe, recipe_key, size, seed, choice, setting, tries, state = 'running' AND lease >= ?, owner"
+            query = f"SELECT {columns} FROM cells WHERE state IN ('open', 'running') ORDER BY position"
+            for row in db.execute(query, (now,)).fetchall():
+                if row[0] in ids and (not row[9] or gone(row[10])):
                     db.execute(
                         "UPDATE cells SET state = 'running', owner = ?, lease = ?, tries = tries + 1 WHERE id = ?",
                         (owner, now + LEASE, row[0]),
                     )
-                    return _cell(row[1:], tries=row[8] + 1)
+                    return _cell(row[1:9], tries=row[8] + 1)
         return None
 
     def renew(self, cell: Cell, owner: str) -> None:
@@ -144,10 +151,14 @@ class Store:
         text = json.dumps(record.as_dict(), ensure_ascii=False)
         self._db.execute("UPDATE cells SET state = ?, record = ? WHERE id = ? AND state != 'done'", (record.status, text, cell.id))
 
+    def unfinished(self, wanted: Sequence[Cell]) -> list[Cell]:
+        """Those of the ``wanted`` cells that are neither done nor failed."""
+        states = dict(self._db.execute("SELECT id, state FROM cells").fetchall())
+        return [c for c in wanted if states.get(c.id) not in ("done", "failed")]
+
     def left(self, wanted: Sequence[Cell]) -> int:
         """How many of the ``wanted`` cells are neither done nor failed."""
-        states = dict(self._db.execute("SELECT id, state FROM cells").fetchall())
-        return sum(states.get(c.id) not in ("done", "failed") for c in wanted)
+        return len(self.unfinished(wanted))
 
     def reopen_failed(self, wanted: Sequence[Cell]) -> None:
         """Give failed cells another chance: a later call may bring more memory, or a mended model folder."""

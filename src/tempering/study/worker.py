@@ -104,6 +104,9 @@ def _filled(blank: Record, learner: Any) -> Record:
     record = learner.record
     kept = sum(w.numel() * w.element_size() for w in learner.trained().values())
     kept += sum(b.numel() * b.element_size() for b in learner.framing.buffers())
+    if learner.backbone.changed:  # an earlier stage changed the base, so the base has to be kept along; a trained weight counts once
+        body, added = learner.backbone.model.state_dict(keep_vars=True), learner.backbone.own
+        kept += sum(t.numel() * t.element_size() for n, t in body.items() if n in added and not t.requires_grad)
     return replace(
         blank,
         rows=record["rows"]["train"],
