@@ -224,3 +224,10 @@ def test_runs_without_item_scores_fall_back_to_seeds() -> None:
     result = only(conclude(info(), records))
     assert result.pairs[0].method == SEEDS
     assert [cell.interval.method for cell in result.cells] == [SEEDS, CROSSED]
+
+
+def test_too_few_seeds_to_show_anything_is_said_instead_of_a_difference_beyond_the_scale() -> None:
+    records = [run("full", 0.9, 0), run("full", 0.3, 1), run("lora", 0.35, 0), run("lora", 0.85, 1)]
+    found = conclude(info(), records)
+    assert only(found).smallest_difference > 1
+    assert any("too few to show a difference of any size" in sentence for sentence in found.sentences)

@@ -101,6 +101,8 @@ def _remarks(result: SizeResult, scale: Scale) -> tuple[str, ...]:
         lines.append(f"Groups whose members cannot be told apart: {named}.")
     if math.isfinite(result.smallest_difference) and result.smallest_difference > 0:
         smallest = scale.difference(result.smallest_difference, signed=False)
+        if scale.percent and result.smallest_difference >= 1:
+            return (*lines, "These seeds and rows are too few to show a difference of any size; run more seeds.")
         lines.append(f"The smallest true difference that these seeds and rows show four times in five is about {smallest}.")
     return tuple(lines)
 

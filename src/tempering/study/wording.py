@@ -213,6 +213,8 @@ def _power(unit: _Unit, results: Sequence[SizeResult]) -> str:
         if len(result.tied) > 1 and result.smallest_difference > 0:
             gap = unit.gap(result.smallest_difference)
             where = f"With {_sizes([result])} rows these seeds and test rows"
+            if unit.percent and result.smallest_difference >= 1:
+                return f"{where} are too few to show a difference of any size; run more seeds."
             return f"{where} show a true difference of {gap} four times in five; smaller ones may hide."
     return ""
 

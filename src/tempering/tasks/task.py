@@ -91,7 +91,7 @@ class Task:
         given = {split: file for split, file in (("dev", dev), ("test", test)) if file is not None}
         tables |= {split: read_table(file) for split, file in given.items()}
         request = Request(text, text_pair, label, kind, seed, dev_fraction, hold_out_test)
-        return cls._of(Path(path).stem or "task", build(tables, request, frozenset(given)))
+        return cls._of(_name_of(Path(path)), build(tables, request, frozenset(given)))
 
     @classmethod
     def from_frame(
@@ -228,3 +228,8 @@ def _table_of(split: str, examples: Sequence[Example]) -> Table:
     names = ("text", "text_pair")[:arity]
     columns: dict[str, list[Any]] = {name: [example.texts[i] for example in examples] for i, name in enumerate(names)}
     return Table(columns | {"label": [plain(example.label) for example in examples]}, rows, source)
+
+
+def _name_of(path: Path) -> str:
+    """The file's name; for a file called after a split, that of its folder."""
+    return (path.absolute().parent.name if path.stem in ("train", "data") else path.stem) or "task"
