@@ -13,7 +13,14 @@ from tempering.errors import RecipeError
 from tempering.registry import METHODS, find, name_of, names
 
 # Fields that hold methods: field name -> (kind, whether it holds several).
-NESTED = {"framing": ("framing", False), "tuning": ("tuning", False), "stabilizers": ("stabilizer", True)}
+NESTED = {
+    "framing": ("framing", False),
+    "tuning": ("tuning", False),
+    "tunings": ("tuning", True),
+    "stabilizers": ("stabilizer", True),
+}
+# Methods that are written as the plain list of their parts: name -> the field that holds them.
+LISTS = {"together": "tunings"}
 
 
 def fields_of(value: Any) -> dict[str, dataclasses.Field[Any]]:
@@ -24,6 +31,8 @@ def fields_of(value: Any) -> dict[str, dataclasses.Field[Any]]:
 def encode(value: Any, kind: str) -> Any:
     """``name`` where every field has its default, else ``{name: {field: value}}`` with what differs."""
     _, name = name_of(value)
+    if name in LISTS:
+        return [encode(part, kind) for part in getattr(value, LISTS[name])]
     default = _default(type(value))
     given: dict[str, Any] = {}
     for field in fields_of(value):
@@ -50,9 +59,12 @@ def _encode_field(field: str, value: Any) -> Any:
 
 def decode(kind: str, node: Any, where: str) -> Any:
     """The value that ``node`` names, with its fields checked. ``where`` is the place for messages."""
+    listed = next((name for name in LISTS if name in METHODS[kind]), None)
     if isinstance(node, str):
         name: Any = node
         given: Any = {}
+    elif isinstance(node, list | tuple) and listed:
+        name, given = listed, {LISTS[listed]: node}
     elif isinstance(node, Mapping) and len(node) == 1:
         name, given = next(iter(node.items()))
         given = given or {}
@@ -127,6 +139,8 @@ def override(value: Any, path: Sequence[str], new: Any, key: str, kind: str = ""
         raise RecipeError(f"setting {key!r}: {head!r} is not inside a method; use a dotted path such as tuning.r")
     known = fields_of(value)
     head = _renamed(head, known)
+    if head not in known and list(known) == [only := next(iter(known), "")] and only in LISTS.values():
+        head, rest = only, list(path)  # a list of parts has no field of its own to name: tuning.lora.r
     if head not in known:
         near = difflib.get_close_matches(head, known, n=2, cutoff=0.5)
         raise RecipeError(
@@ -163,12 +177,13 @@ def parse_scalar(text: str) -> Any:
 
 def schema(kind: str) -> dict[str, Any]:
     """JSON schema of a value of ``kind``: a name, or a name with fields."""
-    simple = {"enum": names(kind)}
+    single = [n for n in METHODS[kind] if n not in LISTS]
     full = [
-        {"type": "object", "properties": {n: _fields_schema(find(kind, n))}, "required": [n], "additionalProperties": False}
-        for n in METHODS[kind]
+        {"type": "object", "properties": {n: _fields_schema(find(kind, n))}, "required": [n], "additionalProperties": False} for n in single
     ]
-    return {"anyOf": [simple, *full]}
+    one: list[dict[str, Any]] = [{"enum": single}, *full]
+    several = [{"type": "array", "minItems": 2, "items": {"anyOf": one}} for n in METHODS[kind] if n in LISTS]
+    return {"anyOf": [*one, *several]}
 
 
 def _fields_schema(cls: Any) -> dict[str, Any]:

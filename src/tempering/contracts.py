@@ -1,15 +1,12 @@
 """The protocols between the parts of a recipe, and the small values that travel between them.
 
-Everyone may import this module; it imports nothing of the library but its errors. A *recipe* is made of values (frozen
-dataclasses) that satisfy `Tuning`, `Framing`, `Stabilizer` and `Stage`; the run-time objects they make are `FramingModule`,
-`Hooks` and the learner.
-
-Shapes are written ``[heads, rows, classes]``. A *row* is what one logit vector belongs to: a text, a token, a mask.
+A *recipe* is made of frozen values that satisfy `Tuning`, `Framing`, `Stabilizer` and `Stage`; the run-time objects they make are
+`FramingModule`, `Hooks` and the learner. A *row* is what one logit vector belongs to: a text, a token, a mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -29,11 +26,7 @@ Weights = dict[str, "Tensor"]  # trained tensors only, by their name in the lear
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of the user's data: one or two texts and, if known, its label exactly as it was given.
-
-    ``label`` is a `Label` for classification, a float for regression, a tuple of labels for multi-label data and None for
-    unlabelled text. ``row`` is the 1-based row in the user's file, for messages.
-    """
+    """One row of the user's data: one or two texts, its label as given (a tuple for several labels), its 1-based row in the file."""
 
     texts: tuple[str, ...]
     label: Any = None
@@ -42,10 +35,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a framing makes of an example for the model: token ids (truncated, special tokens placed) and its target.
-
-    ``target`` is a class index, a float, or a tuple of 0/1 for multi-label data; None when unknown.
-    """
+    """What a framing makes of an example: token ids (truncated, special tokens placed) and a class index, a value, or 0/1 a label."""
 
     input_ids: Sequence[int]
     token_type_ids: Sequence[int] | None = None
@@ -57,9 +47,8 @@ class Prompt:
 class Batch:
     """Rows that go through the model together.
 
-    ``inputs`` holds ``input_ids`` [rows, length] and, where needed, ``attention_mask`` (absent when nothing is padded) and
-    ``token_type_ids``; with a cached trunk it holds ``features`` [rows, dim] instead. ``targets`` is [rows] (class indices or
-    values) or [rows, classes] (multi-label). ``weights`` is [rows]. ``extra`` belongs to the framing that made the batch.
+    ``inputs``: ``input_ids`` [rows, length], where needed ``attention_mask`` (absent when nothing is padded) and ``token_type_ids``;
+    with a cached trunk ``features`` [rows, dim] instead. ``targets`` [rows], or [rows, classes] for several labels; ``weights`` [rows].
     """
 
     inputs: dict[str, Tensor]
@@ -83,8 +72,7 @@ class Batch:
 class Slab(NamedTuple):
     """The scores of the rows of one task.
 
-    ``logits`` [heads, rows, classes] (classes = 1 for a value); ``features`` [rows, dim] is what the last linear map read;
-    ``kind`` says how logits become probabilities: softmax over classes, a sigmoid a label, or the value itself.
+    ``logits`` [heads, rows, classes] (classes = 1 for a value); ``features`` [rows, dim] is what the last linear map read.
     """
 
     logits: Tensor
@@ -123,10 +111,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """One seed for each purpose, so that the sources of variance can be told apart. `Seeds.of(0)` derives all from one.
+    """One seed for each purpose, so that the sources of variance can be told apart.
 
-    ``sampling`` draws subsets and splits, ``init`` new weights, ``order`` the order of rows, ``dropout`` everything drawn
-    inside a training step.
+    ``sampling`` draws subsets and splits, ``init`` new weights, ``order`` of rows, ``dropout`` all that is drawn inside a step.
     """
 
     sampling: int
@@ -137,12 +124,12 @@ class Seeds:
     @classmethod
     def of(cls, seed: int, **given: int | None) -> Seeds:
         """All four seeds from ``seed``; any given by name replaces the derived one."""
-        base = {"sampling": seed * 4, "init": seed * 4 + 1, "order": seed * 4 + 2, "dropout": seed * 4 + 3}
-        return cls(**(base | {k: v for k, v in given.items() if v is not None}))
+        derived = {name: seed * 4 + i for i, name in enumerate(("sampling", "init", "order", "dropout"))}
+        return cls(**(derived | {k: v for k, v in given.items() if v is not None}))
 
 
 class Hooks(NamedTuple):
-    """What a method touches while training is visible from which field is not None. See DESIGN: folds commute, or admit one."""
+    """What a method touches while training is visible from which field is not None: folds commute, or admit one."""
 
     rate: Callable[[str, float], float] | None = None  # (name, progress in [0, 1]) -> factor on a learning rate; product
     term: Callable[[Passes], Tensor] | None = None  # added to the loss; sum
@@ -156,9 +143,23 @@ class Hooks(NamedTuple):
     restore: Callable[[dict[str, Tensor]], None] | None = None  # ... and how it comes back
 
 
+class Probe(Protocol):
+    """What a tuning may ask of the task before training, to choose what is trained (``prepare``)."""
+
+    def gradients(self, rows: int | None = None, batch_size: int = 1, sampled: bool = False) -> Iterator[Weights]:
+        """Gradients of the loss by all the body's weights, without dropout, of ``rows`` rows; ``sampled`` labels, or the true ones."""
+
+    def fine_tuned(self, tuning: Tuning, num_train_epochs: float | None = None) -> Weights:
+        """The weights trained by this stage's loop with another ``tuning``, on a copy: the learner stays as it is."""
+
+
 @runtime_checkable
 class Tuning(Protocol):
-    """What of the backbone is tuned. A frozen value in the recipe."""
+    """What of the backbone is tuned. A frozen value in the recipe.
+
+    It may also have ``prepare(learner, probe)``, called once before the first step to choose from the data what is trained, and what a
+    `Stabilizer` has (``neutral``, ``touches``, ``start``), to act while training. Its state lives in buffers of the modules it adds.
+    """
 
     @property
     def trunk_eval(self) -> bool:
@@ -178,7 +179,7 @@ class Tuning(Protocol):
 
     @property
     def merges(self) -> bool:
-        """`merge` folds the change into the weights."""
+        """Whether `merge` can fold the change into the weights."""
 
     def attach(self, backbone: Backbone) -> None:
         """Freeze, unfreeze and add modules; afterwards ``requires_grad`` says everything. New weights are drawn here."""
@@ -193,12 +194,12 @@ class Tuning(Protocol):
 class FramingModule(Protocol):
     """How the task is put to the model, at run time: an ``nn.Module`` with the task's own weights."""
 
-    deterministic: bool  # rendering and collating draw nothing: a frozen trunk's output may be kept
+    deterministic: bool  # rendering and collating draw nothing
     renders_anew: bool  # rendering draws: prompts are made again every epoch
     labels: tuple[Any, ...]
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
-        """Prompts of each example; more than one prompt = averaged scores. Takes many examples, as tokenizers are fast in bulk."""
+        """Prompts of each example (more than one: averaged scores), of many examples at once, as tokenizers are fast in bulk."""
 
     def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """Pad prompts of similar length into a batch."""
@@ -231,7 +232,7 @@ class Framing(Protocol):
 
 @runtime_checkable
 class Stabilizer(Protocol):
-    """What steadies training. A frozen value in the recipe; run-time state is born in `start`, never in the value."""
+    """What steadies training. A frozen value in the recipe; run-time state is born in `start`."""
 
     @property
     def neutral(self) -> bool:

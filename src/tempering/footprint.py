@@ -103,7 +103,7 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
     inner = _field(config, ("intermediate_size", "d_ff", "hidden_dim", "n_inner"), 4 * width)
     heads = _field(config, ("num_attention_heads", "n_heads", "num_heads", "n_head"), 1)
     block = tokens * (10 * width + 3 * inner + 4 * heads * tokens)
-    live = [s for s in stage.stabilizers if not s.neutral]
+    live = [s for s in stage.acting if not s.neutral]
     graded = max([1, *(getattr(s, "students", 1) for s in live)]) + sum(getattr(s, "perturbations", 0) for s in live)
     teachers = any(getattr(s, "teachers", 0) for s in live)  # one block at a time
     per_text = block * (graded * max(1, _blocks_with_gradient(learner, trained)) + teachers)

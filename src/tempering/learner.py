@@ -31,6 +31,7 @@ class Learner(nn.Module):
         self.framing = framing
         self.tuning = tuning
         self.record: dict[str, Any] = record or {}
+        self.steps = 0  # optimizer steps of the run that trains it, for schedules of a method's own; set before hooks start
 
     def forward(self, batch: Batch) -> Scores:
         """Scores of a batch. While training, only `tempering.passes.Passes` calls this."""
@@ -52,6 +53,13 @@ class Learner(nn.Module):
     def trained(self) -> Weights:
         """The trained weights, by name."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def kept(self) -> Weights:
+        """All that changes while training, by name: the trained weights, and the state that framing and tuning hold in buffers."""
+        own = {f"backbone.model.{name}" for name in self.backbone.own}
+        buffers = {n for n, _ in self.named_buffers()} & set(self.state_dict())
+        state = {n: b for n, b in self.named_buffers() if n in buffers and n not in own}
+        return self.trained() | state
 
     def pretrained(self, name: str) -> bool:
         """Whether weight ``name`` came with the pretrained model (and was not added or drawn anew)."""

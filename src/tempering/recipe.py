@@ -136,7 +136,7 @@ class Recipe:
 
 
 def _check_stage(stage: Any, where: str, last: bool) -> list[str]:
-    live = [s for s in stage.stabilizers if not s.neutral]
+    live = [s for s in stage.acting if not s.neutral]
     for field in SINGLE:
         at_most_one(field, [name_of(s)[1] for s in live if field in s.touches])
     doubled = {name_of(s)[1] for s in stage.stabilizers if [type(t) for t in stage.stabilizers].count(type(s)) > 1}

@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, str]] = {
         "bitfit": "tempering.tunings.bitfit:BitFit",
         "lora": "tempering.tunings.lora:LoRA",
         "houlsby": "tempering.tunings.houlsby:Houlsby",
+        "together": "tempering.tunings.together:Together",
     },
     "stabilizer": {
         "layer_decay": "tempering.stabilizers.layer_decay:LayerDecay",

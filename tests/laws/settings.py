@@ -18,6 +18,7 @@ from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
+from tempering.tunings.together import Together
 from tempering.tunings.top_layers import TopLayers
 
 
@@ -40,6 +41,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "bitfit": Row(BitFit()),
         "lora": Row(LoRA(r=2, lora_alpha=3.0, lora_dropout=0.1, target_modules=("query", "ffn_in"))),
         "houlsby": Row(Houlsby(m=4, init_std=1e-2, activation="relu", layer_norm=False)),
+        "together": Row(Together((LoRA(r=2, lora_alpha=3.0), Houlsby(m=4, init_std=1e-2)))),
     },
     "stabilizer": {
         "layer_decay": Row(LayerDecay(0.5), LayerDecay(1.0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -33,7 +34,8 @@ def check_count(tuning: Tuning, family: str) -> None:
 @pytest.mark.parametrize("row", rows("tuning"))
 def test_the_formula_counts_what_is_trained(row: Row, family: str) -> None:
     check_count(row.live, family)
-    check_count(type(row.live)(), family) if family != "qwen2" else None
+    if family != "qwen2" and all(f.default is not dataclasses.MISSING for f in dataclasses.fields(row.live)):
+        check_count(type(row.live)(), family)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ STEADIED = [pytest.param((), id="none"), *(pytest.param((value,), id=name) for n
 def check_frozen(stage: Train) -> None:
     """Only declared weights move, and the tuning's own words about what it trains are true."""
     learner = untrained(stage)
-    declared, before = set(learner.trained()), bits(learner)
-    body = {n for n in declared if n.startswith("backbone.")}
+    declared, before = set(learner.kept()), bits(learner)
+    body = {n for n in learner.trained() if n.startswith("backbone.")}
     assert stage.tuning.trains_backbone == bool(body)
     assert stage.tuning.trains_pretrained == any(learner.pretrained(n) for n in body)
     moved = set(differing(before, bits(run(stage))))

@@ -20,7 +20,8 @@ def test_every_registered_method_has_a_row(kind: str) -> None:
 def test_a_row_holds_the_method_it_is_named_for_away_from_its_defaults(kind: str, name: str, row: Row) -> None:
     cls: Any = find(kind, name)
     assert name_of(row.live) == (kind, name)
-    if dataclasses.fields(cls):
+    fields = dataclasses.fields(cls)
+    if fields and all(f.default is not dataclasses.MISSING for f in fields):
         assert row.live != cls()
 
 

@@ -21,10 +21,12 @@ from tempering.registry import name_of
 from tempering.streams import torch_stream
 from tempering.tasks.metrics import check_metrics, default_metric
 from tempering.tasks.task import Task
+from tempering.train.checkpoint import latest
 from tempering.train.device import place, threads
 from tempering.train.evaluate import Evaluator, fit_thresholds
 from tempering.train.feed import Feed, balanced_weights
 from tempering.train.fit import Plan, fit
+from tempering.train.probe import TaskProbe
 from tempering.train.progress import Listener, silent
 from tempering.train.settings import Loop
 from tempering.tunings.full import Full
@@ -64,7 +66,7 @@ class Train(Loop):
     @property
     def why_not_cached(self) -> str:
         """The reason why the trunk cannot be computed once; empty if it can."""
-        touching = [name_of(s)[1] for s in self.stabilizers if {"weights", "noise"} & set(s.touches) and not s.neutral]
+        touching = [name_of(s)[1] for s in self.acting if {"weights", "noise"} & set(s.touches) and not s.neutral]
         if self.tuning.trains_backbone:
             return f"tuning {name_of(self.tuning)[1]} trains weights of the backbone"
         if not self.tuning.trunk_eval:
@@ -74,9 +76,14 @@ class Train(Loop):
         return f"{touching[0]} changes weights or embeddings from pass to pass" if touching else ""
 
     @property
+    def acting(self) -> tuple[Any, ...]:
+        """Everything that has hooks while training: the stabilizers, and those parts of the tuning that act along."""
+        return (*self.stabilizers, *(part for part in parts_of(self.tuning) if hasattr(part, "start")))
+
+    @property
     def passes_per_step(self) -> int:
         """Forward passes one micro-batch costs."""
-        live = [s for s in self.stabilizers if not s.neutral]
+        live = [s for s in self.acting if not s.neutral]
         students = max([1, *(getattr(s, "students", 1) for s in live)])
         return students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in live)
 
@@ -96,9 +103,13 @@ class Train(Loop):
             feed.features = cache.features(learner, feed.prompts(), self.per_device_eval_batch_size)
             if evaluator is not None:
                 evaluator.features = lambda prompts: cache.features(learner, prompts, self.per_device_eval_batch_size)
+                evaluator.prompts(learner)  # here, where all threads are at work
         backbone.recompute(self.gradient_checkpointing)
-        named = [(name_of(s)[1], s) for s in self.stabilizers]
+        named = [(name_of(part)[1], part) for part in self.acting]
         plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, dict(around.identity), around.listener)
+        if not (around.resume and around.folder and latest(around.folder)):  # a checkpoint holds what was chosen
+            for part in (p for p in parts_of(self.tuning) if hasattr(p, "prepare")):
+                part.prepare(learner, TaskProbe(learner, feed, plan))
         with threads(1 if self.cached else None):
             run = fit(learner, feed, plan)
         if evaluator is not None and self.framing.supervised:
@@ -114,6 +125,11 @@ class Train(Loop):
             "rows": len(examples),
         }
         return learner
+
+
+def parts_of(tuning: Any) -> tuple[Any, ...]:
+    """The single tunings that ``tuning`` is made of."""
+    return getattr(tuning, "tunings", (tuning,))
 
 
 def assemble(stage: Train, backbone: Backbone, task: Any, seeds: Seeds) -> Learner:

@@ -68,13 +68,13 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
     learner.to(where.device)
     feed.rank, feed.world = where.rank, where.world
     trained = learner.trained()
+    learner.steps = steps = settings.total_steps(len(feed.examples))
     folded = hooks.start(plan.stabilizers, learner, trained, plan.seed)
-    steps = settings.total_steps(len(feed.examples))
-    warmup = settings.warmup(steps)
+    kept = learner.kept()
     evaluate_at = settings.marks(settings.eval_strategy, settings.eval_steps, steps) if plan.evaluator else frozenset()
     save_at = settings.marks(settings.save_strategy, settings.save_steps, steps) if plan.folder else frozenset()
     optim = optimizer.make(trained, settings, per_weight=folded.rates)
-    run, best = _resume(plan, trained, optim, folded) if plan.resume else (Run(), {})
+    run, best = _resume(plan, kept, optim, folded) if plan.resume else (Run(), {})
 
     learner.train()  # a body comes in evaluation mode, whatever mode the learner says it is in
     while run.step < steps and not run.stopped:
@@ -87,7 +87,7 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
                 f"the loss became {loss} in step {run.step + 1} of {steps}; lower learning_rate (now {settings.learning_rate:g})"
             )
         folded.scale_gradients(trained)
-        scale = factor(settings.lr_scheduler_type, run.step, steps, warmup)
+        scale = factor(settings.lr_scheduler_type, run.step, steps, settings.warmup(steps))
         optimizer.set_rates(optim, folded, scale, progress)
         optimizer.clip(trained.values(), settings.max_grad_norm)
         optim.step()
@@ -96,12 +96,12 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
         run.step += 1
         plan.listener({"event": "step", "step": run.step, "total": steps, "loss": loss, "learning_rate": settings.learning_rate * scale})
         if run.step in evaluate_at:
-            best = _evaluate(learner, plan, folded, trained, run, best, steps)
+            best = _evaluate(learner, plan, folded, kept, run, best, steps)
         if run.step in save_at or run.stopped:
-            _save(plan, where, trained, optim, folded, run, best)
+            _save(plan, where, kept, optim, folded, run, best)
 
     final = best if settings.load_best_model_at_end and best else folded.final() if folded.final else {}
-    _assign(trained, final)
+    _assign(kept, final)
     learner.eval()
     return run
 
@@ -136,14 +136,14 @@ def _passes(
     return Passes(learner, batch, trained, key, folded.view, folded.noises, where.device, where.autocast, native_dropout=native)
 
 
-def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, trained: Weights, run: Run, best: Weights, steps: int) -> Weights:
+def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights, run: Run, best: Weights, steps: int) -> Weights:
     """Evaluate on the development split; keep the weights if they are the best so far; stop when patience is spent."""
     assert plan.evaluator is not None
-    now = {n: w.detach().clone() for n, w in trained.items()}
-    _assign(trained, folded.final() if folded.final else {})
+    now = {n: w.detach().clone() for n, w in kept.items()}
+    _assign(kept, folded.final() if folded.final else {})
     metrics, _ = plan.evaluator(learner)
-    shown = {n: w.detach().clone() for n, w in trained.items()} if folded.final else now
-    _assign(trained, now if folded.final else {})
+    shown = {n: w.detach().clone() for n, w in kept.items()} if folded.final else now
+    _assign(kept, now if folded.final else {})
     run.history.append({"step": run.step, **metrics})
     score = metrics[plan.metric] if plan.metric != "loss" and higher_is_better(plan.metric) else -metrics[plan.metric]
     score = -math.inf if math.isnan(score) else score
@@ -157,26 +157,26 @@ def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, trained: Weigh
 
 
 @torch.no_grad()
-def _assign(trained: Weights, values: Weights) -> None:
+def _assign(kept: Weights, values: Weights) -> None:
     for name, value in values.items():
-        trained[name].copy_(value)
+        kept[name].copy_(value)
 
 
-def _save(plan: Plan, where: Place, trained: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights) -> None:
+def _save(plan: Plan, where: Place, kept: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights) -> None:
     if plan.folder is None or where.rank > 0:
         return
-    tensors = {"weights": trained, "optimizer": checkpoint.optimizer_tensors(optim), "stabilizers": folded.save(), "best": best}
+    tensors = {"weights": kept, "optimizer": checkpoint.optimizer_tensors(optim), "stabilizers": folded.save(), "best": best}
     state = {k: v for k, v in vars(run).items() if k != "step"}
     checkpoint.write(plan.folder, run.step, tensors, state | {"identity": plan.identity})
 
 
-def _resume(plan: Plan, trained: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded) -> tuple[Run, Weights]:
+def _resume(plan: Plan, kept: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded) -> tuple[Run, Weights]:
     """The run as the newest checkpoint left it, or a fresh one where there is none."""
     path = checkpoint.latest(plan.folder) if plan.folder else None
     if path is None:
         return Run(), {}
     tensors, state = checkpoint.read(path, plan.identity)
-    _assign(trained, tensors["weights"])
+    _assign(kept, tensors["weights"])
     checkpoint.restore_optimizer(optim, tensors["optimizer"])
     folded.restore(tensors["stabilizers"])
     run = Run(**{k: v for k, v in state.items() if k in Run.__dataclass_fields__})
