@@ -76,8 +76,8 @@ def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, float]:
     import numpy as np
     import transformers
 
-    from tempering.backbone import locate
     from tempering.peak import peak_bytes, reset_peak
+    from tempering.pretrained import locate
 
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tempering.backbone import Backbone, locate
+from tempering.backbone import Backbone
 from tempering.errors import ModelError
+from tempering.pretrained import locate
 from tests.tiny import FAMILIES, LENGTH, save_tiny, tiny_backbone
 
 TEXTS = ["the film was good", "bad"]
@@ -127,6 +131,47 @@ def test_the_fingerprint_feels_one_weight_and_the_configuration() -> None:
     assert changed != before == backbone.fingerprint()
     backbone.config.layer_norm_eps = 1e-3
     assert backbone.fingerprint() != before
+
+
+def _step(backbone: Backbone) -> None:
+    backbone.embeddings.weight.grad = torch.ones_like(backbone.embeddings.weight)  # type: ignore[assignment,arg-type,union-attr]
+    torch.optim.AdamW([backbone.embeddings.weight], fused=True).step()  # type: ignore[list-item]
+
+
+def _flip(backbone: Backbone) -> None:
+    backbone.embeddings.weight.data[3, 1:7:2] *= -1  # type: ignore[index,operator,union-attr]
+
+
+def _swap(backbone: Backbone) -> None:
+    backbone.embeddings.weight.data[[4, 5]] = backbone.embeddings.weight.data[[5, 4]]  # type: ignore[index,operator,union-attr]
+
+
+def _replace(backbone: Backbone) -> None:
+    backbone.embeddings.weight = torch.nn.Parameter(backbone.embeddings.weight.detach() * 2)  # type: ignore[operator,union-attr]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_step, _flip, _swap, _replace, lambda b: b.load_state_dict(tiny_backbone(seed=1).state_dict()), lambda b: setattr(b.config, "x", 1)],
+)
+def test_a_remembered_fingerprint_is_never_stale(change: Callable[[Backbone], object]) -> None:
+    backbone = tiny_backbone()
+    before = backbone.fingerprint()
+    twin = copy.deepcopy(backbone)
+    change(backbone)
+    after = backbone.fingerprint()
+    backbone._known = None  # forget
+    assert after == backbone.fingerprint() != before == twin.fingerprint()
+
+
+def test_an_unchanged_backbone_is_hashed_once_and_its_copies_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+    backbone, real = tiny_backbone(), hashlib.blake2b
+    monkeypatch.setattr(hashlib, "blake2b", lambda *a, **k: hashed.append(1) or real(*a, **k))
+    found = {backbone.fingerprint(), backbone.fingerprint(), copy.deepcopy(backbone).fingerprint()}
+    assert len(found) == 1 and len(hashed) == 1
+    _flip(backbone)
+    assert backbone.fingerprint() not in found and len(hashed) == 2
 
 
 def test_weights_that_the_checkpoint_lacks_are_drawn_from_the_seed(tmp_path: Path) -> None:

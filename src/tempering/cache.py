@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.contracts import Prompt
+from tempering.batching import Rows
+from tempering.contracts import Batch, Prompt
 from tempering.learner import Learner
 from tempering.streams import key_of
 
@@ -28,10 +30,14 @@ def _hash(prompt: Prompt) -> bytes:
 
 
 class TrunkCache:
-    """Trunk outputs of prompts, in memory and, with a ``folder``, on disk for later runs and other processes."""
+    """Trunk outputs of prompts, in memory and, with a ``folder``, on disk for later runs and other processes.
+
+    ``seconds`` is what computing and writing them has taken so far: time that belongs to no single run.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self.seconds = 0.0
         self._rows: dict[str, dict[bytes, np.ndarray]] = {}
         self._seen: set[Path] = set()
         self._keys: WeakKeyDictionary[Learner, str] = WeakKeyDictionary()
@@ -46,9 +52,11 @@ class TrunkCache:
         hashes = [_hash(p) for p in prompts]
         fresh = {h: p for h, p in zip(hashes, prompts, strict=True) if h not in rows}
         if fresh:
+            start = time.perf_counter()
             found = _compute(learner, list(fresh.values()), batch_size)
             rows.update(zip(fresh, found, strict=True))
             self._write(key, list(fresh), found)
+            self.seconds += time.perf_counter() - start
         return torch.from_numpy(np.stack([rows[h] for h in hashes]))
 
     def _read(self, key: str, rows: dict[bytes, np.ndarray]) -> None:
@@ -81,16 +89,11 @@ def _segment(path: Path) -> dict[bytes, np.ndarray]:
         return {}
 
 
-@torch.no_grad()
 def _compute(learner: Learner, prompts: Sequence[Prompt], batch_size: int) -> np.ndarray:
-    from tempering.batching import length_batches
+    def work(batch: Batch, _: Rows) -> Tensor:
+        trunk: Tensor = learner.framing.trunk(learner.backbone, batch.to(learner.device))
+        return trunk.float().cpu()
 
-    learner.eval()
-    rng = np.random.default_rng(0)
-    order = length_batches([len(p.input_ids) for p in prompts], batch_size)
-    parts = [
-        learner.framing.trunk(learner.backbone, learner.framing.collate([prompts[i] for i in rows], rng).to(learner.device))
-        for rows in order
-    ]
-    joined = torch.cat([p.float().cpu() for p in parts]).numpy()
-    return np.ascontiguousarray(joined[np.argsort(np.concatenate(order))])
+    found = learner.evaluated(prompts, batch_size, work)
+    joined = torch.cat([part for _, part in found]).numpy()
+    return np.ascontiguousarray(joined[np.argsort(np.concatenate([rows for rows, _ in found]))])

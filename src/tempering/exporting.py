@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tempering.backbone import Backbone, canonical, quiet
+from tempering.backbone import Backbone
 from tempering.contracts import Example
 from tempering.errors import ModelError
 from tempering.learner import Learner
+from tempering.pretrained import canonical, quiet
 
 TOLERANCE = 1e-4
 PROBLEMS = {"classification": "single_label_classification", "multilabel": "multi_label_classification", "regression": "regression"}
@@ -75,9 +76,13 @@ def classifier_config(learner: Learner) -> Any:
 def export_peft(learner: Learner, folder: Path) -> bool:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` with the head among the modules to save."""
     backbone, head, tuning = learner.backbone, learner.framing.export_state(), learner.tuning
-    body = backbone.state_dict()
-    names = tuning.peft_names(backbone, backbone.layout.head.body if head and backbone.layout.head else "")
-    state = {theirs: body[mine].detach().cpu().contiguous() for mine, theirs in names.items()}
+    prefix = backbone.layout.head.body if head and backbone.layout.head else ""
+    if hasattr(tuning, "to_peft"):
+        tensors = tuning.to_peft(backbone, prefix)
+    else:
+        body = backbone.state_dict()
+        tensors = {theirs: body[mine] for mine, theirs in tuning.peft_names(backbone, prefix).items()}
+    state = {theirs: tensor.detach().cpu().contiguous() for theirs, tensor in tensors.items()}
     modules = sorted({name.split(".", 1)[0] for name in head}) if head else []
     state |= {f"base_model.model.{name}": tensor.cpu() for name, tensor in (head or {}).items()}
     config = tuning.peft_config(backbone, "SEQ_CLS" if head else "FEATURE_EXTRACTION", modules)

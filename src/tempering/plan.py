@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from tempering.backbone import Backbone, _pretrained, _takes_pooler, locate, quiet
+from tempering.backbone import Backbone
 from tempering.codec import encode
 from tempering.contracts import Example, Seeds
 from tempering.footprint import Memory, memory_of
 from tempering.layouts import layout_of
 from tempering.learner import Learner
+from tempering.pretrained import body_class, loaded, locate, quiet, tokenizer_of
 from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
@@ -129,16 +130,11 @@ def outline(source: str) -> Backbone:
 
     where = locate(source)
     with quiet():
-        config = _pretrained(transformers.AutoConfig.from_pretrained, where)
-        tokenizer = _pretrained(transformers.AutoTokenizer.from_pretrained, where)
-        layout = layout_of(config)
-        auto = transformers.AutoModelForTextEncoding if layout.kind == "text-encoder" else transformers.AutoModel
-        slim = layout.head is not None and layout.head.pool != "pooler" and _takes_pooler(auto, config)
+        config = loaded(transformers.AutoConfig.from_pretrained, where)
+        tokenizer = tokenizer_of(where)
+        auto, options = body_class(config, layout_of(config))
         with torch.device("meta"):
-            options: dict[str, Any] = {"dtype": torch.float32} | ({"add_pooling_layer": False} if slim else {})
-            model = auto.from_config(config, **options)  # type: ignore[no-untyped-call]
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+            model = auto.from_config(config, dtype=torch.float32, **options)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return Backbone(model, tokenizer, source)
@@ -159,8 +155,8 @@ def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[Stag
     inside = sum(w.numel() for n, w in trained.items() if n.startswith("backbone.model."))
     rows = None if task is None else rows_of(stage, task, Seeds.of(0))[0]
     tokens = _tokens(stage, backbone, rows)
-    folded = hooks.start([(name_of(s)[1], s) for s in stage.stabilizers], learner, trained, 0)
-    live = [s for s in stage.stabilizers if not s.neutral]
+    folded = hooks.start([(name_of(s)[1], s) for s in stage.acting], learner, trained, 0)
+    live = [s for s in stage.acting if not s.neutral]
     plan = StagePlan(
         framing=encode(stage.framing, "framing"),
         tuning=encode(stage.tuning, "tuning"),

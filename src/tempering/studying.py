@@ -9,7 +9,7 @@ from pathlib import Path
 from tempering.errors import RecipeError, ResumeError
 from tempering.recipe import Recipe
 from tempering.report import Form, render, write
-from tempering.study.compare import FILE, final_records, run_study
+from tempering.study.compare import FILE, current_info, final_records, run_study
 from tempering.study.decide import Conclusion, conclude
 from tempering.study.records import Record, StudyInfo
 from tempering.study.runner import Listener
@@ -37,8 +37,8 @@ class Study:
 
     @property
     def info(self) -> StudyInfo:
-        """What the study compares."""
-        return self._store.info()
+        """What the study compares, and what the work its runs share has cost up to now."""
+        return current_info(self._store)
 
     def records(self) -> list[Record]:
         """One record a run, failed ones included."""
@@ -81,7 +81,7 @@ def compare(
     split; from a file without one, a fifth of the rows is held out. Called again on the same ``output_dir`` it runs what is missing:
     more recipes, sizes or seeds extend the study. ``workers`` 1 runs cells in a child process, so that one that is killed for memory
     does not end the study (a script then needs the usual ``if __name__ == "__main__"``); 0 runs them here. ``stop_after`` ends after so
-    many runs.
+    many runs, search and final runs counted together.
     """
     if seeds < 1:
         raise RecipeError(f"seeds: expected at least 1, found {seeds}")

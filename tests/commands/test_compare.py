@@ -39,6 +39,14 @@ def test_report_in_every_form(here: Path, bert: str, capsys: pytest.CaptureFixtu
     assert "<html" in (here / "study/report.html").read_text()
 
 
+def test_a_space_smaller_than_the_budget_is_said(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("compare", "train.csv", "--recipes", "head", "--seeds", "1", "--budget", "4", "--model", bert, *QUICK)
+    done(*asked, "--dry-run")
+    assert "up to 4 settings" in capsys.readouterr().out
+    done(*asked)
+    assert capsys.readouterr().err.count("note: Fewer settings than the budget of 4 in the search space of head (3)") == 1
+
+
 def test_compare_dry_run_counts_and_writes_nothing(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(here.rglob("*"))
     done(*COMPARE, "--model", bert, *QUICK, "--dry-run")

@@ -14,10 +14,11 @@ from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 import tempering
-from tempering.backbone import Backbone, quiet
+from tempering.backbone import Backbone
 from tempering.contracts import Hooks
 from tempering.exporting import classifier_config
 from tempering.learner import Learner
+from tempering.pretrained import quiet
 from tempering.recipe import Recipe, available
 from tempering.saving import loads_with
 from tempering.stages.train import Train

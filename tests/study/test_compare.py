@@ -45,7 +45,7 @@ def recipes(*names: str) -> list[Recipe]:
 
 def facts(records: list[Record]) -> list[dict[str, Any]]:
     """Records without what differs from run to run."""
-    timed = ("seconds", "search_seconds", "peak_memory")
+    timed = ("seconds", "cache_seconds", "search_seconds", "peak_memory")
     found = [{k: v for k, v in r.as_dict().items() if k not in timed} for r in records]
     return sorted(found, key=lambda r: (r["recipe"], r["size"], r["seed"]))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,23 +12,9 @@ from tempering.contracts import Example
 from tempering.errors import DataError
 from tempering.tasks.readers import read_labeled
 from tempering.tasks.task import Task
+from tests.tasks.shared import csv, exact, jsonl
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def jsonl(path: Path, labels: list[Any], **more: list[Any]) -> Path:
-    rows = [{"text": f"text {i}", "label": label, **{k: v[i] for k, v in more.items()}} for i, label in enumerate(labels)]
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    return path
-
-
-def csv(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def exact(values: Any) -> list[tuple[str, Any]]:
-    return [(type(value).__name__, value) for value in values]
 
 
 def test_dev_and_test_files(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def _dry(request: Request, sizes: tuple[int | None, ...], plans: list[Plan], as_
         return
     for plan in plans:
         say(*plan.lines(), "")
-    search = f"; before that, {request.budget} settings are tried for each recipe and size" if request.budget > 1 else ""
+    search = f"; before that, up to {request.budget} settings are tried for each recipe and size" if request.budget > 1 else ""
     say(f"{len(plans)} recipes x {len(sizes)} sizes x {request.seeds} seeds = {tuned} runs{search}; steps above are for all rows")
     say(f"dry run: nothing was trained or written; {request.output_dir} is where the study would be")
 
@@ -136,6 +136,8 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
                 left = f", about {duration(event['remaining'])} left" if event.get("remaining") else ""
                 progress.update(row, completed=event["done"], total=event["total"], description=f"{event['phase']}{left}")
                 progress.console.print(cell_words(event), markup=False)
+            elif event["event"] == "note":
+                progress.console.print(f"note: {event['text']}", markup=False)
 
         yield shown
 

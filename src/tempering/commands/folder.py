@@ -144,7 +144,7 @@ def read_metrics(where: Path) -> dict[str, Any]:
 
 def card(learner: Learner, recipe: Recipe, facts: dict[str, Any]) -> str:
     """The model card, under the base model's name on the hub where it has one."""
-    from tempering.backbone import ALIASES
+    from tempering.pretrained import ALIASES
     from tempering.report.card import model_card
 
     source = learner.backbone.source

@@ -47,7 +47,7 @@ def contents(conclusion: Conclusion, records: Sequence[Record]) -> Contents:
         title=info.title or "Study",
         sentences=tuple(conclusion.sentences),
         facts=_facts(info, scale),
-        sections=tuple(_section(result, scale, split_of(info)) for result in conclusion.sizes),
+        sections=tuple(_section(result, scale, info, first=i == 0) for i, result in enumerate(conclusion.sizes)),
         settings=_settings(records),
         findings=tuple(info.findings),
         failures=_failures(info, records),
@@ -83,11 +83,12 @@ def _facts(info: StudyInfo, scale: Scale) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _section(result: SizeResult, scale: Scale, split: str) -> Section:
+def _section(result: SizeResult, scale: Scale, info: StudyInfo, first: bool) -> Section:
     heading = rows_label(result.size, result.rows)
     pairs = pair_table(result, scale) if result.pairs else None
     heading = heading[0].upper() + heading[1:]
-    return Section(heading, _remarks(result, scale), score_table(result, scale, split), cost_table(result, scale), pairs)
+    scores, costs = score_table(result, scale, split_of(info)), cost_table(result, scale, info.cache_seconds if first else 0.0)
+    return Section(heading, _remarks(result, scale), scores, costs, pairs)
 
 
 def _remarks(result: SizeResult, scale: Scale) -> tuple[str, ...]:
@@ -164,7 +165,7 @@ def _method(conclusion: Conclusion, records: Sequence[Record], scale: Scale) -> 
     entries = [
         ("Scores", f"{info.metric} on the {split} split ({info.test_rows or info.dev_rows:,} rows), {read}."),
         ("Seeds", _seeds_text(info.seeds)),
-        ("Settings", _budget_text(info.budget)),
+        ("Settings", _budget_text(info)),
         ("Collapsed", f"A run at or under the {baseline_of(info)}, {scale.value(info.majority)}. It stays in every mean."),
         ("Intervals", _intervals_text(conclusion)),
         ("Comparisons", _comparisons_text(conclusion)),
@@ -183,10 +184,11 @@ def _seeds_text(seeds: int) -> str:
     )
 
 
-def _budget_text(budget: int) -> str:
-    if budget <= 1:
+def _budget_text(info: StudyInfo) -> str:
+    if info.budget <= 1:
         return "No search: every recipe ran with the setting written in it."
-    return f"Every recipe had the same budget of {budget} settings, chosen on the dev split alone, averaged over seeds."
+    same = f"Every recipe had the same budget of {info.budget} settings, chosen on the dev split alone, averaged over seeds."
+    return f"{same} {info.space_note}".rstrip()
 
 
 def _intervals_text(conclusion: Conclusion) -> str:

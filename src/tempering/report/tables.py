@@ -151,9 +151,11 @@ def score_table(result: SizeResult, scale: Scale, split: str) -> Table:
     return _table(f"Scores: {scale.metric} on the {split} split, {_rows(result)}", SCORE_COLUMNS, _ordered(result, scale), scale, notes)
 
 
-def cost_table(result: SizeResult, scale: Scale) -> Table:
-    """What each recipe cost at one size, in the order of `score_table`."""
-    return _table(f"Costs, mean of the finished runs, {_rows(result)}", COST_COLUMNS, _ordered(result, scale), scale)
+def cost_table(result: SizeResult, scale: Scale, cache_seconds: float = 0.0) -> Table:
+    """What each recipe cost at one size, in the order of `score_table`; ``cache_seconds`` of the whole study are said below it."""
+    spent = f"The outputs of frozen models were computed once for all runs of the study, in {formats.seconds(cache_seconds)}"
+    notes = (f"{spent}; no run's time holds a part of that.",) if cache_seconds else ()
+    return _table(f"Costs, mean of the finished runs, {_rows(result)}", COST_COLUMNS, _ordered(result, scale), scale, notes)
 
 
 def pair_table(result: SizeResult, scale: Scale) -> Table:

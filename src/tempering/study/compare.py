@@ -11,10 +11,11 @@ from typing import Any
 
 from tempering.contracts import Seeds
 from tempering.errors import DataError, RecipeError, ResumeError
+from tempering.pretrained import locate
 from tempering.recipe import Recipe
 from tempering.study.records import Record, StudyInfo
 from tempering.study.runner import Driver, Listener
-from tempering.study.search import choose, settings_of
+from tempering.study.search import Setting, choose, settings_of
 from tempering.study.store import Cell, Store
 from tempering.study.worker import Order
 from tempering.tasks.doctor import examine
@@ -43,31 +44,38 @@ def run_study(
     """Run what is not yet done of the study in ``folder`` and return its store. See `tempering.studying.compare`."""
     recipes, names = _checked(recipes), [_size_name(s) for s in sizes]
     info = describe(recipes, task, model, names, seeds, max(1, budget), metrics)
+    spaces = {r.name: settings_of(r, budget, seed) for r in recipes}
+    info = replace(info, small_spaces={name: len(found) for name, found in spaces.items() if len(found) < budget})
     for i in range(seeds):  # a size that cannot be drawn is refused before anything runs
         nested_subsets(task, list(sizes), Seeds.of(seed + i).sampling)
-    from tempering.backbone import locate  # here, since a report is read without torch
-
     locate(model)  # a model folder that is not there is refused too, not recorded as the failure of every run
     store = Store(folder / FILE)
     info = _joined(store, info, seed)
+    if info.space_note:
+        listener({"event": "note", "text": info.space_note})
     _write_recipes(folder, recipes)
     _write_rows(folder, task, info, seed)
     texts = {r.name: r.to_yaml() for r in recipes}
     order = Order(task, model, texts, info.metric, info.higher_is_better, info.majority, tuple(metrics), folder / "cache", seed)
-    driver = Driver(store, order, workers, listener)
-    search = [c for r in recipes for c in _search_cells(r, names, seeds, budget, seed)]
+    driver = Driver(store, order, workers, listener, stop_after)
+    search = [c for r in recipes for c in _search_cells(r, names, seeds, spaces[r.name])]
     if search:
         store.add(_by_seed(search))
-        if not driver.drive(_by_seed(search), stop_after):
+        if not driver.drive(_by_seed(search)):
             return store
     chosen = choose(_of(store.records("search"), search), info.metric, info.higher_is_better)
-    final = _by_seed([_final_cell(r, size, i, chosen) for r in recipes for size in names for i in range(seeds)])
-    store.add(final)
-    store.reopen_failed(final)
-    store.merge_meta("final", {_place(c): c.id for c in final})
     store.merge_meta("search_seconds", {json.dumps(k): v[1] / seeds for k, v in chosen.items()})
-    driver.drive(final, stop_after)
+    driver.drive(_enter_final(store, [_final_cell(r, size, i, chosen) for r in recipes for size in names for i in range(seeds)]))
     return store
+
+
+def _enter_final(store: Store, cells: list[Cell]) -> list[Cell]:
+    """Write down the final cells, seed by seed, as those that count from now on; one that failed gets another chance."""
+    ordered = _by_seed(cells)
+    store.add(ordered)
+    store.reopen_failed(ordered)
+    store.merge_meta("final", {_place(c): c.id for c in ordered})
+    return ordered
 
 
 def final_records(store: Store) -> list[Record]:
@@ -78,6 +86,12 @@ def final_records(store: Store) -> list[Record]:
         for cell, record in store.records("final")
         if current.get(_place(cell)) == cell.id
     ]
+
+
+def current_info(store: Store) -> StudyInfo:
+    """What the study compares, with what the outputs of frozen models have taken, in runs of whatever phase."""
+    spent = sum(record.cache_seconds for phase in ("search", "final") for _, record in store.records(phase))
+    return replace(store.info(), cache_seconds=spent)
 
 
 def _place(cell: Cell) -> str:
@@ -114,6 +128,7 @@ def describe(
         higher_is_better=higher_is_better(metric),
         fingerprint=task.fingerprint(),
         findings=findings,
+        metrics=sorted(set(metrics)),
     )
 
 
@@ -136,22 +151,32 @@ def _joined(store: Store, info: StudyInfo, seed: int) -> StudyInfo:
     """Continue the study that is there, extended by what is new; refuse one about something else."""
     if store.meta("info") is not None:
         old = store.info()
-        before = {"fingerprint": old.fingerprint, "model": old.model, "metric": old.metric, "seed": store.meta("seed")}
-        now = {"fingerprint": info.fingerprint, "model": info.model, "metric": info.metric, "seed": seed}
-        for name, value in before.items():
-            if value != now[name]:
-                what = "data" if name == "fingerprint" else name
+        for what, value in _identity(old, store.meta("seed")).items():
+            now = _identity(info, seed)[what]
+            if value != now:
                 raise ResumeError(
-                    f"{store.path.parent}: holds a study with another {what} ({str(value)[:16]}, now {str(now[name])[:16]});"
-                    " give another --output-dir"
+                    f"{store.path.parent}: holds a study with another {what} ({value[:64]}, now {now[:64]}); give another --output-dir"
                 )
         sizes = list(dict.fromkeys([*old.sizes, *info.sizes]))
         sizes.sort(key=lambda s: float("inf") if s == "all" else int(s))
         recipes = list(dict.fromkeys([*old.recipes, *info.recipes]))
-        info = replace(info, recipes=recipes, sizes=sizes, seeds=max(old.seeds, info.seeds), budget=max(old.budget, info.budget))
+        spaces = old.small_spaces | info.small_spaces
+        seeds, budget = max(old.seeds, info.seeds), max(old.budget, info.budget)
+        info = replace(info, recipes=recipes, sizes=sizes, seeds=seeds, budget=budget, small_spaces=spaces)
     store.put_meta("info", info.as_dict())
     store.put_meta("seed", seed)
     return info
+
+
+def _identity(info: StudyInfo, seed: Any) -> dict[str, str]:
+    """What all runs of a study share: with another of these, finished runs could not stand beside new ones."""
+    return {
+        "data": info.fingerprint[:16],
+        "model": info.model,
+        "metric": info.metric,
+        "choice of extra metrics": ", ".join(info.metrics) or "none",
+        "seed": str(seed),
+    }
 
 
 def _write_recipes(folder: Path, recipes: Sequence[Recipe]) -> None:
@@ -171,8 +196,7 @@ def _write_rows(folder: Path, task: Task, info: StudyInfo, seed: int) -> None:
     part.replace(folder / "data.json")
 
 
-def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, budget: int, seed: int) -> list[Cell]:
-    settings = settings_of(recipe, budget, seed)
+def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, settings: list[Setting]) -> list[Cell]:
     if len(settings) < 2:
         return []
     key = recipe.key()

@@ -13,7 +13,8 @@ class Record:
     ``size`` is the size as it was asked for ("32" or "all"), ``rows`` the training rows really used. ``dev`` and ``test``
     map metric names to values. ``items`` holds the per-row test score (1 right / 0 wrong; for regression the negative squared
     error), ``predictions`` the predicted label of every test row. ``collapsed``: at or under the majority baseline.
-    ``seconds`` is wall time of training and evaluation, ``peak_memory`` and ``artefact_bytes`` are bytes.
+    ``seconds`` is wall time of training and evaluation without ``cache_seconds``: those went into outputs of a frozen model that all
+    runs share, and whichever run came first happened to compute them. ``peak_memory`` and ``artefact_bytes`` are bytes.
     """
 
     recipe: str
@@ -30,6 +31,7 @@ class Record:
     predictions: list[Any] = field(default_factory=list)
     collapsed: bool = False
     seconds: float = 0.0
+    cache_seconds: float = 0.0
     search_seconds: float = 0.0
     peak_memory: int = 0
     trained_parameters: int = 0
@@ -49,7 +51,9 @@ class StudyInfo:
     """What a study compares: written once, checked whenever it is continued.
 
     ``metric`` is the main metric and ``higher_is_better`` its direction; ``majority`` is the main metric of the majority-class
-    (or mean-value) predictor on test; ``test_rows`` and ``dev_rows`` are counts; ``gold`` the true test labels.
+    (or mean-value) predictor on test; ``test_rows`` and ``dev_rows`` are counts; ``gold`` the true test labels; ``metrics`` the
+    extra ones. ``small_spaces`` names recipes with fewer settings to try than ``budget``, with their number. ``cache_seconds`` is what
+    the outputs of frozen models, shared by all runs, took up to now.
     """
 
     title: str
@@ -69,6 +73,17 @@ class StudyInfo:
     higher_is_better: bool = True
     fingerprint: str = ""
     findings: list[str] = field(default_factory=list)  # what the data doctor said
+    metrics: list[str] = field(default_factory=list)
+    small_spaces: dict[str, int] = field(default_factory=dict)
+    cache_seconds: float = 0.0
+
+    @property
+    def space_note(self) -> str:
+        """Which recipes cannot use the whole budget, in a sentence; empty if all can."""
+        if not self.small_spaces:
+            return ""
+        names = ", ".join(f"{name} ({count})" for name, count in self.small_spaces.items())
+        return f"Fewer settings than the budget of {self.budget} in the search space of {names}: all of them are tried."
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""

@@ -22,21 +22,26 @@ PAUSE = 2.0  # seconds between looks at what other drivers do
 
 @dataclass
 class Driver:
-    """Runs cells of one study. ``workers`` 0 runs them in this process, 1 in a child process that may die without harm."""
+    """Runs cells of one study, ``stop_after`` of them at most (None: all).
+
+    ``workers`` 0 runs them in this process, 1 in a child process that may die without harm.
+    """
 
     store: Store
     order: Order
     workers: int
     listener: Listener
+    stop_after: int | None = None
     owner: str = field(default_factory=owner_name)
+    _made: int = 0
     _seconds: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
 
-    def drive(self, cells: Sequence[Cell], stop_after: int | None = None) -> bool:
-        """Run ``cells`` until none is left, by this driver or another; False if ``stop_after`` runs came first."""
-        bench, child, made = Bench(self.order), Child(self.order), 0
+    def drive(self, cells: Sequence[Cell]) -> bool:
+        """Run ``cells`` until none is left, by this driver or another; False if the last run it may make came first."""
+        bench, child = Bench(self.order), Child(self.order)
         try:
             while self.store.left(cells):
-                if stop_after is not None and made >= stop_after:
+                if self.stop_after is not None and self._made >= self.stop_after:
                     return False
                 cell = self.store.claim(self.owner, cells)
                 if cell is None:  # what is left is leased to others: wait for them, or for their leases to run out
@@ -45,7 +50,7 @@ class Driver:
                 record = self._run(cell, bench, child)
                 if record is not None:
                     self.store.finish(cell, record)
-                    made += 1
+                    self._made += 1
                     self._tell(cell, record, cells)
             return True
         finally:

@@ -45,18 +45,20 @@ class Bench:
 
     def run(self, cell: Cell) -> Record:
         """The record of ``cell``; whatever goes wrong in it is a failed record with its reason."""
-        start = time.perf_counter()
         blank = Record(cell.recipe, cell.recipe_key, cell.size, 0, cell.seed, dict(cell.setting))
+        start, before = time.perf_counter(), 0.0
         try:
-            return self._run(cell, blank)
+            self._set_up()
+            start, before = time.perf_counter(), self._cache.seconds
+            record = self._run(cell, blank)
         except TemperingError as error:
-            return replace(blank, status="failed", reason=str(error), seconds=time.perf_counter() - start)
+            record = replace(blank, status="failed", reason=str(error))
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            reason = (
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({Path(place.filename).name}:{place.lineno})"
-            )
-            return replace(blank, status="failed", reason=reason, seconds=time.perf_counter() - start)
+            words = str(error).splitlines()[0] if str(error) else ""
+            record = replace(blank, status="failed", reason=f"{type(error).__name__}: {words} ({Path(place.filename).name}:{place.lineno})")
+        shared = self._cache.seconds - before if self._cache is not None else 0.0
+        return replace(record, seconds=time.perf_counter() - start - shared, cache_seconds=shared)
 
     def _run(self, cell: Cell, blank: Record) -> Record:
         from tempering.contracts import Seeds
@@ -68,32 +70,31 @@ class Bench:
         size = None if cell.size == "all" else int(cell.size)
         recipe = Recipe.from_yaml(order.recipes[cell.recipe]).override(dict(cell.setting))
         subset = order.task.with_train(nested_subsets(order.task, [size], seeds.sampling)[size], seeds.sampling)
-        start = time.perf_counter()
         learner = fit(
-            recipe, replace(subset, test=None), self._backbone(recipe, seeds.init), seeds=seeds, metrics=order.metrics, cache=self._trunks()
+            recipe, replace(subset, test=None), self._backbone(recipe, seeds.init), seeds=seeds, metrics=order.metrics, cache=self._cache
         )
         record = _filled(blank, learner)
         if cell.phase == "final" and order.task.test is not None:
-            test, predictions = evaluator_of(learner, subset, order.task.test, order.metrics, self._trunks())(learner)
+            test, predictions = evaluator_of(learner, subset, order.task.test, order.metrics, self._cache)(learner)
             labels = [p.label for p in predictions]
             items = per_item(order.task.kind, order.task.test.labels, labels)
             collapsed = _at_most(test[order.metric], order.majority, order.higher)
             record = replace(record, test=test, items=items, predictions=labels, collapsed=collapsed)
-        return replace(record, seconds=time.perf_counter() - start)
+        return record
 
-    def _trunks(self) -> Any:
+    def _set_up(self) -> None:
+        """What the first run of a process brings about and no run is charged for: imports, the model, an empty cache."""
+        from tempering.backbone import Backbone
         from tempering.cache import TrunkCache
 
-        if self._cache is None:
+        if self._pristine is None:
+            self._pristine = Backbone.load(self.order.model)
             self._cache = TrunkCache(self.order.cache)
-        return self._cache
 
     def _backbone(self, recipe: Recipe, init: int) -> Any:
         """A fresh backbone. One that no stage changes is lent as it is; one with weights drawn from the seed is loaded anew."""
         from tempering.backbone import Backbone
 
-        if self._pristine is None:
-            self._pristine = Backbone.load(self.order.model, init)
         if self._pristine.pretrained != self._pristine.own:
             return Backbone.load(self.order.model, init)
         untouched = len(recipe.stages) == 1 and recipe.stages[0].cached
