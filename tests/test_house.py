@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import tempering
+from tempering.methods import METHODS as CATALOGUE
+from tempering.registry import find
 
 SOURCE = Path(tempering.__file__).parent
 
@@ -24,6 +26,7 @@ HOUSE = """
     estimator | studying
     report
     study
+    mixing
     fitting
     plan | choosing
     recipe
@@ -33,8 +36,8 @@ HOUSE = """
     passes | cache
     learner
     tasks | backbone | codec | dropout | footprint
-    contracts | streams | layouts | registry | batching
-    errors | demo | peak
+    contracts | streams | layouts | registry | batching | pretrained
+    errors | demo | peak | methods
 """
 ONE_UNIT = {"saving": "learner", "exporting": "learner"}
 METHODS = {"tunings", "framings", "stabilizers"}
@@ -179,6 +182,12 @@ def test_no_drawer_for_odds_and_ends() -> None:
     assert [p for p in SOURCE.rglob("*") if re.fullmatch(r"(utils?|helpers?|common|misc)(\.py)?", p.name)] == []
     classes = [n.name for p in modules() for n in ast.walk(ast.parse(p.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)]
     assert [name for name in classes if name.endswith(("Manager", "Helper", "Utils"))] == []
+
+
+def test_every_registered_class_is_reached_by_its_own_name() -> None:
+    for kind, entries in CATALOGUE.items():
+        for method, path in entries.items():
+            assert getattr(tempering, path.partition(":")[2]) is find(kind, method)
 
 
 def test_public_names_are_sorted_and_there() -> None:

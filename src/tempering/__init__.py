@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tempering.framings.head import Head
     from tempering.framings.masked_lm import MaskedLM
     from tempering.learner import Learner
+    from tempering.mixing.learner import MixedLearner
+    from tempering.mixing.loading import load_many
+    from tempering.mixing.training import fit_many
     from tempering.recipe import Recipe
     from tempering.saving import load
     from tempering.stabilizers.layer_decay import LayerDecay
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from tempering.studying import Study, compare
     from tempering.tasks.task import Task
     from tempering.tunings.bitfit import BitFit
+    from tempering.tunings.deltas import merge_deltas, switch
     from tempering.tunings.frozen import Frozen
     from tempering.tunings.full import Full
     from tempering.tunings.houlsby import Houlsby
@@ -57,6 +61,7 @@ _HOME = {
     "Learner": "learner",
     "LoRA": "tunings.lora",
     "MaskedLM": "framings.masked_lm",
+    "MixedLearner": "mixing.learner",
     "Mixout": "stabilizers.mixout",
     "ModelError": "errors",
     "Prediction": "contracts",
@@ -74,7 +79,11 @@ _HOME = {
     "Train": "stages.train",
     "compare": "studying",
     "fit": "fitting",
+    "fit_many": "mixing.training",
     "load": "saving",
+    "load_many": "mixing.loading",
+    "merge_deltas": "tunings.deltas",
+    "switch": "tunings.deltas",
 }
 
 __all__ = [
@@ -91,6 +100,7 @@ __all__ = [
     "Learner",
     "LoRA",
     "MaskedLM",
+    "MixedLearner",
     "Mixout",
     "ModelError",
     "Prediction",
@@ -108,17 +118,34 @@ __all__ = [
     "Train",
     "compare",
     "fit",
+    "fit_many",
     "load",
+    "load_many",
+    "merge_deltas",
+    "switch",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the home of a public name on first use (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'tempering' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"tempering.{_HOME[name]}"), name)
+    """Import the home of a public name, or of any registered method's class, on first use (PEP 562)."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"tempering.{_HOME[name]}"), name)
+    else:
+        value = _registered(name)
     globals()[name] = value
     return value
+
+
+def _registered(name: str) -> Any:
+    """The class ``name`` of a registered method: ``tempering.Pfeiffer`` is there without a line of its own here."""
+    from tempering.methods import METHODS
+    from tempering.registry import find
+
+    for kind, entries in METHODS.items():
+        for method, path in entries.items():
+            if path.partition(":")[2] == name:
+                return find(kind, method)
+    raise AttributeError(f"module 'tempering' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

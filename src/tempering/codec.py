@@ -57,6 +57,27 @@ def _encode_field(field: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def method(kind: str, node: Any, where: str) -> Any:
+    """``node`` as a method of ``kind``: itself where it is one, else what it names. A class, or a method of another kind, is refused."""
+    if isinstance(node, type):
+        raise RecipeError(f"{where}: expected a {kind}, found the class {node.__name__}; write {node.__name__}()")
+    if not dataclasses.is_dataclass(node):
+        return decode(kind, node, where)
+    found, name = name_of(node)
+    if found != kind:
+        raise RecipeError(f"{where}: expected a {kind} ({', '.join(names(kind))}), found {name}, which is a {found}")
+    return node
+
+
+def methods(field: str, node: Any, where: str) -> Any:
+    """What a field of `NESTED` holds, from values, names or plain data."""
+    kind, several = NESTED[field]
+    if not several:
+        return method(kind, node, where)
+    listed = node if isinstance(node, list | tuple) else [node]
+    return tuple(method(kind, n, f"{where}.{i}") for i, n in enumerate(listed))
+
+
 def decode(kind: str, node: Any, where: str) -> Any:
     """The value that ``node`` names, with its fields checked. ``where`` is the place for messages."""
     listed = next((name for name in LISTS if name in METHODS[kind]), None)
@@ -101,12 +122,8 @@ def _renamed(key: str, known: Mapping[str, Any]) -> str:
 
 def decode_field(field: str, node: Any, where: str) -> Any:
     """A field's value from plain data."""
-    if field in NESTED and not dataclasses.is_dataclass(node):
-        kind, several = NESTED[field]
-        if not several:
-            return decode(kind, node, where)
-        listed = node if isinstance(node, Sequence) and not isinstance(node, str) else [node]
-        return tuple(decode(kind, n, f"{where}.{i}") for i, n in enumerate(listed))
+    if field in NESTED:
+        return methods(field, node, where)
     return tuple(node) if isinstance(node, list) else node
 
 
@@ -175,21 +192,31 @@ def parse_scalar(text: str) -> Any:
         return text
 
 
-def schema(kind: str) -> dict[str, Any]:
-    """JSON schema of a value of ``kind``: a name, or a name with fields."""
+def schema(kind: str, inside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """JSON schema of a value of ``kind``: a name, or a name with fields. One ``inside`` a method of its own kind is named only."""
+    if kind in inside:
+        return {
+            "anyOf": [{"enum": names(kind)}, {"type": "object", "minProperties": 1, "maxProperties": 1}, {"type": "array", "minItems": 2}]
+        }
     single = [n for n in METHODS[kind] if n not in LISTS]
     full = [
-        {"type": "object", "properties": {n: _fields_schema(find(kind, n))}, "required": [n], "additionalProperties": False} for n in single
+        {
+            "type": "object",
+            "properties": {n: _fields_schema(find(kind, n), (*inside, kind))},
+            "required": [n],
+            "additionalProperties": False,
+        }
+        for n in single
     ]
     one: list[dict[str, Any]] = [{"enum": single}, *full]
     several = [{"type": "array", "minItems": 2, "items": {"anyOf": one}} for n in METHODS[kind] if n in LISTS]
     return {"anyOf": [*one, *several]}
 
 
-def _fields_schema(cls: Any) -> dict[str, Any]:
+def _fields_schema(cls: Any, inside: tuple[str, ...]) -> dict[str, Any]:
     found = TypeAdapter(cls).json_schema()
     properties = dict(found.get("properties", {}))
     for field, (kind, several) in NESTED.items():
         if field in properties:
-            properties[field] = {"type": "array", "items": schema(kind)} if several else schema(kind)
+            properties[field] = {"type": "array", "items": schema(kind, inside)} if several else schema(kind, inside)
     return {"type": "object", "properties": properties, "additionalProperties": False}

@@ -51,7 +51,8 @@ class LanguageModelSpec:
 class Layout:
     """One family. ``embeddings`` looks up tokens; ``query`` .. ``ffn_out`` are paths inside a block; ``*_output`` is the module whose
     output is the sub-layer's result just before the residual addition. ``refuses`` maps a method's registry name to the reason it
-    cannot serve this family.
+    cannot serve this family. ``ffn_norm`` is the norm that ends a block where norms follow the addition. ``read_aside`` names weights
+    that are read without calling the module that holds them.
     """
 
     family: str
@@ -65,11 +66,13 @@ class Layout:
     ffn_in: str = ""
     ffn_out: str = ""
     ffn_output: str = ""
+    ffn_norm: str = ""
     head: HeadSpec | None = None
     lm: LanguageModelSpec | None = None
     kind: Literal["encoder", "decoder", "text-encoder"] = "encoder"
     shared_blocks: bool = False
     position_offset: int = 0
+    read_aside: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
 
     def require(self, method: str, *places: str) -> None:
@@ -95,6 +98,7 @@ _BERT: dict[str, Any] = {
     "ffn_in": "intermediate.dense",
     "ffn_out": "output.dense",
     "ffn_output": "output.dropout",
+    "ffn_norm": "output.LayerNorm",
 }
 _LLAMA: dict[str, Any] = {
     "blocks": "layers",
@@ -112,8 +116,13 @@ _LLAMA: dict[str, Any] = {
 }
 _TRANSFORM = LanguageModelSpec("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias")
 _LM_HEAD = LanguageModelSpec("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+_MPNET = {"attention_out": "attention.attn.o", "attention_output": "attention.dropout"}
 _HIDDEN = ("hidden_dropout_prob",)
-_SHARED = {"top_layers": "its blocks share one set of weights, so there is no top layer to choose; use full, lora or bitfit"}
+_EAGER = {"prefix_tuning": "its attention cannot be given further keys from outside; use prompt_tuning, p_tuning or lora"}
+_SHARED = {
+    "top_layers": "its blocks share one set of weights, so there is no top layer to choose; use full, lora or bitfit",
+    "truncate": "its blocks share one set of weights, so dropping some of them makes it no smaller; use full, lora or bitfit",
+}
 
 
 def _out_proj(body: str, activation: str = "tanh", rates: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")) -> HeadSpec:
@@ -142,6 +151,7 @@ LAYOUTS: dict[str, Layout] = {
         ffn_in="ffn.lin1",
         ffn_out="ffn.lin2",
         ffn_output="ffn.dropout",
+        ffn_norm="output_layer_norm",
         head=HeadSpec("distilbert", "classifier", dense="pre_classifier", activation="relu", dropout=("seq_classif_dropout",)),
         lm=LanguageModelSpec("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
     ),
@@ -157,6 +167,7 @@ LAYOUTS: dict[str, Layout] = {
         ffn_in="ffn",
         ffn_out="ffn_output",
         ffn_output="ffn_output",
+        ffn_norm="full_layer_layer_norm",
         shared_blocks=True,
         head=HeadSpec("albert", "classifier", pool="pooler", dropout=("classifier_dropout_prob",)),
         lm=LanguageModelSpec("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
@@ -179,19 +190,11 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "mpnet": Layout(
         "mpnet",
-        blocks="encoder.layer",
-        embeddings="embeddings.word_embeddings",
-        query="attention.attn.q",
-        key="attention.attn.k",
-        value="attention.attn.v",
-        attention_out="attention.attn.o",
-        attention_output="attention.dropout",
-        ffn_in="intermediate.dense",
-        ffn_out="output.dense",
-        ffn_output="output.dropout",
+        **(_BERT | {p: f"attention.attn.{p[0]}" for p in ("query", "key", "value")} | _MPNET),
         head=_out_proj("mpnet", rates=_HIDDEN),
         lm=_LM_HEAD,
         position_offset=2,
+        refuses=_EAGER,
     ),
     "deberta-v2": Layout(
         "deberta-v2",
@@ -205,6 +208,8 @@ LAYOUTS: dict[str, Layout] = {
             dropout=("cls_dropout", "hidden_dropout_prob"),
         ),
         lm=_TRANSFORM,
+        refuses=_EAGER,
+        read_aside=("encoder.rel_embeddings.weight",),
     ),
     "gpt2": Layout(
         "gpt2",

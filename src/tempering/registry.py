@@ -1,6 +1,6 @@
 """Kind and name -> class. Dotted paths, so that listing methods imports no torch.
 
-A new method is one line here. `find` resolves a name and suggests near misses; `names` lists a kind.
+The table itself is `tempering.methods`. `find` resolves a name and suggests near misses; `names` lists a kind.
 """
 
 from __future__ import annotations
@@ -14,31 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tempering.errors import RecipeError
-
-METHODS: dict[str, dict[str, str]] = {
-    "framing": {
-        "head": "tempering.framings.head:Head",
-        "masked_lm": "tempering.framings.masked_lm:MaskedLM",
-    },
-    "tuning": {
-        "full": "tempering.tunings.full:Full",
-        "frozen": "tempering.tunings.frozen:Frozen",
-        "top_layers": "tempering.tunings.top_layers:TopLayers",
-        "bitfit": "tempering.tunings.bitfit:BitFit",
-        "lora": "tempering.tunings.lora:LoRA",
-        "houlsby": "tempering.tunings.houlsby:Houlsby",
-        "together": "tempering.tunings.together:Together",
-    },
-    "stabilizer": {
-        "layer_decay": "tempering.stabilizers.layer_decay:LayerDecay",
-        "r_drop": "tempering.stabilizers.r_drop:RDrop",
-        "mixout": "tempering.stabilizers.mixout:Mixout",
-        "self_distillation": "tempering.stabilizers.self_distillation:SelfDistillation",
-    },
-    "stage": {
-        "train": "tempering.stages.train:Train",
-    },
-}
+from tempering.methods import METHODS
 
 
 def names(kind: str) -> list[str]:
@@ -65,7 +41,7 @@ def name_of(value: object) -> tuple[str, str]:
         for name, target in entries.items():
             if target == path:
                 return kind, name
-    raise RecipeError(f"{type(value).__name__} is not a registered method; add one line to tempering/registry.py")
+    raise RecipeError(f"{type(value).__name__} is not a registered method; add one line to tempering/methods.py")
 
 
 def describe(kind: str, name: str) -> str:

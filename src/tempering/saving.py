@@ -11,6 +11,7 @@ Where an earlier stage changed the base, it is saved along in ``base/``. ``tempe
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     """Write ``learner`` to ``folder``; with ``merge`` the tuning is folded into the weights first (in place)."""
     if merge and form_of(learner) != "full":
         learner.tuning.merge(learner.backbone)
+    _eject(learner.tuning, learner.backbone)
     folder.mkdir(parents=True, exist_ok=True)
     form = form_of(learner)
     save_file({k: v.contiguous() for k, v in learner.framing.state_dict().items()}, folder / "framing.safetensors")
@@ -68,6 +70,13 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     if exported:
         compare_reload(learner, folder, form)
     return folder
+
+
+def _eject(tuning: Any, backbone: Backbone) -> None:
+    """Drop what serves training only, such as the network that makes a prompt."""
+    for part in getattr(tuning, "tunings", (tuning,)):
+        if hasattr(part, "eject"):
+            part.eject(backbone)
 
 
 def _lm_head(backbone: Backbone) -> nn.Module:
@@ -92,16 +101,20 @@ def _meta(learner: Learner, form: str) -> dict[str, Any]:
     return {"format": form, "version": FORMAT_VERSION, "base": base, **stage, "task": task, "record": record}
 
 
-def load(folder: str | Path) -> Learner:
-    """The learner that `save` wrote to ``folder``, with equal predictions."""
+def load(folder: str | Path, base_model: Backbone | None = None) -> Learner:
+    """The learner that `save` wrote to ``folder``, with equal predictions. ``base_model``: its base, if loaded already; it is copied."""
     path = Path(folder)
     meta = _read_meta(path)
     form, base = meta["format"], meta["base"]
-    backbone = Backbone.load(str(path if form == "full" else path / "base" if base["changed"] else base["source"]))
+    if base_model is not None and form != "full" and not base["changed"] and base_model.source == base["source"]:
+        backbone = copy.deepcopy(base_model)
+    else:
+        backbone = Backbone.load(str(path if form == "full" else path / "base" if base["changed"] else base["source"]))
     tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
     if form != "full":
         _check_base(backbone, base, path)
         tuning.attach(backbone)
+        _eject(tuning, backbone)
         _load_change(backbone, tuning, path, form)
     backbone.source, backbone.base_fingerprint, backbone.changed = base["source"], base["fingerprint"], base["changed"]
     framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
@@ -111,6 +124,19 @@ def load(folder: str | Path) -> Learner:
     if _fills_masks(learner):
         _lm_head(backbone).load_state_dict(_tensors(path / LM_HEAD))
     return learner.eval()
+
+
+def saved_change(folder: str | Path) -> tuple[Any, str, dict[str, Tensor]]:
+    """What a ``delta`` folder holds of its backbone: the tuning, the fingerprint of the base, and the tensors by their name in the body."""
+    path = Path(folder)
+    meta = _read_meta(path)
+    if meta["format"] != "delta":
+        raise ModelError(
+            f"{path}: was saved in the form {meta['format']!r}; expected one that holds adapters alone, such as those of tuning pfeiffer:"
+            " give another folder"
+        )
+    tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
+    return tuning, meta["base"]["fingerprint"], _tensors(path / "delta.safetensors")
 
 
 def _fills_masks(learner: Learner) -> bool:
@@ -156,8 +182,11 @@ def _load_change(backbone: Backbone, tuning: Any, path: Path, form: str) -> None
     else:
         stored = _tensors(path / "adapter_model.safetensors")
         bare = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["task_type"] != "SEQ_CLS"
-        names = tuning.peft_names(backbone, "" if bare or backbone.layout.head is None else backbone.layout.head.body)
-        state = {mine: stored[theirs] for mine, theirs in names.items()}
+        prefix = "" if bare or backbone.layout.head is None else backbone.layout.head.body
+        if hasattr(tuning, "from_peft"):
+            state = tuning.from_peft(stored, backbone, prefix)
+        else:
+            state = {mine: stored[theirs] for mine, theirs in tuning.peft_names(backbone, prefix).items()}
     body: Any = backbone.model
     _, unexpected = body.load_state_dict({k.removeprefix("model."): v for k, v in state.items()}, strict=False)
     if unexpected:

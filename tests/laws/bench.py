@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tempering.contracts import Example, Seeds
-from tempering.errors import RecipeError
+from tempering.errors import ModelError, RecipeError
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.train import Surroundings, Train, assemble
@@ -43,6 +43,15 @@ def run(stage: Train, family: str = "bert", kind: str = "classification", around
 def untrained(stage: Train, family: str = "bert", kind: str = "classification") -> Learner:
     """The learner as it stands before the first step."""
     return assemble(stage, tiny_backbone(family), tiny_task(ROWS, kind), SEEDS)
+
+
+def serves(tuning: Any, family: str) -> bool:
+    """Whether ``tuning`` can serve ``family``; what it cannot it refuses, which the law of families holds it to."""
+    try:
+        tuning.count(tiny_backbone(family))
+    except ModelError:
+        return False
+    return True
 
 
 def losses(stage: Train) -> list[float]:

@@ -13,13 +13,35 @@ from tempering.stabilizers.mixout import Mixout
 from tempering.stabilizers.r_drop import RDrop
 from tempering.stabilizers.self_distillation import SelfDistillation
 from tempering.stages.train import Train
+from tempering.tunings.adalora import AdaLoRA
 from tempering.tunings.bitfit import BitFit
+from tempering.tunings.compacter import Compacter
+from tempering.tunings.diff_pruning import DiffPruning
+from tempering.tunings.dora import DoRA
+from tempering.tunings.fish import FISH
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
+from tempering.tunings.fusion import Fusion
+from tempering.tunings.grft import GRFT
 from tempering.tunings.houlsby import Houlsby
+from tempering.tunings.ia3 import IA3
+from tempering.tunings.layer_norm import LayerNormOnly
 from tempering.tunings.lora import LoRA
+from tempering.tunings.lt_sft import LTSFT
+from tempering.tunings.madx import MADX
+from tempering.tunings.magnitude import MagnitudeMask
+from tempering.tunings.movement import MovementMask
+from tempering.tunings.p_tuning import PTuning
+from tempering.tunings.parallel import Parallel
+from tempering.tunings.peft_method import PEFT
+from tempering.tunings.pfeiffer import Pfeiffer
+from tempering.tunings.pissa import PiSSA
+from tempering.tunings.prefix_tuning import PrefixTuning
+from tempering.tunings.prompt_tuning import PromptTuning
 from tempering.tunings.together import Together
 from tempering.tunings.top_layers import TopLayers
+from tempering.tunings.truncate import Truncate
+from tempering.tunings.vera import VeRA
 
 
 class Row(NamedTuple):
@@ -37,10 +59,32 @@ TABLE: dict[str, dict[str, Row]] = {
     "tuning": {
         "full": Row(Full(embeddings=False)),
         "frozen": Row(Frozen()),
-        "top_layers": Row(TopLayers(k=2)),
-        "bitfit": Row(BitFit()),
+        "top_layers": Row(TopLayers(layers=(-1,))),
+        "bitfit": Row(BitFit(subset=True)),
         "lora": Row(LoRA(r=2, lora_alpha=3.0, lora_dropout=0.1, target_modules=("query", "ffn_in"))),
         "houlsby": Row(Houlsby(m=4, init_std=1e-2, activation="relu", layer_norm=False)),
+        "prompt_tuning": Row(PromptTuning(p=4, init="text", text="good film")),
+        "prefix_tuning": Row(PrefixTuning(p=3, m=8, prefix_dropout=0.1, init_std=2.0)),
+        "p_tuning": Row(PTuning(p=4, encoder="mlp")),
+        "pfeiffer": Row(Pfeiffer(m=4, init_std=2e-3, activation="gelu", invertible=True, robust=True)),
+        "parallel": Row(Parallel(m=4, s="learned", activation="gelu")),
+        "compacter": Row(Compacter(n=2, m=4, plus=True, init_std=0.05, activation="relu", layer_norm=False)),
+        "fusion": Row(Fusion(new=2, m=4, dropout=0.1, value_penalty=0.1)),
+        "madx": Row(MADX(m=4, language_m=8, init_std=2e-3, drop_layers=1)),
+        "truncate": Row(Truncate(k=1, tuning=LoRA(r=2))),
+        "layer_norm": Row(LayerNormOnly()),
+        "diff_pruning": Row(DiffPruning(density=0.01, epochs=1.0, l0=1e-4, gate_init=1.0, gate_rate=3.0)),
+        "lt_sft": Row(LTSFT(density=0.02, layer_norm=True, epochs=1.0, l1=0.1)),
+        "fish": Row(FISH(density=0.01, layer_norm=False, rows=6, labels="true")),
+        "magnitude": Row(MagnitudeMask(density=0.02, keep="smallest")),
+        "movement": Row(MovementMask(density=0.01, epochs=None)),
+        "grft": Row(GRFT(r=2, axis="columns", decay=0.1, rows=6, batch_size=2)),
+        "dora": Row(DoRA(r=2, lora_alpha=3.0, lora_dropout=0.1, target_modules=("query", "ffn_in"))),
+        "pissa": Row(PiSSA(r=2, lora_alpha=3.0, target_modules=("value", "ffn_out"), niter=2)),
+        "adalora": Row(AdaLoRA(target_r=1, init_r=3, lora_alpha=6.0, lora_dropout=0.1, tinit=0.25, tfinal=0.25, orth_reg_weight=0.3)),
+        "vera": Row(VeRA(r=6, d_initial=0.5, vera_dropout=0.1, target_modules=("query", "ffn_in"), projection_prng_key=3)),
+        "ia3": Row(IA3(before_activation=True)),
+        "peft": Row(PEFT("vblora", {"r": 2, "num_vectors": 8, "vector_length": 4, "target_modules": ["query", "ffn_in"]})),
         "together": Row(Together((LoRA(r=2, lora_alpha=3.0), Houlsby(m=4, init_std=1e-2)))),
     },
     "stabilizer": {

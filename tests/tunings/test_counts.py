@@ -10,10 +10,17 @@ import transformers
 
 from tempering.backbone import Backbone
 from tempering.tunings.bitfit import BitFit
+from tempering.tunings.diff_pruning import DiffPruning
+from tempering.tunings.fish import FISH
 from tempering.tunings.full import Full
+from tempering.tunings.grft import GRFT
 from tempering.tunings.houlsby import Houlsby
+from tempering.tunings.layer_norm import LayerNormOnly
 from tempering.tunings.lora import LoRA
+from tempering.tunings.lt_sft import LTSFT
+from tempering.tunings.magnitude import MagnitudeMask
 from tempering.tunings.top_layers import TopLayers
+from tempering.tunings.truncate import Truncate
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 ALL_SIX = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
@@ -54,6 +61,18 @@ PUBLISHED = [
     ("bert-large", Houlsby(layer_norm=False), 6_343_680),
     ("bert-large", Houlsby(), 6_343_680 + 100_352),
     ("bert-base", BitFit(), 102_912),
+    ("bert-base", BitFit(subset=True), 12 * (768 + 3072)),
+    ("bert-base", LayerNormOnly(), 38_400),
+    ("roberta-base", LayerNormOnly(), 38_400),
+    ("bert-large", LayerNormOnly(), 100_352),
+    ("bert-base", FISH(), round(0.005 * 109_482_240)),
+    ("bert-base", DiffPruning(), round(0.005 * 109_482_240)),
+    ("bert-base", MagnitudeMask(density=0.01), round(0.01 * 109_482_240)),
+    ("bert-base", LTSFT(), round(0.08 * (109_482_240 - 38_400))),
+    ("bert-base", GRFT(), 12 * 8 * (5 * 768 + 3072)),
+    ("bert-base", Truncate(k=4), 109_482_240 - 4 * BLOCK),
+    ("bert-base", Truncate(k=4, tuning=LoRA()), 294_912 * 8 // 12),
+    ("roberta-base", TopLayers(layers=(0, -1)), 2 * BLOCK),
     ("bert-large", BitFit(), 272_384),
     ("roberta-base", BitFit(), 102_144),
     ("bert-base", Full(), 109_482_240),

@@ -9,7 +9,8 @@ from torch import nn
 
 from tempering.streams import torch_stream
 from tempering.tunings.attach import norms
-from tempering.tunings.houlsby import ACTIVATIONS, Bottleneck, Houlsby
+from tempering.tunings.bottleneck import ACTIVATIONS, Bottleneck
+from tempering.tunings.houlsby import Houlsby
 from tests.tiny import FAMILIES, tiny_backbone
 
 

@@ -14,8 +14,10 @@ from tempering.recipe import Recipe
 from tempering.saving import load
 from tempering.stages.train import Train
 from tempering.tunings.bitfit import BitFit
+from tempering.tunings.dora import DoRA
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
+from tempering.tunings.ia3 import IA3
 from tempering.tunings.lora import LoRA
 from tempering.tunings.together import Together
 from tempering.tunings.top_layers import TopLayers
@@ -108,6 +110,15 @@ def test_saved_and_loaded_it_scores_the_same(tuning: Together, tmp_path: Path) -
     again = load(tmp_path / "saved")
     assert again.tuning == tuning
     torch.testing.assert_close(logits(again, dev()), logits(learner, dev()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("parts", [(IA3(), LoRA(r=2)), (LoRA(r=2), IA3()), (LoRA(r=2), DoRA(r=2))], ids=["scaled", "low rank", "norms"])
+def test_parts_merge_in_the_order_that_their_formulas_ask_for(parts: tuple[object, ...]) -> None:
+    tuning = Together(parts)
+    learner = run(stage_of(tuning))
+    before = logits(learner, dev())
+    tuning.merge(learner.backbone)
+    torch.testing.assert_close(logits(learner, dev()), before, rtol=1e-5, atol=1e-5)
 
 
 def test_full_beside_another_makes_no_sense_in_python_either() -> None:

@@ -14,9 +14,10 @@ from tempering.errors import ModelError
 from tempering.layouts import LAYOUTS, Layout
 from tempering.tunings.attach import body_weights
 from tempering.tunings.bitfit import BitFit
+from tempering.tunings.bottleneck import Bottleneck
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
-from tempering.tunings.houlsby import Bottleneck, Houlsby
+from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA, LowRank
 from tempering.tunings.top_layers import TopLayers
 from tests.tiny import tiny_backbone

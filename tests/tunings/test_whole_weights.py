@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
@@ -71,6 +72,24 @@ def test_top_layers(family: str, k: int, expected: tuple[str, ...]) -> None:
     assert all(any(n.startswith(e) for n in trained) for e in expected)
 
 
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [((0,), ("encoder.layer.0.",)), ((-1,), ("encoder.layer.1.",)), ((-2, 1), ("encoder.layer.",)), ((1, -1), ("encoder.layer.1.",))],
+)
+def test_any_choice_of_layers_from_either_end(layers: tuple[int, ...], expected: tuple[str, ...]) -> None:
+    trained, backbone = _trained(TopLayers(layers=layers))
+    assert trained == {n for n in _all(backbone) if n.startswith((*expected, "pooler."))}
+    assert TopLayers(layers=layers).count(backbone) == sum(w.numel() for w in backbone.parameters() if w.requires_grad)
+
+
+def test_a_layer_that_is_not_there_and_both_ways_of_choosing_at_once_are_refused() -> None:
+    for wrong in ((2,), (0, -3)):
+        with pytest.raises(ModelError, match=r"layers names block -?\d, but tiny-bert has 2 blocks; give numbers from 0 to 1"):
+            _trained(TopLayers(layers=wrong))
+    with pytest.raises(ValidationError, match="give one of the two"):
+        TopLayers(k=2, layers=(0,))
+
+
 def test_more_top_layers_than_there_are() -> None:
     with pytest.raises(ModelError, match="k = 3, but tiny-bert has 2 blocks; give k between 1 and 2"):
         _trained(TopLayers(3))
@@ -80,6 +99,15 @@ def test_bitfit_trains_the_biases_of_maps_norms_pooler_and_embeddings() -> None:
     trained, backbone = _trained(BitFit())
     assert trained == {n for n in _all(backbone) if n.rpartition(".")[2] == "bias"}
     assert {"embeddings.LayerNorm.bias", "pooler.dense.bias", "encoder.layer.0.attention.self.query.bias"} <= trained
+
+
+def test_bitfit_on_the_subset_of_the_paper() -> None:
+    trained, _ = _trained(BitFit(subset=True))
+    places = ("attention.self.query", "intermediate.dense")
+    assert trained == {f"encoder.layer.{i}.{place}.bias" for i in (0, 1) for place in places}
+    assert _trained(BitFit(subset=True), "qwen2")[0] == {f"layers.{i}.self_attn.q_proj.bias" for i in (0, 1)}
+    with pytest.raises(ModelError, match="has none; use lora"):
+        _trained(BitFit(subset=True), "llama")
 
 
 def test_bitfit_where_only_some_maps_have_a_bias() -> None:

@@ -35,11 +35,15 @@ class LMHead(nn.Module):
         self.norm = layer_norm(width, config)
         self.bias = nn.Parameter(torch.zeros(vocabulary)) if first(config, "decoder_bias", default=True) else None
         self.fresh = True
+        self.tied: tuple[nn.Module, ...] = ()  # the embeddings, in a tuple: they hang in the body, and only there
         draw(self.dense, config)
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [masked, dim] -> logits [masked, vocabulary] and what the output matrix read [masked, width]."""
         features = self.norm(self.activation(self.dense(hidden)))
+        added: list[Any] = [child for table in self.tied for child in table.children() if hasattr(child, "inverse")]
+        for change in added:  # what a tuning does to embeddings is undone before the matrix tied to them
+            features = change.inverse(features)
         return F.linear(features, embeddings, self.bias), features
 
 
@@ -47,15 +51,16 @@ def ensure_lm_head(backbone: Backbone) -> LMHead:
     """The head at ``backbone.lm_head``, put there if there is none: from the checkpoint the backbone came from where it holds one,
     else drawn from torch's generator.
     """
-    if isinstance(backbone.lm_head, LMHead):
-        return backbone.lm_head
-    table: Any = backbone.embeddings.weight
-    head = LMHead(backbone.config, *table.shape)
-    stored = _stored(backbone.where, _names(head, backbone.layout.lm or GENERIC))
-    if stored is not None:
-        _fill(head, stored, backbone.source)
-    backbone.lm_head = head.to(table.device)
-    return head
+    if not isinstance(backbone.lm_head, LMHead):
+        table: Any = backbone.embeddings.weight
+        head = LMHead(backbone.config, *table.shape)
+        stored = _stored(backbone.where, _names(head, backbone.layout.lm or GENERIC))
+        if stored is not None:
+            _fill(head, stored, backbone.source)
+        backbone.lm_head = head.to(table.device)
+    found: LMHead = backbone.lm_head
+    found.tied = (backbone.embeddings,)
+    return found
 
 
 def lm_state(backbone: Backbone) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tempering.streams import numpy_stream, torch_stream
 from tempering.train.device import place
 from tempering.train.feed import Feed
 from tempering.train.fit import Plan, fit
+from tempering.train.progress import silent
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ class TaskProbe:
             tuning.attach(learner.backbone)
         epochs = self.plan.settings.num_train_epochs if num_train_epochs is None else num_train_epochs
         settings = dataclasses.replace(self.plan.settings, num_train_epochs=epochs, eval_strategy="no", early_stopping_patience=None)
-        plan = dataclasses.replace(self.plan, settings=settings, stabilizers=(), evaluator=None, folder=None, resume=False)
+        own: Any = (("tuning", tuning),) if hasattr(tuning, "start") else ()  # a tuning's own hooks are part of it
+        plan = dataclasses.replace(
+            self.plan, settings=settings, stabilizers=own, evaluator=None, folder=None, resume=False, listener=silent
+        )
+        steps = settings.total_steps(len(self.feed.examples))
+        self.plan.listener({"event": "note", "text": f"a run of {steps} steps on a copy comes first: it chooses what is trained"})
         fit(learner, self.feed, plan)
         return {n: w.detach() for n, w in learner.trained().items() if n.startswith("backbone.")}
 

@@ -25,6 +25,10 @@ class Added(nn.Module):
     """Base of what tunings hang into a body: never counted as pretrained, never searched for places.
 
     ``setting`` is what must agree for a later stage to train the same module on.
+
+    A class whose hook does no more with the module than call it on one tensor may have ``rowwise(modules, x, owner)``, which computes
+    many modules in one batch: what ``modules[owner[i]](x[i])`` gives for every row i of x, or None where these cannot be computed
+    together (`tempering.mixing`). Without it each module is called on its own rows.
     """
 
     setting: tuple[object, ...] = ()

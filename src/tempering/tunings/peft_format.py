@@ -1,4 +1,4 @@
-"""LoRA in PEFT's file format: what ``PeftModel.from_pretrained`` reads.
+"""Low-rank methods in PEFT's file format: what ``PeftModel.from_pretrained`` reads.
 
 PEFT drops weights of names it does not know with only a warning, so the names here are those of the transformers class that will
 load them: ``prefix`` is the attribute under which that class keeps the body (`HeadSpec.body`), empty for the body itself.
@@ -6,12 +6,14 @@ load them: ``prefix`` is the attribute under which that class keeps the body (`H
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from tempering.backbone import Backbone
-from tempering.tunings.attach import linear_maps, transposed, walk
-from tempering.tunings.lora import LoRA, LowRank
+from tempering.tunings.attach import Place, linear_maps, transposed, walk
+from tempering.tunings.lora import LoRA
+
+LORA = {"A": "lora_A.weight", "B": "lora_B.weight"}
 
 
 def peft_config(
@@ -21,21 +23,23 @@ def peft_config(
     modules_to_save: Sequence[str] = (),
     base_model_name_or_path: str | None = None,
 ) -> dict[str, Any]:
-    """The content of ``adapter_config.json``, JSON-ready.
+    """The content of ``adapter_config.json`` of a LoRA, JSON-ready.
 
     ``modules_to_save`` names what is stored whole beside the LoRA, as attributes of the class that will load it (its head).
     """
-    targets = value.targets(backbone)
-    alpha = value.lora_alpha
+    fields = low_rank_config(value.targets(backbone), backbone, task_type, (*modules_to_save, *value.modules_to_save))
+    own = {"base_model_name_or_path": base_model_name_or_path, "r": value.r, "lora_alpha": tidy(value.lora_alpha)}
+    return fields | own | {"lora_dropout": value.lora_dropout, "use_rslora": value.use_rslora}
+
+
+def low_rank_config(targets: Sequence[Place], backbone: Backbone, task_type: str, modules_to_save: Sequence[str]) -> dict[str, Any]:
+    """The fields that all of PEFT's LoRA forms share; the method's own come on top."""
     return {
         "peft_type": "LORA",
         "task_type": task_type,
-        "base_model_name_or_path": base_model_name_or_path,
+        "base_model_name_or_path": None,
         "inference_mode": True,
-        "r": value.r,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
-        "lora_dropout": value.lora_dropout,
-        "target_modules": _target_names(backbone, [path for path, _ in targets]),
+        "target_modules": target_names(backbone, [path for path, _ in targets]),
         "modules_to_save": list(modules_to_save) or None,
         "fan_in_fan_out": all(transposed(layer) for _, layer in targets),
         "bias": "none",
@@ -45,14 +49,33 @@ def peft_config(
     }
 
 
-def peft_names(backbone: Backbone, prefix: str) -> dict[str, str]:
-    """Name in ``backbone.state_dict()`` -> key in ``adapter_model.safetensors``, for every LoRA weight attached."""
+def tidy(number: float) -> float:
+    """A whole number as such: PEFT declares ``lora_alpha`` an integer and reads both."""
+    return int(number) if number == int(number) else number
+
+
+def peft_names(backbone: Backbone, prefix: str, child: str = "lora", theirs: Mapping[str, str] = LORA) -> dict[str, str]:
+    """Name in ``backbone.state_dict()`` -> key in ``adapter_model.safetensors``, for every module ``child`` that was added.
+
+    ``theirs`` maps our names inside that module to PEFT's after the layer's path.
+    """
     head = f"base_model.model.{prefix}." if prefix else "base_model.model."
-    paths = [path for path, layer in walk(backbone.model) if isinstance(getattr(layer, "lora", None), LowRank)]
-    return {f"model.{path}.lora.{w}": f"{head}{path}.lora_{w}.weight" for path in paths for w in ("A", "B")}
+    paths = carriers(backbone, child)
+    return {f"model.{path}.{child}.{mine}": f"{head}{path}.{other}" for path in paths for mine, other in theirs.items()}
 
 
-def _target_names(backbone: Backbone, paths: list[str]) -> list[str]:
+def carriers(backbone: Backbone, child: str) -> list[str]:
+    """Paths of the layers that carry an added module ``child``."""
+    return [path for path, layer in walk(backbone.model) if child in dict(layer.named_children())]
+
+
+def whole_names(weights: Iterable[str], prefix: str) -> dict[str, str]:
+    """The same for the body's own weights that are trained whole: PEFT stores them under the names they have."""
+    head = f"base_model.model.{prefix}." if prefix else "base_model.model."
+    return {f"model.{name}": f"{head}{name}" for name in weights}
+
+
+def target_names(backbone: Backbone, paths: list[str]) -> list[str]:
     """The last parts of the names (``query``, ``value``) where those mean exactly ``paths``, else the whole paths.
 
     PEFT matches the end of a module's name, also in a head, where linear maps may be called like those of the body.

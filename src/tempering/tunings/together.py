@@ -82,7 +82,7 @@ class Together:
         fixed = [_name(part) for part in self.tunings if not part.merges]
         if fixed:
             raise ModelError(f"{' and '.join(fixed)} cannot be merged into the weights, so nothing is; save without --merge")
-        for part in self.tunings:
+        for part in sorted(self.tunings, key=lambda p: getattr(p, "merge_order", 0)):  # what replaces W first, what scales it last
             part.merge(backbone)
 
     def count(self, backbone: Backbone) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.backbone import Backbone
@@ -16,12 +16,16 @@ from tempering.tunings.attach import size_of, train_only
 class TopLayers:
     """Trains the top ``k`` blocks and all that lies above them (pooler, final norm); embeddings and lower blocks are frozen.
 
+    ``layers`` names the blocks instead, counted from 0 at the bottom or from -1 at the top: ``layers: [0, -1]``. What lies above the
+    last block is trained then too.
+
     *Paper*: Houlsby et al. 2019, section 3.2 ("variable fine-tuning"). *Formula*: theta of depth > L - k free. *Needs*: a family
-    with separate blocks and k <= L. *Costs*: one forward pass, a backward pass through k blocks, Adam's memory for them only.
-    *Differs*: nothing; a head is counted apart, as everywhere.
+    with separate blocks and k <= L. *Costs*: one forward pass, a backward pass down to the lowest trained block, Adam's memory for
+    the trained blocks only. *Differs*: the choice by ``layers`` is not in the paper; a head is counted apart, as everywhere.
     """
 
     k: int = Field(default=1, ge=1)
+    layers: tuple[int, ...] = ()
 
     trunk_eval: ClassVar[bool] = False
     trains_pretrained: ClassVar[bool] = True
@@ -29,24 +33,38 @@ class TopLayers:
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
 
+    @model_validator(mode="after")
+    def _either(self) -> TopLayers:
+        if self.layers and self.k != 1:
+            raise ValueError("k counts blocks from the top and layers names them; give one of the two")
+        return self
+
     def attach(self, backbone: Backbone) -> None:
-        """Train what lies above block L - k; k > L is a `ModelError` that says how many blocks there are."""
-        floor = self._floor(backbone)
-        train_only(backbone, lambda name: backbone.depth(name) > floor)
+        """Train the chosen blocks and what lies above the last one; a block that is not there is a `ModelError`."""
+        depths = self._depths(backbone)
+        train_only(backbone, lambda name: backbone.depth(name) in depths)
 
     def merge(self, backbone: Backbone) -> None:
         """Nothing to fold: the change is in the weights."""
 
     def count(self, backbone: Backbone) -> int:
-        """Size of the top k blocks and of what lies above them."""
-        floor = self._floor(backbone)
-        return size_of(backbone, lambda name: backbone.depth(name) > floor)
+        """Size of the chosen blocks and of what lies above the last one."""
+        depths = self._depths(backbone)
+        return size_of(backbone, lambda name: backbone.depth(name) in depths)
 
-    def _floor(self, backbone: Backbone) -> int:
+    def _depths(self, backbone: Backbone) -> set[int]:
+        """Heights of what is trained: 1 .. L for blocks, L + 1 above them."""
         backbone.layout.require("top_layers", "blocks")
         there = len(backbone.blocks)
         if self.k > there:
             raise ModelError(
                 f"top_layers: k = {self.k}, but {backbone.source} has {there} blocks; give k between 1 and {there}, or use full"
             )
-        return there - self.k
+        wrong = [i for i in self.layers if not -there <= i < there]
+        if wrong:
+            raise ModelError(
+                f"top_layers: layers names block {wrong[0]}, but {backbone.source} has {there} blocks; give numbers from 0 to {there - 1},"
+                f" or from -1 (the top) to -{there}"
+            )
+        chosen = self.layers or range(there - self.k, there)
+        return {i % there + 1 for i in chosen} | {there + 1}

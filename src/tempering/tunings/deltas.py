@@ -1,0 +1,154 @@
+"""Saved changes of one base model: put one in the place of another, and add several up with weights.
+
+A *delta* is a folder that `save_pretrained` wrote for a tuning that leaves the base model as it is. Functions here make learners
+anew and leave the one they are given untouched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempering.backbone import Backbone
+from tempering.contracts import Weights
+from tempering.errors import ModelError, RecipeError
+from tempering.learner import Learner
+from tempering.saving import load
+from tempering.tunings.attach import body_weights, sizes, walk
+from tempering.tunings.full import Full
+from tempering.tunings.lora import LoRA, LowRank
+
+
+def bare(backbone: Backbone) -> Backbone:
+    """The base model under ``backbone``: its own tensors (shared, not copied) in a body on which nothing hangs."""
+    with torch.device("meta"):
+        body: Any = type(backbone.model)(copy.deepcopy(backbone.config))
+    state: Weights = dict(backbone.model.named_parameters(remove_duplicate=False))
+    state |= dict(backbone.model.named_buffers(remove_duplicate=False))
+    made: dict[int, nn.Parameter] = {}  # tied weights stay one
+    there = {path for path, _ in walk(backbone.model)}
+    for path in [p for p, m in walk(body) if p and p not in there]:  # a pooler that was left out
+        if hasattr(body, path.partition(".")[0]) and "." not in path:
+            setattr(body, path, None)
+    for path, module in walk(body):
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for names in held:
+            for name, blank in [(n, tensor) for n, tensor in names.items() if tensor is not None]:
+                tensor = _same(state, f"{path}.{name}" if path else name)
+                names[name] = made.setdefault(id(tensor), nn.Parameter(tensor.detach())) if isinstance(blank, nn.Parameter) else tensor
+    found = Backbone(body, backbone.tokenizer, backbone.source, backbone.where)
+    found.pretrained, found.lm_head = backbone.pretrained, backbone.lm_head
+    found.changed, found.base_fingerprint = backbone.changed, backbone.base_fingerprint
+    return found.eval()
+
+
+def _same(state: Weights, name: str) -> Tensor:
+    if name not in state:
+        raise ModelError(f"{name} of the base model is not there: its tuning took it off; load the base model anew instead")
+    return state[name]
+
+
+def switch(learner: Learner, folder: str | Path) -> Learner:
+    """The learner saved in ``folder``, on the base model that ``learner`` holds in memory. Both work, and share that base.
+
+    Where ``learner`` was trained in place, or the folder belongs to another base, it is a `ModelError`.
+    """
+    if learner.tuning.trains_pretrained:
+        raise ModelError(
+            f"{folder}: the loaded learner's tuning has changed the base model itself, so another delta does not fit it any more;"
+            " load the folder with tempering.load"
+        )
+    found = load(folder, base_model=bare(learner.backbone))
+    mine = body_weights(learner.backbone)
+    for name, weight in body_weights(found.backbone).items():
+        if not weight.requires_grad and name in mine and torch.equal(weight, mine[name]):
+            weight.data = mine[name].data  # one copy of the base for both
+    return found.to(learner.device).eval()
+
+
+def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None = None) -> Learner:
+    """One learner with the weighted sum of several saved changes of one base model; ``weights`` are equal and sum to 1 if not given.
+
+    W = W0 + sum of w_i (W_i - W0) in every matrix and vector, W_i being the merged (or fully tuned) weights of folder i. LoRAs of the
+    same targets stay a LoRA: their products add up by joining, A = [A_1; A_2 ..] and B = [w_1 s_1 B_1, w_2 s_2 B_2 ..], of rank
+    r_1 + r_2 ...; averaging A and B apart would mix them. All else gives whole weights. The head is that of the first folder.
+    """
+    shares = [1.0 / len(folders)] * len(folders) if weights is None and folders else [float(w) for w in weights or ()]
+    if len(shares) != len(folders) or len(folders) < 2:
+        raise RecipeError(
+            f"merging deltas needs at least two folders and one weight for each; found {len(folders)} folders and {len(shares)} weights:"
+            " give as many of both"
+        )
+    learners = [load(folder) for folder in folders]
+    base = _base(learners)
+    known = base.fingerprint()
+    for learner, folder in zip(learners, folders, strict=True):
+        if not learner.tuning.merges:
+            raise ModelError(f"{folder}: its tuning cannot be merged into weights, so it cannot be added to others; leave it out")
+        if learner.backbone.source != base.source or (learner.backbone.base_fingerprint or known) != known:
+            raise ModelError(
+                f"{folder}: is a change of another base model ({learner.backbone.source}) than {folders[0]} ({base.source}); give folders"
+                " that were trained from one base"
+            )
+    joined = _joined(base, learners, shares)
+    return joined if joined is not None else _summed(base, learners, shares)
+
+
+def _base(learners: Sequence[Learner]) -> Backbone:
+    """The base model, from a learner that left it as it was, else loaded anew."""
+    untouched = [learner for learner in learners if not learner.tuning.trains_pretrained]
+    return bare(untouched[0].backbone) if untouched else Backbone.load(learners[0].backbone.source)
+
+
+@torch.no_grad()
+def _summed(base: Backbone, learners: Sequence[Learner], shares: Sequence[float]) -> Learner:
+    """Whole weights: the base plus the weighted differences."""
+    result = copy.deepcopy(base)
+    own = body_weights(result)
+    total: Weights = {name: torch.zeros_like(weight) for name, weight in own.items()}
+    for learner, share in zip(learners, shares, strict=True):
+        changed = copy.deepcopy(learner.backbone)
+        learner.tuning.merge(changed)
+        for name, weight in body_weights(changed).items():
+            total[name] += share * (weight - own[name])
+    for name, weight in own.items():
+        weight.add_(total[name])
+    result.changed = True
+    first = learners[0]
+    return Learner(result, copy.deepcopy(first.framing), Full(), dict(first.record)).eval()
+
+
+@torch.no_grad()
+def _joined(base: Backbone, learners: Sequence[Learner], shares: Sequence[float]) -> Learner | None:
+    """One LoRA of the summed rank; None where the learners are not LoRAs of the same targets, or it would exceed a matrix."""
+    tunings = [learner.tuning for learner in learners]
+    if not all(isinstance(t, LoRA) and not t.modules_to_save for t in tunings) or len({t.target_modules for t in tunings}) > 1:
+        return None
+    rank = sum(t.r for t in tunings)
+    targets = [path for path, _ in tunings[0].targets(base)]
+    if rank > min(min(sizes(base.model.get_submodule(path))) for path in targets):
+        return None
+    value = LoRA(r=rank, lora_alpha=rank, target_modules=tunings[0].target_modules)  # scale 1
+    value.attach(base)
+    for path in targets:
+        parts = [_low_rank(learner, path) for learner in learners]
+        new = _low_rank_of(base, path)
+        new.A.copy_(torch.cat([part.A for part in parts]))
+        new.B.copy_(torch.cat([share * part.scaling * part.B for share, part in zip(shares, parts, strict=True)], dim=1))
+    first = learners[0]
+    return Learner(base, copy.deepcopy(first.framing), value, dict(first.record)).eval()
+
+
+def _low_rank(learner: Learner, path: str) -> LowRank:
+    return _low_rank_of(learner.backbone, path)
+
+
+def _low_rank_of(backbone: Backbone, path: str) -> LowRank:
+    found = backbone.model.get_submodule(f"{path}.lora")
+    assert isinstance(found, LowRank)
+    return found
