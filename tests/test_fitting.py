@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tempering.backbone import Backbone
 from tempering.contracts import Seeds
 from tempering.errors import RecipeError, ResumeError
 from tempering.fitting import fit
@@ -78,6 +79,34 @@ def test_a_resume_of_another_run_is_refused_also_between_stages(tmp_path: Path) 
         _fit(RECIPES["tapt-lora"], tmp_path, kill=3, seed=1)  # its first stage is whole, its second left no checkpoint
     with pytest.raises(ResumeError, match="another seeds"):
         _fit(RECIPES["tapt-lora"], tmp_path)
+
+
+def test_a_resume_on_other_weights_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    recipe = RECIPES["tapt-lora"]
+    for kill, place in ((2, tmp_path / "first"), (3, tmp_path / "second")):  # a checkpoint of the first stage; the first stage whole
+        with pytest.raises(KilledError):
+            _fit(recipe, place, kill)
+        other = tiny_backbone(seed=1)
+        assert other.source == tiny_backbone().source
+        with pytest.raises(ResumeError, match=r"another model \('tiny-bert with weights .*now 'tiny-bert with weights .*--output-dir"):
+            fit(recipe, tiny_task(24), other, output_dir=place, resume=True)
+        assert differing(bits(_fit(recipe)), bits(_fit(recipe, place))) == []  # and the run itself still goes on
+
+
+def test_the_weights_are_hashed_for_runs_that_keep_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    whole = Backbone.fingerprint
+
+    def counted(self: Backbone) -> str:
+        asked.append(self.changed)
+        return whole(self)
+
+    monkeypatch.setattr(Backbone, "fingerprint", counted)
+    recipe = Recipe("full", (Train(**QUICK),))
+    fit(recipe, tiny_task(24), tiny_backbone())
+    without = len(asked)
+    fit(recipe, tiny_task(24), tiny_backbone(), output_dir=tmp_path)
+    assert without == 1 and len(asked) == 3  # once more for the identity, before anything is trained
 
 
 def test_the_first_stage_matters_and_its_labels_are_not_read() -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -66,12 +65,27 @@ def fit(
     around = _surroundings(recipe, task, backbone, seeds, Path(output_dir) if output_dir else None, resume, metrics, listener, cache)
     learner = _run(recipe, backbone, task, seeds, around)
     train_seconds = time.perf_counter() - started
-    results = evaluate(learner, task, tuple(metrics), cache)
+    results = evaluate(learner, task, tuple(metrics), cache, listener)
+    account(learner, recipe, task, seeds, results, notes, started, train_seconds)
+    return learner
+
+
+def account(
+    learner: Learner,
+    recipe: Recipe,
+    task: Task,
+    seeds: Seeds,
+    metrics: dict[str, dict[str, float]],
+    notes: Sequence[str],
+    started: float,
+    train_seconds: float,
+) -> None:
+    """Write into the learner's record how it was made; ``started`` is the moment by ``time.perf_counter``."""
     learner.record |= {
         "name": task.name,
         "recipe": recipe.to_plain(),
         "recipe_key": recipe.key(),
-        "metrics": results,
+        "metrics": metrics,
         "main_metric": default_metric(task.kind),
         "rows": {s.name: len(s) for s in (task.train, task.dev, task.test) if s is not None},
         "train_seconds": train_seconds,
@@ -84,9 +98,8 @@ def fit(
         "columns": task.columns,
         "split": task.split_record,
         "data": task.fingerprint(),
-        "notes": notes,
+        "notes": list(notes),
     }
-    return learner
 
 
 def _surroundings(
@@ -101,13 +114,15 @@ def _surroundings(
     cache: TrunkCache | None,
 ) -> Surroundings:
     """What belongs to the run; ``identity`` is what a checkpoint must agree with to be continued."""
-    identity: dict[str, Any] = {
+    if folder is None:
+        return Surroundings(None, resume, listener, cache, tuple(metrics))
+    identity = {
         "recipe": recipe.key(),
         "data": task.fingerprint(),
-        "model": backbone.source,
-        "seeds": json.dumps(asdict(seeds)),
+        "seeds": json.dumps(asdict(seeds)),  # before the model: weights that its checkpoint lacks are drawn from them
+        "model": f"{backbone.source} with weights {backbone.fingerprint()}",
     }
-    return Surroundings(folder / "checkpoints" if folder else None, resume, listener, cache, tuple(metrics), tuple(identity.items()))
+    return Surroundings(folder / "checkpoints", resume, listener, cache, tuple(metrics), tuple(identity.items()))
 
 
 def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: Surroundings) -> Learner:
@@ -157,7 +172,9 @@ def _restore(backbone: Backbone, state: dict[str, Tensor], seeds: Seeds) -> None
     backbone.load_state_dict(state, strict=False)  # tied tensors stand in the file once
 
 
-def evaluate(learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None) -> dict[str, dict[str, float]]:
+def evaluate(
+    learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None, listener: Listener = silent
+) -> dict[str, dict[str, float]]:
     """Metrics on the development and the test split; the test split is read here and nowhere else."""
     if not getattr(learner.record["framing"], "supervised", True):
         return {"dev": {"loss": learner.record["stage"]["history"][-1]["loss"]}} if learner.record["stage"]["history"] else {}
@@ -165,7 +182,7 @@ def evaluate(learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache:
     for split in (task.dev, task.test):
         if split is not None:
             known = _known(learner) if split is task.dev and task.kind != "multilabel" else None
-            found[split.name] = known or evaluator_of(learner, task, split, metrics, cache)(learner)[0]
+            found[split.name] = known or evaluator_of(learner, task, split, metrics, cache, listener)(learner)[0]
     return found
 
 
@@ -176,9 +193,16 @@ def _known(learner: Learner) -> dict[str, float] | None:
     return {k: v for k, v in kept[0].items() if k != "step"} if kept and stage["best_kept"] else None
 
 
-def evaluator_of(learner: Learner, task: Task, split: Split, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None) -> Evaluator:
+def evaluator_of(
+    learner: Learner,
+    task: Task,
+    split: Split,
+    metrics: tuple[str, ...] = (),
+    cache: TrunkCache | None = None,
+    listener: Listener = silent,
+) -> Evaluator:
     """An evaluator on ``split``; a frozen trunk's outputs come from the cache."""
-    evaluator = Evaluator(split.examples, task.kind, task.labels, metrics)
+    evaluator = Evaluator(split.examples, task.kind, task.labels, metrics, listener=listener)
     if cache is not None and learner.record.get("stage", {}).get("cached"):
         evaluator.features = lambda prompts: cache.features(learner, prompts)
     return evaluator

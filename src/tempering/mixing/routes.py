@@ -1,0 +1,239 @@
+"""What a task changed in its body, lifted off so that it acts on that task's rows of a shared pass.
+
+Every task keeps a body of its own, a tree of modules in which all tensors that the task did not change *are* the shared backbone's.
+What differs at a place (an `Entry`) is hooks with the modules they read, or weights of the place's own, such as biases. While a pass
+runs, hooks on the shared body hand each task's rows to that task's entries. Rows of one task lie together (a `Span`).
+
+Where spans in a row carry the same hooks, and the added modules' class can compute many modules at once (``rowwise``, see
+`tempering.tunings.attach.Added`), the hook runs once for all of them; else once a span, on its rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempering.backbone import Backbone
+from tempering.mixing.rows import NotByRow, Span, as_embeddings, cut, joined
+from tempering.mixing.vectors import own_vectors
+from tempering.tunings.attach import Added, walk
+from tempering.tunings.attention_route import ROUTES
+
+Hook = tuple[Callable[..., Any], bool]  # a hook, and whether it wants keyword arguments
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one task has at one place: its own ``layer`` there, the hooks on it, and the names of tensors that are not the backbone's."""
+
+    layer: nn.Module
+    before: tuple[Hook, ...]
+    after: tuple[Hook, ...]
+    own: tuple[str, ...]
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What must agree for entries to be computed together."""
+        return self.before, self.after, self.own
+
+
+Entries = dict[str, Entry]
+
+
+def lift(base: Backbone, mine: Backbone) -> Entries:
+    """Let ``mine`` share every tensor that it did not change with ``base``, and return what differs, by path.
+
+    A body that is built differently, or that has matrices of its own, is a `NotByRow`: it shares what it can, and runs by itself.
+    """
+    if mine.config._attn_implementation in ROUTES.values():  # prefixes: where there is none, attention is computed as before
+        base.model.set_attn_implementation(mine.config._attn_implementation)
+    shared, found, matrices = dict(walk(base.model)), {}, []
+    for path, layer in walk(mine.model):
+        there = shared.pop(path, None)
+        if there is None or type(there) is not type(layer):
+            raise NotByRow(f"{path or 'the body'} is another module than the backbone's")
+        own = _share(there, layer)
+        matrices += [f"{path}.{name}" for name in own if layer.get_parameter(name).dim() > 1]
+        entry = Entry(layer, _hooks(layer, "_forward_pre_hooks"), _hooks(layer, "_forward_hooks"), own)
+        if entry.kind != ((), (), ()):
+            found[path] = entry
+    if shared:
+        raise NotByRow(f"{next(iter(shared))} of the backbone is not there")
+    if matrices:
+        raise NotByRow(f"{matrices[0]} is a matrix of its own")
+    return found
+
+
+def _share(there: nn.Module, layer: nn.Module) -> tuple[str, ...]:
+    """Put the tensors of ``there`` in the place of equal ones that are not trained; the names of the others."""
+    own = []
+    for name, weight in layer.named_parameters(recurse=False):
+        other = there._parameters.get(name)
+        if other is None or weight.requires_grad or weight.shape != other.shape or not torch.equal(weight, other):
+            own.append(name)
+        else:
+            layer._parameters[name] = other
+    for name, buffer in layer.named_buffers(recurse=False):
+        same = there._buffers.get(name)
+        if same is None or buffer.shape != same.shape or not torch.equal(buffer, same):
+            raise NotByRow(f"buffer {name} is not the backbone's")
+        layer._buffers[name] = same
+    return tuple(own)
+
+
+def _hooks(layer: nn.Module, kind: str) -> tuple[Hook, ...]:
+    """The hooks that tunings put there; those by which transformers collects hidden states act on the shared body already."""
+    named: Any = getattr(layer, f"{kind}_with_kwargs")
+    own = ((key, hook) for key, hook in getattr(layer, kind).items() if not str(hook.__module__).startswith("transformers."))
+    return tuple((hook, key in named) for key, hook in own)
+
+
+@contextmanager
+def routed(base: Backbone, spans: Sequence[Span], entries: Sequence[Entries]) -> Iterator[None]:
+    """While open, a pass through ``base`` changes the rows of each span as ``entries`` of its task say."""
+    paths = dict.fromkeys(path for span in spans if span.task >= 0 for path in entries[span.task])
+    with ExitStack() as stack:
+        for path in paths:
+            there = [entries[s.task].get(path) if s.task >= 0 else None for s in spans]
+            route, layer = Route(spans, there, base.embeddings), base.model.get_submodule(path)
+            if any(entry is not None and (entry.after or entry.own) for entry in there):
+                stack.callback(layer.register_forward_hook(route.after, with_kwargs=True, prepend=True).remove)
+            if any(entry is not None and entry.before for entry in there):
+                stack.callback(layer.register_forward_pre_hook(route.before, with_kwargs=True).remove)
+        yield
+
+
+@dataclass(frozen=True)
+class Run:
+    """Spans in a row whose entries are of one kind: rows ``start`` to ``stop``, ``counts`` rows an entry; no entries: unchanged rows."""
+
+    start: int
+    stop: int
+    entries: tuple[Entry, ...]
+    counts: tuple[int, ...]
+
+
+class Route:
+    """The hooks of one place of the shared body during one pass."""
+
+    def __init__(self, spans: Sequence[Span], entries: Sequence[Entry | None], look_up: Callable[[Tensor], Tensor]) -> None:
+        self.rows, self.look_up = spans[-1].stop, look_up
+        self.runs: list[Run] = []
+        for _, group in groupby(zip(spans, entries, strict=True), key=lambda pair: pair[1] and pair[1].kind):
+            mine = list(group)
+            there = tuple(entry for _, entry in mine if entry is not None)
+            self.runs.append(Run(mine[0][0].start, mine[-1][0].stop, there, tuple(len(span) for span, _ in mine)))
+
+    def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Change what the layer reads."""
+        cuts = [(run, cut((args, kwargs), run.start, run.stop, self.rows)) for run in self.runs]
+        given = [_before(run, *mine) if run.entries else mine for run, mine in cuts]
+        named = as_embeddings([kwargs for _, kwargs in given], self.look_up)
+        return self._joined([(args, kwargs) for (args, _), kwargs in zip(given, named, strict=True)])  # type: ignore[no-any-return]
+
+    def after(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Change what the layer says."""
+        cuts = [(run, cut((args, kwargs, output), run.start, run.stop, self.rows)) for run in self.runs]
+        return self._joined([_after(layer, run, *mine) if run.entries else mine[-1] for run, mine in cuts])
+
+    def _joined(self, pieces: list[Any]) -> Any:
+        return pieces[0] if len(pieces) == 1 else joined(pieces, [run.stop - run.start for run in self.runs])
+
+
+def _before(run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def one(entry: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        for hook, named in run.entries[0].before:
+            new = hook(entry, args, kwargs) if named else hook(entry, args)
+            if new is not None:
+                args, kwargs = new if named else (new if isinstance(new, tuple) else (new,), kwargs)
+        return args, kwargs
+
+    return _together(run, one, (args, kwargs))  # type: ignore[no-any-return]
+
+
+def _after(layer: nn.Module, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def one(entry: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        for hook, named in run.entries[0].after:
+            new = hook(entry, args, kwargs, output) if named else hook(entry, args, output)
+            output = output if new is None else new
+        return output
+
+    if run.entries[0].own:
+        output = _with_own(layer, run, args, kwargs, output)
+    return _together(run, one, (args, kwargs, output)) if run.entries[0].after else output
+
+
+def _with_own(layer: nn.Module, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """What the layer says under each task's own weights: by a formula for vectors, else by each task's layer itself."""
+    layers = [entry.layer for entry in run.entries]
+    found = own_vectors(layer, layers, run.entries[0].own, args, output, _owner(run, output)) if isinstance(output, Tensor) else None
+    if found is not None:
+        return found
+    return _in_turn(run, lambda entry, args, kwargs: entry.forward(*args, **kwargs), (args, kwargs))
+
+
+def _owner(run: Run, like: Tensor) -> Tensor:
+    """[rows] the number of the entry that each row belongs to."""
+    return torch.repeat_interleave(torch.tensor(run.counts)).to(like.device)
+
+
+def _together(run: Run, one: Callable[..., Any], values: tuple[Any, ...]) -> Any:
+    """``one`` over all rows of the run at once where the added modules can be computed so, else span by span."""
+    if len(run.entries) == 1:
+        return one(run.entries[0].layer, *values)
+    try:
+        return one(_Several([entry.layer for entry in run.entries], run), *values)
+    except _InTurn:
+        return _in_turn(run, one, values)
+
+
+def _in_turn(run: Run, one: Callable[..., Any], values: tuple[Any, ...]) -> Any:
+    pieces, start, rows = [], 0, run.stop - run.start
+    for entry, count in zip(run.entries, run.counts, strict=True):
+        pieces.append(one(entry.layer, *cut(values, start, start + count, rows)))
+        start += count
+    return joined(pieces, run.counts)
+
+
+class _InTurn(Exception):
+    """These modules cannot be computed together."""
+
+
+class _Several:
+    """Stands for a layer in a hook: the added modules of several tasks look like one, which gives every row its own."""
+
+    def __init__(self, layers: list[nn.Module], run: Run) -> None:
+        self._layers, self._run = layers, run
+
+    def get_submodule(self, name: str) -> Any:
+        modules = [layer.get_submodule(name) for layer in self._layers]
+        if not all(isinstance(module, Added) for module in modules):
+            return modules[0]
+        rowwise = _rowwise(modules)
+        if rowwise is None:
+            raise _InTurn
+        return lambda x: self._call(rowwise, modules, x)
+
+    def _call(self, rowwise: Callable[..., Tensor | None], modules: list[nn.Module], x: Tensor) -> Tensor:
+        found = rowwise(modules, x, _owner(self._run, x)) if len(x) == self._run.stop - self._run.start else None
+        if found is None:
+            raise _InTurn
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._run.entries[0].own:
+            raise _InTurn
+        return self.get_submodule(name) if name in self._layers[0]._modules else getattr(self._layers[0], name)
+
+
+def _rowwise(modules: Sequence[nn.Module]) -> Callable[..., Tensor | None] | None:
+    """The ``rowwise`` of the modules' one class, unless a subclass has changed ``forward`` since."""
+    (kind, *others) = {type(module) for module in modules}
+    lines = [c for c in kind.__mro__ if {"forward", "rowwise"} & set(vars(c))]
+    return kind.rowwise if not others and "rowwise" in vars(lines[0]) else None  # type: ignore[attr-defined]
