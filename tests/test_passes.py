@@ -152,3 +152,37 @@ def test_noises_add_up_and_have_streams_of_their_own(learner: Learner) -> None:
 def test_noise_is_added_to_the_embeddings(learner: Learner) -> None:
     noisy = _passes(learner, noises={"a": lambda x, rng: 0.5 * x})
     assert torch.equal(_logits(noisy.student()), _logits(_passes(learner).perturbed(lambda x: torch.stack([x, 0.5 * x]).sum(0))))
+
+
+def test_a_perturbed_pass_may_be_that_of_another_student(learner: Learner) -> None:
+    passes = _passes(learner)
+    second = _logits(passes.perturbed(lambda x: x, i=1))
+    assert passes.drawn() == [passes.student(0)]  # it does not count as a student of the supervised mean
+    assert torch.equal(second, _logits(passes.student(1))) and not torch.equal(second, _logits(passes.student(0)))
+
+
+def test_a_method_s_own_stream_is_keyed_by_step_and_purpose(learner: Learner) -> None:
+    draws = {
+        (key, purpose): float(_passes(learner, key).stream(purpose).random()) for key in ((0, 0, 0, 0), (0, 1, 0, 0)) for purpose in "ab"
+    }
+    assert len(set(draws.values())) == 4
+    assert float(_passes(learner).stream("a").random()) == draws[(0, 0, 0, 0), "a"]
+
+
+def test_layered_passes_hold_what_every_block_put_out(learner: Learner) -> None:
+    plain, layered = _passes(learner), _passes(learner, layered=True)
+    assert torch.equal(_logits(layered.student()), _logits(plain.student())) and plain.student().layers == ()
+    found = layered.student().layers
+    learner.eval()
+    try:
+        clean = _passes(learner, layered=True).student().layers
+        body = learner.backbone.encode(layered.batch.inputs, layers=True).layers
+    finally:
+        learner.train()
+    assert body is not None and len(found) == len(clean) == 2
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(clean, body[1:], strict=True))
+    (grad,) = torch.autograd.grad(found[0].sum(), learner.trained()["backbone.model.encoder.layer.0.output.dense.weight"])
+    assert bool(grad.isfinite().all())
+    hooked = [len(block._forward_hooks) for block in learner.backbone.blocks]  # transformers leaves one behind
+    assert layered.under({}).layers == () and _passes(learner, layered=True).student().layers
+    assert [len(block._forward_hooks) for block in learner.backbone.blocks] == hooked

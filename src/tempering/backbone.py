@@ -143,6 +143,16 @@ class Backbone(nn.Module):
             stack.callback(handle.remove)
             yield
 
+    @contextmanager
+    def watched(self) -> Iterator[list[Tensor]]:
+        """While open, what every block puts out [rows, length, dim] joins the list, bottom first."""
+        with ExitStack() as stack:
+            seen: list[Tensor] = []
+            for block in self.blocks:
+                handle = block.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
+                stack.callback(handle.remove)
+            yield seen
+
     def fingerprint(self) -> str:
         """Hash of configuration and body weights: the identity a saved change belongs to.
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from tempering.errors import MemoryShort
+
 Rows = NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 def length_batches(lengths: Sequence[int], size: int, rng: np.random.Generator | None = None) -> list[Rows]:
@@ -26,3 +32,34 @@ def random_batches(count: int, size: int, rng: np.random.Generator) -> list[Rows
     """Batches of ``size`` row numbers in plain random order."""
     order = rng.permutation(count)
     return [order[i : i + size] for i in range(0, count, size)]
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether ``error`` says that memory ran out, on a GPU or on the CPU."""
+    text = str(error).lower()
+    known = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in known)
+
+
+def free_memory() -> None:
+    """Give back what a failed step held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def halving(size: int, work: Callable[[int], Result]) -> tuple[Result, int]:
+    """``work(size)`` and ``size``; where memory runs out, all of it again with half the size, until it fits.
+
+    Again and not onwards, so that the outcome depends on the size that fits alone: batches of another size round otherwise.
+    """
+    while True:
+        try:
+            return work(size), size
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if size == 1:
+            raise MemoryShort("out of memory with a single row; shorten max_length or take a smaller model")
+        free_memory()
+        size //= 2

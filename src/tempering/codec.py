@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tempering.errors import RecipeError
-from tempering.registry import METHODS, find, name_of, names
+from tempering.methods import METHODS
+from tempering.registry import find, name_of, names
 
 # Fields that hold methods: field name -> (kind, whether it holds several).
 NESTED = {

@@ -62,18 +62,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
-        move = {k: v.to(device) for k, v in self.inputs.items()}
         extra = {k: v.to(device) if hasattr(v, "to") else v for k, v in self.extra.items()}
         targets = None if self.targets is None else self.targets.to(device)
         weights = None if self.weights is None else self.weights.to(device)
-        return Batch(move, targets, weights, self.task, extra)
+        return Batch({k: v.to(device) for k, v in self.inputs.items()}, targets, weights, self.task, extra)
 
 
 class Slab(NamedTuple):
-    """The scores of the rows of one task.
-
-    ``logits`` [heads, rows, classes] (classes = 1 for a value); ``features`` [rows, dim] is what the last linear map read.
-    """
+    """A task's rows: ``logits`` [heads, rows, classes] (1 class for a value), ``features`` [rows, dim] as the last linear map read them."""
 
     logits: Tensor
     targets: Tensor | None
@@ -87,6 +83,7 @@ class Scores(NamedTuple):
     """One slab for each task in the batch. Terms fold over slabs by their row counts (`Scores.fold`)."""
 
     slabs: tuple[Slab, ...]
+    layers: tuple[Tensor, ...] = ()  # what each block put out [rows, length, dim], bottom first, where a method reads layers
 
     @property
     def only(self) -> Slab:
@@ -111,10 +108,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """One seed for each purpose, so that the sources of variance can be told apart.
-
-    ``sampling`` draws subsets and splits, ``init`` new weights, ``order`` of rows, ``dropout`` all that is drawn inside a step.
-    """
+    """A seed for each of ``sampling`` (subsets, splits), ``init`` (new weights), ``order`` (of rows), ``dropout`` (draws inside a step)."""
 
     sampling: int
     init: int
@@ -135,6 +129,7 @@ class Hooks(NamedTuple):
     term: Callable[[Passes], Tensor] | None = None  # added to the loss; sum
     noise: Callable[[Tensor, np.random.Generator], Tensor] | None = None  # added to a student pass's embeddings; sum
     gradient: Callable[[str, Tensor], Tensor | float] | None = None  # (name, gradient) -> factor; product
+    pull: Callable[[str, Tensor], Tensor] | None = None  # (name, weight) -> what learning rate times this is taken off it; sum
     weights: Callable[[Weights, np.random.Generator], Weights] | None = None  # weights of one training pass; at most one
     base: Callable[[Passes], Tensor] | None = None  # replaces the supervised loss; at most one
     after_step: Callable[[Weights], None] | None = None  # updates only its own state; in turn
@@ -216,8 +211,8 @@ class FramingModule(Protocol):
     def decode(self, scores: Scores) -> list[Prediction]:
         """Labels with probabilities."""
 
-    def refresh(self, backbone: Backbone, support: Sequence[Example]) -> None:
-        """Re-estimate state that depends on all training data. Default: nothing."""
+    def refresh(self, support: Any) -> Mapping[str, Tensor]:
+        """Re-estimate state that depends on all training rows (`tempering.framings.module.Support`); what was placed anew, as masks."""
 
 
 @runtime_checkable
@@ -232,7 +227,11 @@ class Framing(Protocol):
 
 @runtime_checkable
 class Stabilizer(Protocol):
-    """What steadies training. A frozen value in the recipe; run-time state is born in `start`."""
+    """What steadies training. A frozen value in the recipe; run-time state is born in `start`.
+
+    It may also have, each called once before the first step: ``initialize(learner, seed)``, to set weights before anyone reads them, and
+    ``prepare(learner, probe)``, to choose from the data; the tensors it returns are given to ``Hooks.restore``, as a checkpoint's are.
+    """
 
     @property
     def neutral(self) -> bool:

@@ -6,7 +6,8 @@ TemperingError
 ├── RecipeError      a recipe, option or value cannot mean what it says
 ├── ModelError       a pretrained model cannot be found, read or served by a method
 ├── ResumeError      a checkpoint or study on disk does not belong to this run
-└── CollapseError    training produced no finite loss any more
+├── CollapseError    training produced no finite loss any more
+└── MemoryShort      there is less memory than a single row needs, or than a step that cannot be cut needs
 ```
 
 The command line prints the message of any of these as one line and exits with status 2.
@@ -36,3 +37,7 @@ class ResumeError(TemperingError):
 
 class CollapseError(TemperingError):
     """Training produced a loss that is not finite."""
+
+
+class MemoryShort(TemperingError):
+    """Something needs more memory than there is and cannot be cut any smaller."""

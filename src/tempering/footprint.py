@@ -103,9 +103,8 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
     inner = _field(config, ("intermediate_size", "d_ff", "hidden_dim", "n_inner"), 4 * width)
     heads = _field(config, ("num_attention_heads", "n_heads", "num_heads", "n_head"), 1)
     block = tokens * (10 * width + 3 * inner + 4 * heads * tokens)
-    live = [s for s in stage.acting if not s.neutral]
-    graded = max([1, *(getattr(s, "students", 1) for s in live)]) + sum(getattr(s, "perturbations", 0) for s in live)
-    teachers = any(getattr(s, "teachers", 0) for s in live)  # one block at a time
+    graded = stage.students + sum(getattr(s, "perturbations", 0) for s in stage.live)
+    teachers = any(getattr(s, "teachers", 0) for s in stage.live)  # one block at a time
     per_text = block * (graded * max(1, _blocks_with_gradient(learner, trained)) + teachers)
     if not stage.framing.supervised:
         per_text += int(3 * getattr(stage.framing, "probability", 1.0) * tokens * backbone.embeddings.get_parameter("weight").shape[0])

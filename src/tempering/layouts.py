@@ -121,6 +121,7 @@ _HIDDEN = ("hidden_dropout_prob",)
 _EAGER = {"prefix_tuning": "its attention cannot be given further keys from outside; use prompt_tuning, p_tuning or lora"}
 _SHARED = {
     "top_layers": "its blocks share one set of weights, so there is no top layer to choose; use full, lora or bitfit",
+    "re_init": "its blocks share one set of weights, so its top ones cannot be drawn anew alone; use mixout, l2_sp or layer_decay",
     "truncate": "its blocks share one set of weights, so dropping some of them makes it no smaller; use full, lora or bitfit",
 }
 

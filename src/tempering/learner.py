@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tempering.batching import length_batches
+from tempering.batching import Rows, halving, length_batches
 from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab, Weights
 from tempering.errors import DataError
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
+
+Found = TypeVar("Found")
 
 
 class Learner(nn.Module):
@@ -31,6 +33,7 @@ class Learner(nn.Module):
         self.framing = framing
         self.tuning = tuning
         self.record: dict[str, Any] = record or {}
+        self.fits: int | None = None  # rows of an evaluation batch that memory held, once it ran out
         self.steps = 0  # optimizer steps of the run that trains it, for schedules of a method's own; set before hooks start
 
     def forward(self, batch: Batch) -> Scores:
@@ -70,31 +73,45 @@ class Learner(nn.Module):
         return self.backbone.depth(name) if name.startswith("backbone.") else self.backbone.top + 1
 
     @torch.no_grad()
+    def evaluated(self, prompts: Sequence[Prompt], batch_size: int, work: Callable[[Batch, Rows], Found]) -> list[tuple[Rows, Found]]:
+        """``work(batch, rows)`` in evaluation mode on every batch, with its rows. Longest texts first: what memory cannot hold shows soon.
+
+        Where it runs out, everything is done again in batches of half the size, and ``fits`` keeps the size for the next time.
+        """
+        self.eval()
+
+        def all_of(size: int) -> list[tuple[Rows, Found]]:
+            rng = np.random.default_rng(0)
+            order = length_batches([len(p.input_ids) for p in prompts], size)[::-1]
+            return [(rows, work(self.framing.collate([prompts[i] for i in rows], rng), rows)) for rows in order]
+
+        wanted = min(batch_size, len(prompts), self.fits or batch_size)
+        found, size = halving(wanted, all_of)
+        if size < wanted:
+            self.fits = size
+        return found
+
     def score(self, prompts: Sequence[Prompt], batch_size: int = 64, features: Tensor | None = None) -> Scores:
         """Evaluation-mode scores of many prompts, in their order, batched by length. ``features`` are cached trunk outputs."""
-        self.eval()
-        rng = np.random.default_rng(0)
-        order: list[np.ndarray] = length_batches([len(p.input_ids) for p in prompts], batch_size)
-        found = []
-        for rows in order:
-            batch = self.framing.collate([prompts[i] for i in rows], rng)
+
+        def work(batch: Batch, rows: Rows) -> Slab:
             if features is not None:
                 batch = Batch({"features": features[torch.from_numpy(rows)]}, batch.targets, batch.weights, batch.task, batch.extra)
-            found.append(self(batch.to(self.device)).only)
-        return _joined(found, np.concatenate(order))
+            return _off_device(self(batch.to(self.device)).only)
 
-    @torch.no_grad()
+        found = self.evaluated(prompts, batch_size, work)
+        return _joined([slab for _, slab in found], np.concatenate([rows for rows, _ in found]))
+
     def mean_loss(self, prompts: Sequence[Prompt], batch_size: int = 64) -> float:
         """The framing's loss over many prompts, batch by batch: what a vocabulary of logits a row leaves no memory to keep."""
-        self.eval()
-        rng = np.random.default_rng(0)
-        total = rows = 0.0
-        for chosen in length_batches([len(p.input_ids) for p in prompts], batch_size):
-            batch = self.framing.collate([prompts[i] for i in chosen], rng).to(self.device)
+
+        def work(batch: Batch, _: Rows) -> tuple[float, int]:
+            batch = batch.to(self.device)
             scores = self(batch)
-            count = scores.only.logits.shape[1]
-            total, rows = total + float(self.framing.loss(scores, batch)) * count, rows + count
-        return total / rows
+            return float(self.framing.loss(scores, batch)), int(scores.only.logits.shape[1])
+
+        losses = [found for _, found in self.evaluated(prompts, batch_size, work)]
+        return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
 
     def predictions(self, examples: Sequence[Example], batch_size: int = 64) -> list[Prediction]:
         """A `Prediction` for every example, in order. Several prompts of one example are averaged."""
@@ -132,13 +149,18 @@ def _examples(texts: Sequence[str | tuple[str, str]]) -> list[Example]:
     return [Example((t,) if isinstance(t, str) else tuple(t)) for t in texts]
 
 
+def _off_device(slab: Slab) -> Slab:
+    """The slab in main memory: the scores of a whole split would fill a device."""
+    return slab._replace(**{name: part.cpu() for name in ("logits", "targets", "features") if (part := getattr(slab, name)) is not None})
+
+
 def _joined(slabs: Sequence[Slab], order: np.ndarray) -> Scores:
     """One slab from those of all batches, rows put back in their original order."""
     back = torch.from_numpy(np.argsort(order))
-    logits = torch.cat([s.logits.cpu() for s in slabs], 1)
+    logits = torch.cat([s.logits for s in slabs], 1)
     rows_match = logits.shape[1] == len(order)
-    targets = torch.cat([s.targets.cpu() for s in slabs]) if all(s.targets is not None for s in slabs) else None  # type: ignore[union-attr]
-    features = torch.cat([s.features.cpu() for s in slabs]) if all(s.features is not None for s in slabs) else None  # type: ignore[union-attr]
+    targets = torch.cat([s.targets for s in slabs]) if all(s.targets is not None for s in slabs) else None  # type: ignore[misc]
+    features = torch.cat([s.features for s in slabs]) if all(s.features is not None for s in slabs) else None  # type: ignore[misc]
     if rows_match:
         logits = logits[:, back]
         targets = None if targets is None else targets[back]

@@ -32,7 +32,8 @@ Noise = Callable[[Tensor, np.random.Generator], Tensor]
 class Passes:
     """The passes of one micro-batch. ``view`` replaces the weights of training passes; ``noises``, by method, are added to embeddings.
 
-    ``made`` counts forward passes, so that a test can hold `explain` to what really happens.
+    ``layered`` passes with gradient also hold what each block put out (`Scores.layers`). ``made`` counts forward passes, so that a test
+    can hold `explain` to what really happens.
     """
 
     learner: Learner
@@ -44,6 +45,7 @@ class Passes:
     device: torch.device = torch.device("cpu")
     autocast: Callable[[], Any] = nullcontext
     native_dropout: bool = False
+    layered: bool = False
     made: int = 0
     _students: dict[int, Scores] = field(default_factory=dict)
     _views: dict[int, Weights] = field(default_factory=dict)
@@ -60,10 +62,19 @@ class Passes:
         self.student(0)
         return [self._students[i] for i in sorted(self._students)]
 
-    def perturbed(self, noise: Callable[[Tensor], Tensor], layer: int = 0) -> Scores:
-        """``student(0)`` once more, with the same dropout and weights, ``noise`` applied to embeddings or a layer's input."""
-        with self.learner.backbone.perturbed(noise, layer), self._noisy(0):
-            return self._forward(0)
+    def supervised(self) -> Tensor:
+        """The supervised loss, averaged over every student pass that any term asked for."""
+        losses = [self.learner.framing.loss(scores, self.batch) for scores in self.drawn()]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+    def perturbed(self, noise: Callable[[Tensor], Tensor], layer: int = 0, i: int = 0) -> Scores:
+        """``student(i)`` once more, with the same dropout and weights, ``noise`` applied to embeddings or a layer's input."""
+        with self.learner.backbone.perturbed(noise, layer), self._noisy(i):
+            return self._forward(i)
+
+    def stream(self, *purpose: object) -> np.random.Generator:
+        """A generator for a method's own draws in this micro-batch, keyed by what they are for: its name first."""
+        return numpy_stream(*self.key, *purpose)
 
     def under(self, weights: Weights) -> Scores:
         """A pass under other ``weights``, in evaluation mode and without gradient: a teacher. Disturbs no random stream."""
@@ -81,11 +92,17 @@ class Passes:
     def _forward(self, i: int) -> Scores:
         self.made += 1
         with dropout_stream(*self.key, i, device=self.device, native=self.native_dropout), self.autocast():
-            if self.view is None:
-                return self.learner(self.batch)  # type: ignore[no-any-return]
-            if i not in self._views:
-                self._views[i] = self.view(self.trained, numpy_stream(*self.key, i, "weights"))
-            return functional_call(self.learner, self._views[i], (self.batch,))  # type: ignore[no-any-return]
+            if not self.layered:
+                return self._scores(i)
+            with self.learner.backbone.watched() as seen:
+                return self._scores(i)._replace(layers=tuple(seen))
+
+    def _scores(self, i: int) -> Scores:
+        if self.view is None:
+            return self.learner(self.batch)  # type: ignore[no-any-return]
+        if i not in self._views:
+            self._views[i] = self.view(self.trained, numpy_stream(*self.key, i, "weights"))
+        return functional_call(self.learner, self._views[i], (self.batch,))  # type: ignore[no-any-return]
 
     def _noisy(self, i: int) -> Any:
         if not self.noises:

@@ -156,16 +156,15 @@ def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[Stag
     rows = None if task is None else rows_of(stage, task, Seeds.of(0))[0]
     tokens = _tokens(stage, backbone, rows)
     folded = hooks.start([(name_of(s)[1], s) for s in stage.acting], learner, trained, 0)
-    live = [s for s in stage.acting if not s.neutral]
     plan = StagePlan(
         framing=encode(stage.framing, "framing"),
         tuning=encode(stage.tuning, "tuning"),
         stabilizers=tuple(encode(s, "stabilizer") for s in stage.stabilizers),
         backbone_trained=inside,
         head_trained=sum(w.numel() for w in trained.values()) - inside,
-        students=max([1, *(getattr(s, "students", 1) for s in live)]),
-        teachers=sum(getattr(s, "teachers", 0) for s in live),
-        perturbed=sum(getattr(s, "perturbations", 0) for s in live),
+        students=stage.students,
+        teachers=sum(getattr(s, "teachers", 0) for s in stage.live),
+        perturbed=sum(getattr(s, "perturbations", 0) for s in stage.live),
         cached=stage.cached,
         why_not_cached=stage.why_not_cached,
         batch=stage.per_device_train_batch_size * stage.gradient_accumulation_steps,
@@ -196,6 +195,8 @@ def _name(encoded: Any) -> str:
     """``lora (r 16)`` from the plain form of a value."""
     if isinstance(encoded, str):
         return encoded
+    if isinstance(encoded, list):  # several tunings at once
+        return " and ".join(map(_name, encoded))
     ((name, fields),) = encoded.items()
     return f"{name} ({', '.join(f'{k} {v}' for k, v in fields.items())})"
 

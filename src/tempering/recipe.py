@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, field_validator
 from pydantic.dataclasses import dataclass
 
-from tempering.codec import decode, encode, override, parse_scalar
+from tempering.codec import decode, encode, method, override, parse_scalar
 from tempering.errors import RecipeError
 from tempering.registry import name_of
 from tempering.train.hooks import SINGLE, at_most_one
@@ -35,6 +35,13 @@ class Recipe:
     stages: tuple[Any, ...]
     search: Any = ()
     description: str = ""
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> tuple[Any, ...]:
+        """Stages are values; one alone, or a name, is put right or refused here and not when it is run."""
+        listed = given if isinstance(given, list | tuple) else [given]
+        return tuple(method("stage", stage, f"Recipe.stages.{i}") for i, stage in enumerate(listed))
 
     @field_validator("search", mode="before")
     @classmethod
@@ -142,13 +149,14 @@ def _check_stage(stage: Any, where: str, last: bool) -> list[str]:
     doubled = {name_of(s)[1] for s in stage.stabilizers if [type(t) for t in stage.stabilizers].count(type(s)) > 1}
     if doubled:
         raise RecipeError(f"{where}: stabilizer {sorted(doubled)[0]} stands there twice; keep one")
+    _check_needs(live, stage, where)
     for s in live:
         matrices = getattr(stage.tuning, "trains_matrices", stage.tuning.trains_pretrained)
         if getattr(s, "needs_pretrained", False) and not (
             matrices if getattr(s, "needs_matrices", False) else stage.tuning.trains_pretrained
         ):
             raise RecipeError(
-                f"{where}: {name_of(s)[1]} draws trained weights back to their pretrained values, but tuning"
+                f"{where}: {name_of(s)[1]} {getattr(s, 'does', 'draws trained weights back to their pretrained values')}, but tuning"
                 f" {name_of(stage.tuning)[1]} trains none of those; use tuning full or top_layers, or drop it"
             )
     moved = [name_of(s)[1] for s in live if {"weights", "noise"} & set(s.touches) or bool(getattr(s, "perturbations", 0))]
@@ -168,6 +176,26 @@ def _check_stage(stage: Any, where: str, last: bool) -> list[str]:
     if last and not stage.framing.supervised:
         return [f"{where}: the last stage reads no labels, so the model will predict masked words, not labels"]
     return [] if stage.tuning.trains_backbone or stage.framing.supervised else [f"{where}: nothing but the language-model head is trained"]
+
+
+def _check_needs(live: Sequence[Any], stage: Any, where: str) -> None:
+    """Refuse methods that read labels, a trained backbone or a teacher where there is none that means anything."""
+    framing, tuning = name_of(stage.framing)[1], name_of(stage.tuning)[1]
+    for s in live:
+        if getattr(s, "needs_labels", False) and not stage.framing.supervised:
+            raise RecipeError(f"{where}: {name_of(s)[1]} reads labels, and framing {framing} has none; use framing head, or drop it")
+        if getattr(s, "needs_backbone", False) and not stage.tuning.trains_backbone:
+            raise RecipeError(
+                f"{where}: {name_of(s)[1]} moves what the model makes of texts, which depends on weights inside it, but tuning {tuning}"
+                " trains none of those; use tuning full or lora, or drop it"
+            )
+    shown = [s for s in live if {"weights", "final"} <= set(s.touches)]
+    taught = [s for s in live if getattr(s, "teachers", 0) and s not in shown]
+    if shown and taught:
+        raise RecipeError(
+            f"{where}: {name_of(shown[0])[1]} trains through other weights than those a teacher of {name_of(taught[0])[1]} is made of, and"
+            " the two would not be comparable; keep one of them"
+        )
 
 
 def available() -> list[str]:

@@ -8,10 +8,28 @@ import pytest
 
 from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.prototypes import Prototypes
+from tempering.stabilizers.child_tuning_d import ChildTuningD
+from tempering.stabilizers.child_tuning_f import ChildTuningF
+from tempering.stabilizers.discriminative import Discriminative
+from tempering.stabilizers.ema import EMA
+from tempering.stabilizers.freelb import FreeLB
+from tempering.stabilizers.gradual_unfreezing import GradualUnfreezing
+from tempering.stabilizers.l2_sp import L2SP
 from tempering.stabilizers.layer_decay import LayerDecay
+from tempering.stabilizers.lnsr import LNSR
 from tempering.stabilizers.mixout import Mixout
+from tempering.stabilizers.mmr import MMR
+from tempering.stabilizers.neftune import NEFTune
+from tempering.stabilizers.r3f import R3F
+from tempering.stabilizers.r4f import R4F
 from tempering.stabilizers.r_drop import RDrop
+from tempering.stabilizers.re_init import ReInit
 from tempering.stabilizers.self_distillation import SelfDistillation
+from tempering.stabilizers.self_ensemble import SelfEnsemble
+from tempering.stabilizers.smart import SMART
+from tempering.stabilizers.supcon import SupCon
+from tempering.stabilizers.swa import SWA
 from tempering.stages.train import Train
 from tempering.tunings.adalora import AdaLoRA
 from tempering.tunings.bitfit import BitFit
@@ -55,6 +73,9 @@ TABLE: dict[str, dict[str, Row]] = {
     "framing": {
         "head": Row(Head(heads=2, pool="mean", layers=(-1, 0), combine="mean", dropout=0.2, max_length=16, truncation="tail")),
         "masked_lm": Row(MaskedLM(probability=0.3, max_length=16, whole_word=True, mask_share=0.7, random_share=0.2)),
+        "prototypes": Row(
+            Prototypes(alpha=0.9, diversity=0.5, pull=0.1, slots=6, refresh_steps=2, pool="mean", proto_dim=8, soft_labels=True)
+        ),
     },
     "tuning": {
         "full": Row(Full(embeddings=False)),
@@ -91,7 +112,24 @@ TABLE: dict[str, dict[str, Row]] = {
         "layer_decay": Row(LayerDecay(0.5), LayerDecay(1.0)),
         "r_drop": Row(RDrop(0.7), RDrop(0.0)),
         "mixout": Row(Mixout(0.4), Mixout(0.0)),
-        "self_distillation": Row(SelfDistillation(2.0, k=3), SelfDistillation(0.0, k=2)),
+        "self_distillation": Row(SelfDistillation(2.0, k=3, teacher="vote"), SelfDistillation(0.0, k=2)),
+        "discriminative": Row(Discriminative(1.7), Discriminative(1.0)),
+        "gradual_unfreezing": Row(GradualUnfreezing(0.3), GradualUnfreezing(0.0)),
+        "re_init": Row(ReInit(1), ReInit(0)),
+        "l2_sp": Row(L2SP(0.3, 0.2, decoupled=True), L2SP(0.0, 0.0)),
+        "child_tuning_f": Row(ChildTuningF(0.4), ChildTuningF(1.0)),
+        "child_tuning_d": Row(ChildTuningD(0.2, batch_size=4, clip=0.5), ChildTuningD(1.0)),
+        "self_ensemble": Row(SelfEnsemble(3), SelfEnsemble(1)),
+        "ema": Row(EMA(0.6), EMA(0.0)),
+        "swa": Row(SWA(0.25, every=2), SWA(1.0)),
+        "r3f": Row(R3F(0.7, eps=0.3, noise="normal", shared_dropout=True), R3F(0.0)),
+        "r4f": Row(R4F(0.5, eps=0.2), R4F(0.0)),
+        "smart": Row(SMART(2.0, k=2, eta=0.1, sigma=0.1, radius=0.3, mu=0.5, beta=0.5, late_beta=0.9), SMART(0.0)),
+        "freelb": Row(FreeLB(k=3, adv_lr=0.5, init_mag=0.3, max_norm=1.0), FreeLB(k=1, init_mag=0.0)),
+        "lnsr": Row(LNSR(3.0, sigma=0.2, layer=1), LNSR(0.0)),
+        "supcon": Row(SupCon(0.5, temperature=0.5), SupCon(0.0)),
+        "mmr": Row(MMR(2.0, normalize=True), MMR(0.0)),
+        "neftune": Row(NEFTune(2.0), NEFTune(0.0)),
     },
     "stage": {
         "train": Row(

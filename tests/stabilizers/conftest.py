@@ -36,7 +36,7 @@ class Step:
 
     def passes(self, step: int = 0) -> Passes:
         """Fresh passes, keyed by the step."""
-        return Passes(self.learner, self.batch, self.trained, (0, step), self.folded.view, self.folded.noises)
+        return Passes(self.learner, self.batch, self.trained, (0, step), self.folded.view, self.folded.noises, layered=self.folded.layered)
 
 
 @pytest.fixture

@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from tempering.contracts import Hooks
-from tempering.errors import TemperingError
+from tempering.batching import halving, out_of_memory
+from tempering.contracts import Hooks, Seeds
+from tempering.errors import MemoryShort, TemperingError
 from tempering.learner import Learner
 from tempering.stages.train import Surroundings, Train
+from tempering.train.evaluate import Evaluator
 from tempering.train.fit import Plan, fit
-from tempering.train.memory import MemoryShort, out_of_memory
 from tests.laws.bench import assemble
 from tests.laws.bench import run as run_stage
+from tests.tiny import tiny_backbone, tiny_task
 
 STAGE = Train(max_steps=2, num_train_epochs=1, per_device_train_batch_size=8, learning_rate=1e-3, warmup_steps=0)
 
@@ -140,3 +142,77 @@ def test_other_errors_are_not_taken_for_it(make: Callable[..., Any]) -> None:
 )
 def test_what_counts_as_out_of_memory(error: RuntimeError, is_one: bool) -> None:
     assert out_of_memory(error) is is_one
+
+
+def narrow(learner: Learner, rows: int) -> list[int]:
+    """Let evaluation fail on more than ``rows`` rows; returns the list of the batch sizes that were tried."""
+    tried: list[int] = []
+
+    def check(body: Any, _args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        if not body.training:
+            tried.append(len(kwargs["input_ids"]))
+            if tried[-1] > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    learner.backbone.model.register_forward_pre_hook(check, with_kwargs=True)
+    return tried
+
+
+def test_predictions_go_on_in_smaller_batches_and_stay_what_they_are(make: Callable[..., Any]) -> None:
+    learner, feed = make(STAGE)
+    whole = learner.predictions(feed.examples)
+    tried = narrow(learner, 3)
+    found = learner.predictions(feed.examples)
+    assert tried == [24, 12, 6, *[3] * 8] and learner.fits == 3  # 24 rows: never more than there are
+    assert [p.label for p in found] == [p.label for p in whole]
+    for a, b in zip(found, whole, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+    tried.clear()
+    assert learner.predictions(feed.examples) == found and tried == [3] * 8  # what did not fit is not tried again
+    assert learner.predictions(feed.examples[:2]) and tried[8:] == [2]
+
+
+def test_the_longest_texts_go_first(make: Callable[..., Any]) -> None:
+    learner, feed = make(STAGE)
+    widths: list[int] = []
+    body = learner.backbone.model
+    body.register_forward_pre_hook(lambda _m, _a, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    learner.predictions(feed.examples, batch_size=4)
+    assert len(set(widths)) > 1 and widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("tuning", ["full", "frozen"])
+def test_an_evaluation_while_training_says_so_once(tuning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def assembled(*given: Any) -> Learner:
+        learner = assemble(*given)
+        narrow(learner, 8)
+        return learner
+
+    monkeypatch.setattr("tempering.stages.train.assemble", assembled)
+    stage = dataclasses.replace(STAGE, tuning=tuning, eval_strategy="steps", eval_steps=1)
+    told: list[dict[str, Any]] = []
+    learner = run_stage(stage, around=Surroundings(listener=told.append))
+    notes = [event["text"] for event in told if event["event"] == "note"]
+    assert notes == ["out of memory: evaluation goes on in batches of 6 rows"] and len(learner.record["stage"]["history"]) == 2
+
+
+def test_the_loss_of_unlabeled_text_is_measured_in_smaller_batches() -> None:
+    stage = dataclasses.replace(STAGE, framing="masked_lm", text="unlabeled")
+    learner = assemble(stage, tiny_backbone(), tiny_task(24), Seeds.of(0))
+    tried = narrow(learner, 1)
+    told: list[dict[str, Any]] = []
+    metrics, _ = Evaluator(tiny_task(24).train.examples[:3], "text", (), listener=told.append)(learner)
+    assert tried == [3, 1, 1, 1] and metrics["loss"] > 0 and "batches of one row" in told[0]["text"]
+
+
+def test_one_row_that_does_not_fit_is_the_end_of_an_evaluation_too(make: Callable[..., Any]) -> None:
+    learner, feed = make(STAGE)
+    narrow(learner, 0)
+    with pytest.raises(MemoryShort, match=r"single row; shorten max_length"):
+        learner.predict([feed.examples[0].texts[0]])
+    with pytest.raises(RuntimeError, match="shapes"):
+        halving(4, lambda _: _raise("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def _raise(text: str) -> None:
+    raise RuntimeError(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempering.commands.console import aligned, say, show_json
+from tempering.commands.console import aligned, say, show_json, tell
 from tempering.commands.inputs import Source
 from tempering.contracts import Kind
 from tempering.errors import RecipeError
@@ -24,7 +24,7 @@ def run(folder: str, source: Source, metrics: tuple[str, ...], as_json: bool) ->
     labels = tuple(learner.framing.labels)
     check_metrics(metrics, kind, labels)
     examples = read_labeled(source.data, labels, kind, columns=_columns(learner.record.get("columns") or {}, source), label=source.label)
-    found, _ = Evaluator(examples, kind, labels, metrics)(learner)
+    found, _ = Evaluator(examples, kind, labels, metrics, listener=lambda event: tell(event["text"]))(learner)
     main = default_metric(kind)
     if as_json:
         show_json({"model": folder, "data": source.data, "rows": len(examples), "main_metric": main, "metrics": found})

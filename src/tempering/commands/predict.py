@@ -26,11 +26,13 @@ def run(folder: str, source: Source, output: Path | None) -> None:
     _check_output(output, source.data)
     from tempering.saving import load
     from tempering.tasks.readers import read_rows
+    from tempering.train.evaluate import telling
 
     learner = load(folder)
     rows, examples = read_rows(source.data, text=source.text, text_pair=source.text_pair, columns=learner.record.get("columns"))
     labels = list(learner.framing.labels)
-    made = [_fields(prediction, labels) for prediction in learner.predictions(examples)]
+    with telling(learner, lambda event: tell(event["text"])):
+        made = [_fields(prediction, labels) for prediction in learner.predictions(examples)]
     replaced = sorted(set(rows[0]) & set(made[0])) if rows else []
     if replaced:
         tell(f"note: the input has its own {', '.join(replaced)}; the new values stand in their place")

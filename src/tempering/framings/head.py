@@ -78,6 +78,7 @@ class HeadModule(FramingBase):
         self.classes = len(self.labels) or 1
         self.pooling = Pooling.of(backbone, head.pool, head.layers, head.combine)
         self.reads = self.pooling.how
+        self.smooths = task.kind != "regression"
         self.text = TextEncoder.of(backbone, head.max_length, head.truncation)
         self.spec = _own_spec(head, self.pooling, backbone)
         self._target: Callable[[Any], Any] = task.target
@@ -152,8 +153,8 @@ class HeadModule(FramingBase):
         return Scores((Slab(logits, targets, batch.weights, features, self.kind, batch.task),))
 
     def loss(self, scores: Scores, batch: Batch) -> Tensor:
-        """The supervised loss (`supervised_loss`) of the only slab."""
-        return supervised_loss(scores.only)
+        """The supervised loss (`supervised_loss`) of the only slab; targets are smoothed in training mode only."""
+        return supervised_loss(scores.only, self.smoothing if self.training else 0.0)
 
     def decode(self, scores: Scores) -> list[Prediction]:
         """Predictions from logits averaged over heads: labels as the user gave them, values on the user's scale."""

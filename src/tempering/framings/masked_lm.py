@@ -64,6 +64,7 @@ class MaskedLMModule(FramingBase):
     """`MaskedLM` at run time. It has no weights of its own: the head is the backbone's (``backbone.lm_head``)."""
 
     deterministic = False
+    smooths = True
 
     def __init__(self, framing: MaskedLM, backbone: Backbone) -> None:
         super().__init__()
@@ -108,10 +109,10 @@ class MaskedLMModule(FramingBase):
         return Scores((Slab(logits.unsqueeze(0), batch.targets, None, features, "classification", batch.task),))
 
     def loss(self, scores: Scores, batch: Batch) -> Tensor:
-        """Cross entropy, mean over masked tokens."""
+        """Cross entropy, mean over masked tokens; targets are smoothed in training mode only."""
         slab = scores.only
         assert slab.targets is not None  # `collate` always makes them
-        return F.cross_entropy(slab.logits[0], slab.targets)
+        return F.cross_entropy(slab.logits[0], slab.targets, label_smoothing=self.smoothing if self.training else 0.0)
 
     def decode(self, scores: Scores) -> list[Prediction]:
         """For each masked position the likeliest token, and the probabilities of the five likeliest."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -16,11 +16,27 @@ if TYPE_CHECKING:
     from tempering.backbone import Backbone
 
 
+class Support(Protocol):
+    """All training rows, as a framing sees them when it re-estimates its state (`FramingBase.refresh`).
+
+    ``step`` optimizer steps have been taken; ``targets`` are those of the prompts; ``rng`` is a stream of this step's own.
+    """
+
+    step: int
+    targets: Sequence[Any]
+    rng: np.random.Generator
+
+    def trunk(self, rows: Sequence[int] | None = None) -> Tensor:
+        """What `FramingBase.trunk` says of all rows, or of some, now: [rows, dim], in evaluation mode, in main memory."""
+
+
 class FramingBase(nn.Module, ABC):
     """A framing at run time (`tempering.contracts.FramingModule`).
 
     ``deterministic``: neither rendering nor collating draws; ``renders_anew``: rendering itself draws, so prompts are made every epoch;
-    ``reads``: what of the body it reads ("pooler" where the family's pooler is in between).
+    ``reads``: what of the body it reads ("pooler" where the family's pooler is in between); ``refresh_steps``: how many steps lie
+    between two calls of `refresh` (0: they come with the epochs); ``undecayed``: weights that weight decay leaves alone; ``smooths``: its
+    loss spreads the share ``smoothing`` of each target over all classes in training mode.
     Defaults: rendering and collating draw nothing, there is no state to refresh, and the weights have no home in a transformers
     class.
     """
@@ -29,6 +45,10 @@ class FramingBase(nn.Module, ABC):
     renders_anew: bool = False
     reads: str = "tokens"
     labels: tuple[Any, ...] = ()
+    refresh_steps: int = 0
+    undecayed: ClassVar[frozenset[str]] = frozenset()
+    smooths: bool = False
+    smoothing: float = 0.0
 
     @abstractmethod
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
@@ -58,8 +78,17 @@ class FramingBase(nn.Module, ABC):
     def decode(self, scores: Scores) -> list[Prediction]:
         """Labels with probabilities, one a row."""
 
-    def refresh(self, backbone: Backbone, support: Sequence[Example]) -> None:
-        """Re-estimate state that depends on all training data: nothing by default."""
+    def refresh(self, support: Support) -> Mapping[str, Tensor]:
+        """Re-estimate state that depends on all training rows: before the first step, and as training goes on. Default: nothing.
+
+        Returns which entries of its weights were placed anew, as masks by name: what the optimizer, teachers and averages know of
+        those is out of date.
+        """
+        return {}
+
+    def facts(self) -> dict[str, float]:
+        """What is worth following while training, by name; told after each `refresh`. Default: nothing."""
+        return {}
 
     def export_state(self) -> dict[str, Tensor] | None:
         """The weights under the names of the family's transformers class; None where it has no such class."""

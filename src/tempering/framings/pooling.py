@@ -48,17 +48,17 @@ class Pooling:
     top: int
 
     @classmethod
-    def of(cls, backbone: Backbone, how: Pool, layers: tuple[int, ...], combine: Combine) -> Pooling:
-        """Resolve ``auto`` and negative layers for ``backbone``; a layer or pooler it lacks is a `RecipeError`."""
+    def of(cls, backbone: Backbone, how: Pool, layers: tuple[int, ...], combine: Combine, name: str = "head") -> Pooling:
+        """Resolve ``auto`` and negative layers for ``backbone``; a layer or pooler it lacks is a `RecipeError` to framing ``name``."""
         top = int(backbone.config.num_hidden_layers)
         wrong = [i for i in layers if not -top - 1 <= i <= top]
         if wrong or not layers:
             raise RecipeError(
-                f"head.layers={list(layers)}: expected layers from 0 (embeddings) to {top} (top block), or -1 (top) to {-top - 1}, found"
+                f"{name}.layers={list(layers)}: expected layers from 0 (embeddings) to {top} (top block), or -1 (top) to {-top - 1}, found"
                 f" {wrong or 'none'}; this model has {top} blocks"
             )
         chosen = tuple(i if i >= 0 else top + 1 + i for i in layers)
-        return cls(_resolve(backbone, how, chosen == (top,)), chosen, combine, top)
+        return cls(_resolve(backbone, how, chosen == (top,), name), chosen, combine, top)
 
     def width(self, hidden: int) -> int:
         """Width of the pooled vector."""
@@ -86,7 +86,7 @@ class Pooling:
         return encoded.layers[index]
 
 
-def _resolve(backbone: Backbone, how: Pool, top_only: bool) -> str:
+def _resolve(backbone: Backbone, how: Pool, top_only: bool, name: str) -> str:
     """``auto`` is the family's own choice at the top layer; elsewhere, and for unknown families, the plain choice nearest to it."""
     spec = backbone.layout.head
     own = "mean" if spec is None else spec.pool
@@ -94,7 +94,7 @@ def _resolve(backbone: Backbone, how: Pool, top_only: bool) -> str:
         own = "mean" if getattr(backbone.config, "classifier_pooling", "cls") == "mean" else "first"
     chosen = (own if top_only or own != "pooler" else "first") if how == "auto" else how
     if chosen == "pooler" and getattr(backbone.model, "pooler", None) is None:
-        raise RecipeError(f"head.pool=pooler: {backbone.source} has no pooler in use; choose first, mean, max or last")
+        raise RecipeError(f"{name}.pool=pooler: {backbone.source} has no pooler in use; choose first, mean, max or last")
     if chosen == "pooler" and not top_only:
         raise RecipeError("head.pool=pooler reads the top layer only; leave head.layers at [-1], or choose first, mean, max or last")
     return chosen

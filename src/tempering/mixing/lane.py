@@ -16,6 +16,7 @@ from tempering.train import hooks, optimizer
 from tempering.train.device import Place
 from tempering.train.feed import Feed, mass
 from tempering.train.fit import Plan, Run, _assign, _evaluate, supervised
+from tempering.train.refresh import Refresh
 from tempering.train.schedule import factor
 
 
@@ -44,8 +45,10 @@ class Lane:
         settings = self.plan.settings
         self.trained, self.kept = self.learner.trained(), self.learner.kept()
         self.learner.steps = self.steps = settings.total_steps(len(self.feed.examples))
-        self._folded = hooks.start(self.plan.stabilizers, self.learner, self.trained, self.plan.seed)
-        self._optimizer = optimizer.make(self.trained, settings, per_weight=self._folded.rates)
+        self._folded = hooks.start(self.plan.stabilizers, self.learner, self.trained, self.plan.seed, self.plan.prepared)
+        framing = self.learner.framing
+        self._optimizer = optimizer.make(self.trained, settings, per_weight=self._folded.rates, undecayed=framing.undecayed)
+        self._refresh = Refresh(self.learner, self.feed, self.plan, self._folded, self.trained, self._optimizer, self.steps)
         marks = settings.marks(settings.eval_strategy, settings.eval_steps, self.steps)
         self._evaluate_at = marks if self.plan.evaluator else frozenset()
 
@@ -68,6 +71,7 @@ class Lane:
     def peek(self) -> Batch:
         """The next micro-batch."""
         if not self._waiting:
+            self._refresh(self.run)
             self._waiting = self.feed.micro(self.run.step)
             self._mass, self._micro, self._loss = sum(mass(b) for b in self._waiting), 0, 0.0
         return self._waiting[0]
@@ -102,7 +106,7 @@ class Lane:
                 f" lower learning_rate (now {settings.learning_rate:g})"
             )
         self._folded.scale_gradients(self.trained)
-        scale = factor(settings.lr_scheduler_type, step, self.steps, settings.warmup(self.steps))
+        scale = factor(settings.lr_scheduler_type, step, self.steps, settings.warmup(self.steps), settings.lr_scheduler_power)
         optimizer.set_rates(self._optimizer, self._folded, scale, step / self.steps)
         optimizer.clip(self.trained.values(), settings.max_grad_norm)
         self._optimizer.step()

@@ -22,13 +22,12 @@ from tempering.mixing.learner import MixedLearner
 from tempering.peak import reset_peak
 from tempering.recipe import Recipe
 from tempering.registry import name_of
-from tempering.stages.train import Surroundings, Train, _evaluator, _metric, _row_weights, assemble, parts_of, rows_of
+from tempering.stages.train import Surroundings, Train, _evaluator, _metric, _row_weights, assemble, prepared, rows_of
 from tempering.tasks.task import Task
 from tempering.train.device import Place, place
 from tempering.train.evaluate import fit_thresholds
 from tempering.train.feed import Feed
 from tempering.train.fit import Plan
-from tempering.train.probe import TaskProbe
 from tempering.train.progress import Listener, silent
 
 
@@ -132,8 +131,7 @@ def _lane(mixed: MixedLearner, name: str, job: Job, seeds: Seeds, around: Surrou
     feed = Feed(learner.framing, examples, stage, seeds, weights=_row_weights(stage, task, examples))
     named = [(name_of(part)[1], part) for part in stage.acting]
     plan = Plan(stage, named, seeds.dropout, evaluator, metric, listener=around.listener)
-    for part in (p for p in parts_of(stage.tuning) if hasattr(p, "prepare")):
-        part.prepare(learner, TaskProbe(learner, feed, plan))
+    plan = prepared(stage, learner, feed, plan, seeds)
     mixed.add(name, learner)
     cache = around.cache
     if stage.cached and cache is not None:
@@ -184,6 +182,7 @@ def _close(lane: Lane, job: Job, started: float, seeds: Seeds, around: Surroundi
         "best_step": run.best_step,
         "best_kept": job.stage.load_best_model_at_end and bool(run.history),
         "history": run.history,
+        **({"facts": run.facts} if run.facts else {}),
         "passes": run.passes,
         "cached": job.stage.cached,
         "split": run.split,

@@ -1,4 +1,4 @@
-"""How far two score slabs of the same rows lie apart: the measure the consistency methods share."""
+"""How far two score slabs of the same rows lie apart: the measures the consistency methods share."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ def symmetric(a: Slab, b: Slab) -> Tensor:
     Classes: of the two softmax distributions. Multi-label: of the Bernoulli distribution of each label, summed over labels.
     Values: the squared difference.
     """
+    return both_ways(a, b) if a.kind == "regression" else 0.5 * both_ways(a, b)
+
+
+def both_ways(a: Slab, b: Slab) -> Tensor:
+    """The sum of both Kullback-Leibler divergences, averaged over rows and heads.
+
+    Values: the squared difference, which is that sum for normal distributions of variance one.
+    """
     if a.kind == "regression":
         return F.mse_loss(a.logits, b.logits)
     p, q = _log(a), _log(b)
     jeffreys = ((p.exp() - q.exp()) * (p - q)).sum(-1)  # KL(p||q) + KL(q||p) in one expression
     if a.kind == "multilabel":
         jeffreys = jeffreys.sum(-1)
-    return 0.5 * jeffreys.mean()
+    return jeffreys.mean()
 
 
 def _log(slab: Slab) -> Tensor:

@@ -1,9 +1,10 @@
-"""Self-distillation from the mean of the run's own recent weights."""
+"""Self-distillation from the run's own recent weights: from their mean, or from the vote of the models they are."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from tempering.contracts import Hooks, Slab, Weights
+from tempering.contracts import Hooks, Scores, Slab, Weights
 
 if TYPE_CHECKING:
     from tempering.learner import Learner
@@ -20,18 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SelfDistillation:
-    """Pulls the logits towards those of a teacher that is the mean of the weights of the last K steps.
+    """Pulls the logits towards those of a teacher that is the mean of the weights of the last K steps, or the vote of their models.
 
-    *Paper*: Xu et al. 2020 (BERT_SDA). *Formula*: CE + weight * MSE(logits, teacher's logits); teacher = mean of the trained weights
-    after the last ``k`` steps (fewer at the start: the starting weights alone before the first step), evaluation mode, no gradient.
-    *Needs*: nothing. *Costs*: one evaluation pass a step, k copies of the trained weights (small with LoRA).
+    *Paper*: Xu et al. 2020 (BERT_SDA; with ``teacher: vote`` BERT_SDV). *Formula*: CE + weight * MSE(logits, teacher's logits), in
+    evaluation mode, no gradient. Mean: the teacher's weights are the mean of the trained weights after the last ``k`` steps (fewer at
+    the start: the starting weights alone before the first step). Vote: its logits are the mean of the logits of those k models (at the
+    start the starting weights have the votes of the steps that are missing).
+    *Needs*: nothing. *Costs*: one evaluation pass a step, with ``vote`` k of them; k copies of the trained weights (small with LoRA).
     *Differs*: the best-known public code keeps an exponential average instead of a mean of k.
     """
 
     touches: ClassVar[tuple[str, ...]] = ("term", "after_step")
-    teachers: ClassVar[int] = 1
+    students: ClassVar[int] = 1
     weight: float = Field(default=1.0, ge=0)
     k: int = Field(default=1, ge=1)
+    teacher: Literal["mean", "vote"] = "mean"
+
+    @property
+    def teachers(self) -> int:
+        """Evaluation passes a micro-batch."""
+        return self.k if self.teacher == "vote" else 1
 
     @property
     def neutral(self) -> bool:
@@ -40,10 +49,11 @@ class SelfDistillation:
 
     def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
         """Hooks with a term and a ring of the last k weights."""
-        ring: deque[Weights] = deque([_copy(trained)], maxlen=self.k)
+        ring: deque[Weights] = deque([_copy(trained) for _ in range(self.teachers)], maxlen=self.k)
 
         def term(passes: Passes) -> Tensor:
-            return self.weight * passes.student(0).fold(passes.under(_mean(ring)), _apart)
+            teacher = _vote([passes.under(w) for w in ring]) if self.teacher == "vote" else passes.under(_mean(ring))
+            return self.weight * passes.student(0).fold(teacher, _apart)
 
         def restore(state: Weights) -> None:
             ring.clear()
@@ -63,6 +73,11 @@ def _copy(weights: Weights) -> Weights:
 
 def _mean(ring: deque[Weights]) -> Weights:
     return ring[0] if len(ring) == 1 else {n: torch.stack([w[n] for w in ring]).mean(0) for n in ring[0]}
+
+
+def _vote(scores: Sequence[Scores]) -> Scores:
+    slabs = zip(*(found.slabs for found in scores), strict=True)
+    return Scores(tuple(same[0]._replace(logits=torch.stack([slab.logits for slab in same]).mean(0)) for same in slabs))
 
 
 def _apart(student: Slab, teacher: Slab) -> Tensor:

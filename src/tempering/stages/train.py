@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
+from tempering.codec import methods
 from tempering.contracts import Example, Kind, Seeds
 from tempering.errors import RecipeError
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.registry import name_of
-from tempering.streams import torch_stream
+from tempering.streams import key_of, torch_stream
 from tempering.tasks.metrics import check_metrics, default_metric
 from tempering.tasks.task import Task
 from tempering.train.checkpoint import latest
 from tempering.train.device import place, threads
-from tempering.train.evaluate import Evaluator, fit_thresholds
+from tempering.train.evaluate import Evaluator, fit_thresholds, telling
 from tempering.train.feed import Feed, balanced_weights
 from tempering.train.fit import Plan, fit
 from tempering.train.probe import TaskProbe
@@ -58,6 +60,12 @@ class Train(Loop):
     stabilizers: tuple[Any, ...] = ()
     text: str = "labeled"
 
+    @field_validator("framing", "tuning", "stabilizers", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any, info: ValidationInfo) -> Any:
+        """Methods may be named as in a recipe file: ``Train(tuning="lora")``."""
+        return methods(str(info.field_name), given, f"Train.{info.field_name}")
+
     @property
     def cached(self) -> bool:
         """Whether the trunk is computed once: decided from the values alone, before anything is loaded (DESIGN, leak 7)."""
@@ -66,7 +74,7 @@ class Train(Loop):
     @property
     def why_not_cached(self) -> str:
         """The reason why the trunk cannot be computed once; empty if it can."""
-        touching = [name_of(s)[1] for s in self.acting if {"weights", "noise"} & set(s.touches) and not s.neutral]
+        touching = [name_of(s)[1] for s in self.live if {"weights", "noise"} & set(s.touches) or getattr(s, "perturbations", 0)]
         if self.tuning.trains_backbone:
             return f"tuning {name_of(self.tuning)[1]} trains weights of the backbone"
         if not self.tuning.trunk_eval:
@@ -77,15 +85,24 @@ class Train(Loop):
 
     @property
     def acting(self) -> tuple[Any, ...]:
-        """Everything that has hooks while training: the stabilizers, and those parts of the tuning that act along."""
-        return (*self.stabilizers, *(part for part in parts_of(self.tuning) if hasattr(part, "start")))
+        """Everything that has hooks while training: the stabilizers, and those parts of the tuning and framing that act along."""
+        return (*self.stabilizers, *(part for part in (*parts_of(self.tuning), self.framing) if hasattr(part, "start")))
+
+    @property
+    def live(self) -> tuple[Any, ...]:
+        """What acts and is not at its neutral setting."""
+        return tuple(s for s in self.acting if not s.neutral)
+
+    @property
+    def students(self) -> int:
+        """Stochastic passes of one micro-batch: as many as any method reads, and one for the supervised loss unless it is replaced."""
+        plain = 0 if any("base" in s.touches for s in self.live) else 1
+        return max([plain, *(getattr(s, "students", 0) for s in self.live)])
 
     @property
     def passes_per_step(self) -> int:
         """Forward passes one micro-batch costs."""
-        live = [s for s in self.acting if not s.neutral]
-        students = max([1, *(getattr(s, "students", 1) for s in live)])
-        return students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in live)
+        return self.students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in self.live)
 
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
         """Train on ``backbone`` (changed in place) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
@@ -100,16 +117,17 @@ class Train(Loop):
         if self.cached:
             learner.to(place(self).device)
             cache = around.cache or TrunkCache()
-            feed.features = cache.features(learner, feed.prompts(), self.per_device_eval_batch_size)
+            with telling(learner, around.listener):
+                feed.features = cache.features(learner, feed.prompts(), self.per_device_eval_batch_size)
             if evaluator is not None:
                 evaluator.features = lambda prompts: cache.features(learner, prompts, self.per_device_eval_batch_size)
-                evaluator.prompts(learner)  # here, where all threads are at work
+                with telling(learner, around.listener):
+                    evaluator.prompts(learner)  # here, where all threads are at work
         backbone.recompute(self.gradient_checkpointing)
         named = [(name_of(part)[1], part) for part in self.acting]
         plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, dict(around.identity), around.listener)
         if not (around.resume and around.folder and latest(around.folder)):  # a checkpoint holds what was chosen
-            for part in (p for p in parts_of(self.tuning) if hasattr(p, "prepare")):
-                part.prepare(learner, TaskProbe(learner, feed, plan))
+            plan = prepared(self, learner, feed, plan, seeds)
         with threads(1 if self.cached else None):
             run = fit(learner, feed, plan)
         if evaluator is not None and self.framing.supervised:
@@ -119,12 +137,26 @@ class Train(Loop):
             "best_step": run.best_step,
             "best_kept": self.load_best_model_at_end and bool(run.history),
             "history": run.history,
+            **({"facts": run.facts} if run.facts else {}),
             "passes": run.passes,
             "cached": self.cached,
             "split": run.split,
             "rows": len(examples),
         }
         return learner
+
+
+def prepared(stage: Train, learner: Learner, feed: Feed, plan: Plan, seeds: Seeds) -> Plan:
+    """Before the first step: first weights are set, then tuning and stabilizers choose from the data. ``plan`` with their choices."""
+    live = [(name_of(s)[1], s) for s in stage.stabilizers if not s.neutral]
+    for name, s in live:
+        if hasattr(s, "initialize"):
+            s.initialize(learner, key_of(seeds.init, "stabilizer", name))
+    probe = TaskProbe(learner, feed, plan)
+    for part in (p for p in parts_of(stage.tuning) if hasattr(p, "prepare")):
+        part.prepare(learner, probe)
+    chosen = [(name, s.prepare(learner, probe)) for name, s in live if hasattr(s, "prepare")]
+    return dataclasses.replace(plan, prepared={f"{name}/{key}": value for name, state in chosen for key, value in state.items()})
 
 
 def parts_of(tuning: Any) -> tuple[Any, ...]:
@@ -138,6 +170,12 @@ def assemble(stage: Train, backbone: Backbone, task: Any, seeds: Seeds) -> Learn
         stage.tuning.attach(backbone)
     with torch_stream(seeds.init, "init", "framing"):
         framing = stage.framing.build(task, backbone)
+    if stage.label_smoothing_factor and not framing.smooths:
+        raise RecipeError(
+            f"label_smoothing_factor {stage.label_smoothing_factor:g} spreads targets over classes, and framing {name_of(stage.framing)[1]}"
+            f" of a task of kind {task.kind!r} has no such targets; leave it out"
+        )
+    framing.smoothing = stage.label_smoothing_factor
     return Learner(backbone, framing, stage.tuning, {"framing": stage.framing, "positive": _positive(task)})
 
 
@@ -171,7 +209,7 @@ def _evaluator(stage: Train, task: Task, held_out: Sequence[Example], around: Su
     kind: Kind = task.kind if stage.framing.supervised else "text"
     own = stage.metric_for_best_model
     metrics = (*around.metrics, own) if own and own != "loss" else around.metrics
-    return Evaluator(held_out, kind, task.labels, metrics, stage.per_device_eval_batch_size)
+    return Evaluator(held_out, kind, task.labels, metrics, stage.per_device_eval_batch_size, listener=around.listener)
 
 
 def _metric(stage: Train, task: Task, extra: Sequence[str]) -> str:

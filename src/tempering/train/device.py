@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -69,11 +69,15 @@ def keep_large_blocks() -> None:
 
 
 def place(settings: Loop) -> Place:
-    """The place accelerate finds: bf16 by default on a GPU that has it, fp32 on a CPU."""
+    """The place accelerate finds: bf16 by default on a GPU that has it, fp32 on a CPU.
+
+    The precision is not accelerate's: it fixes one for the whole process, and stages, runs and trackers of one process may differ.
+    """
     from accelerate import Accelerator
 
     keep_large_blocks()
     on_gpu = torch.cuda.is_available()
     bf16 = settings.bf16 if settings.bf16 is not None else on_gpu and torch.cuda.is_bf16_supported()
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-    return Place(accelerator.device, accelerator.autocast, accelerator.process_index, accelerator.num_processes)
+    found = Accelerator()
+    autocast = partial(torch.autocast, found.device.type, dtype=torch.bfloat16) if bf16 else nullcontext
+    return Place(found.device, autocast, found.process_index, found.num_processes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,17 @@ from torch import Tensor
 from tempering.contracts import Example, Kind, Prediction, Prompt, Scores
 from tempering.learner import Learner
 from tempering.tasks.metrics import choose_thresholds, compute
+from tempering.train.progress import Listener, silent
+
+
+@contextmanager
+def telling(learner: Learner, listener: Listener) -> Iterator[None]:
+    """Say so if an evaluation inside the block ran out of memory and went on in smaller batches."""
+    before = learner.fits
+    yield
+    if learner.fits != before:
+        rows = "one row" if learner.fits == 1 else f"{learner.fits} rows"
+        listener({"event": "note", "text": f"out of memory: evaluation goes on in batches of {rows}"})
 
 
 @dataclass
@@ -25,6 +37,7 @@ class Evaluator:
     metrics: tuple[str, ...] = ()
     batch_size: int = 64
     features: Callable[[Sequence[Prompt]], Tensor] | None = None
+    listener: Listener = silent
     _prompts: list[Prompt] | None = None
     _cached: Tensor | None = None
 
@@ -37,13 +50,15 @@ class Evaluator:
 
     def scores(self, learner: Learner) -> Scores:
         """Evaluation-mode scores of the split, in order."""
-        prompts = self.prompts(learner)
-        return learner.score(prompts, self.batch_size, self._cached)
+        with telling(learner, self.listener):
+            prompts = self.prompts(learner)
+            return learner.score(prompts, self.batch_size, self._cached)
 
     def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Prediction]]:
         """(metrics with the loss as ``loss``, predictions); of unlabelled text only the loss."""
         if self.kind == "text":
-            return {"loss": learner.mean_loss(self.prompts(learner), self.batch_size)}, []
+            with telling(learner, self.listener):
+                return {"loss": learner.mean_loss(self.prompts(learner), self.batch_size)}, []
         scores = self.scores(learner)
         predictions = list(learner.framing.decode(scores))
         gold = [e.label for e in self.examples]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tempering.batching import out_of_memory
 from tempering.contracts import Batch, Stabilizer, Weights
 from tempering.errors import CollapseError
 from tempering.learner import Learner
@@ -20,8 +21,9 @@ from tempering.train import checkpoint, hooks, optimizer
 from tempering.train.device import Place, place
 from tempering.train.evaluate import Evaluator
 from tempering.train.feed import Feed, mass
-from tempering.train.memory import backed_off, out_of_memory, refuse_back_off
+from tempering.train.memory import backed_off, refuse_back_off
 from tempering.train.progress import Listener, silent
+from tempering.train.refresh import Refresh
 from tempering.train.schedule import factor
 from tempering.train.settings import Loop
 
@@ -38,6 +40,7 @@ class Run:
     stopped: bool = False
     passes: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    facts: list[dict[str, float]] = field(default_factory=list)  # what the framing told after each refresh
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,12 @@ class Plan:
     resume: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
     listener: Listener = silent
+    prepared: Weights = field(default_factory=dict)  # what stabilizers chose before the first step, as a checkpoint holds it
 
 
 def supervised(passes: Passes) -> Tensor:
     """The supervised loss, averaged over every student pass that any term asked for."""
-    drawn = passes.drawn()
-    losses = [passes.learner.framing.loss(scores, passes.batch) for scores in drawn]
-    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+    return passes.supervised()
 
 
 def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
@@ -69,25 +71,24 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
     feed.rank, feed.world = where.rank, where.world
     trained = learner.trained()
     learner.steps = steps = settings.total_steps(len(feed.examples))
-    folded = hooks.start(plan.stabilizers, learner, trained, plan.seed)
+    folded = hooks.start(plan.stabilizers, learner, trained, plan.seed, plan.prepared)
     kept = learner.kept()
     evaluate_at = settings.marks(settings.eval_strategy, settings.eval_steps, steps) if plan.evaluator else frozenset()
     save_at = settings.marks(settings.save_strategy, settings.save_steps, steps) if plan.folder else frozenset()
-    optim = optimizer.make(trained, settings, per_weight=folded.rates)
+    optim = optimizer.make(trained, settings, per_weight=folded.rates, undecayed=learner.framing.undecayed)
+    refresh = Refresh(learner, feed, plan, folded, trained, optim, steps)
     run, best = _resume(plan, kept, optim, folded) if plan.resume else (Run(), {})
 
     learner.train()  # a body comes in evaluation mode, whatever mode the learner says it is in
     while run.step < steps and not run.stopped:
+        refresh(run)
         progress = run.step / steps
         if not learner.training:
             learner.train()
         loss = _accumulate(learner, feed, folded, trained, run, plan, where)
-        if not math.isfinite(loss):
-            raise CollapseError(
-                f"the loss became {loss} in step {run.step + 1} of {steps}; lower learning_rate (now {settings.learning_rate:g})"
-            )
+        _refuse_collapse(loss, run.step + 1, steps, settings.learning_rate)
         folded.scale_gradients(trained)
-        scale = factor(settings.lr_scheduler_type, run.step, steps, settings.warmup(steps))
+        scale = factor(settings.lr_scheduler_type, run.step, steps, settings.warmup(steps), settings.lr_scheduler_power)
         optimizer.set_rates(optim, folded, scale, progress)
         optimizer.clip(trained.values(), settings.max_grad_norm)
         optim.step()
@@ -104,6 +105,11 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
     _assign(kept, final)
     learner.eval()
     return run
+
+
+def _refuse_collapse(loss: float, step: int, steps: int, rate: float) -> None:
+    if not math.isfinite(loss):
+        raise CollapseError(f"the loss became {loss} in step {step} of {steps}; lower learning_rate (now {rate:g})")
 
 
 def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Weights, run: Run, plan: Plan, where: Place) -> float:
@@ -132,8 +138,18 @@ def _passes(
     learner: Learner, batch: Batch, folded: hooks.Folded, trained: Weights, plan: Plan, key: tuple[Any, ...], where: Place
 ) -> Passes:
     batch = batch.to(where.device) if where.device.type != "cpu" else batch
-    native = plan.settings.gradient_checkpointing
-    return Passes(learner, batch, trained, key, folded.view, folded.noises, where.device, where.autocast, native_dropout=native)
+    return Passes(
+        learner,
+        batch,
+        trained,
+        key,
+        folded.view,
+        folded.noises,
+        where.device,
+        where.autocast,
+        native_dropout=plan.settings.gradient_checkpointing,
+        layered=folded.layered,
+    )
 
 
 def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights, run: Run, best: Weights, steps: int) -> Weights:

@@ -37,6 +37,7 @@ class Folded:
     """All hooks of a run as one."""
 
     hooks: list[tuple[str, Hooks]]
+    layered: bool = False  # some method reads what the blocks put out
 
     def __post_init__(self) -> None:
         for field in SINGLE:
@@ -56,6 +57,15 @@ class Folded:
     def rate(self, name: str, progress: float) -> float:
         """Factor on the learning rate of weight ``name``."""
         return float(prod(h(name, progress) for h in self._all("rate")))
+
+    @property
+    def pulls(self) -> bool:
+        """Whether any method draws weights somewhere beside their gradient."""
+        return bool(self._all("pull"))
+
+    def pull(self, name: str, weight: Tensor) -> Tensor:
+        """What the rate times this is taken off ``weight``. Every method sees the weight as it was."""
+        return torch.stack([h(name, weight) for h in self._all("pull")]).sum(0)
 
     def scale_gradients(self, trained: Weights) -> None:
         """Multiply each gradient by the methods' factors, in place. Every method sees the gradient as it was: order does not matter."""
@@ -97,12 +107,32 @@ class Folded:
         return {f"{name}/{k}": v for name, h in self.hooks if h.save for k, v in h.save().items()}
 
     def restore(self, state: Weights) -> None:
-        """Give every method its state back."""
+        """Give every method its state back, if ``state`` holds any of it."""
         for name, h in self.hooks:
-            if h.restore:
-                h.restore({k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")})
+            mine = {k.removeprefix(f"{name}/"): v for k, v in state.items() if k.startswith(f"{name}/")}
+            if h.restore and mine:
+                h.restore(mine)
+
+    def renew(self, name: str, trained: Weights, rows: Tensor) -> None:
+        """Entries ``rows`` (a mask) of weight ``name`` were placed anew: copies of it in the methods' states become what it is there.
+
+        A state holds a copy under the weight's name, or under a name that ends in "/" and it.
+        """
+        for _, h in self.hooks:
+            state = {k: v.clone() for k, v in h.save().items()} if h.save and h.restore else {}
+            copies = [v for k, v in state.items() if (k == name or k.endswith(f"/{name}")) and v.shape == trained[name].shape]
+            for copy in copies:
+                copy[rows.to(copy.device)] = trained[name].detach()[rows].to(copy)
+            if copies and h.restore:
+                h.restore(state)
 
 
-def start(stabilizers: Sequence[tuple[str, Stabilizer]], learner: Learner, trained: Weights, seed: int) -> Folded:
-    """Start every stabilizer that is not at its neutral setting, each with a seed of its own."""
-    return Folded([(name, s.start(learner, trained, key_of(seed, "stabilizer", name))) for name, s in stabilizers if not s.neutral])
+def start(
+    stabilizers: Sequence[tuple[str, Stabilizer]], learner: Learner, trained: Weights, seed: int, prepared: Weights | None = None
+) -> Folded:
+    """Start every stabilizer that is not at its neutral setting, each with a seed of its own, and with what it has ``prepared``."""
+    live = [(name, s) for name, s in stabilizers if not s.neutral]
+    started = [(name, s.start(learner, trained, key_of(seed, "stabilizer", name))) for name, s in live]
+    folded = Folded(started, layered=any(getattr(s, "reads_layers", False) for _, s in live))
+    folded.restore(prepared or {})
+    return folded

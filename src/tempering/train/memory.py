@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
+from tempering.batching import free_memory
 from tempering.contracts import Stabilizer, Weights
-from tempering.errors import TemperingError
+from tempering.errors import MemoryShort
 from tempering.train.progress import Listener
-
-
-class MemoryShort(TemperingError):
-    """A step needs more memory than there is and cannot be cut any smaller."""
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether ``error`` says that memory ran out, on a GPU or on the CPU."""
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )
 
 
 def refuse_back_off(stabilizers: Sequence[tuple[str, Stabilizer]], feed: Any, split: int) -> None:
@@ -45,9 +28,7 @@ def backed_off(split: int, trained: Weights, listener: Listener) -> int:
     """Free what the failed step held and return the doubled number of parts."""
     for weight in trained.values():
         weight.grad = None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
     listener(
         {
             "event": "note",

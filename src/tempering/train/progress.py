@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,9 @@ def bar(title: str) -> Iterator[Listener]:
             elif event["event"] == "evaluate":
                 shown = "  ".join(f"{k} {v:.4f}" for k, v in event["metrics"].items() if k in ("loss", event["metric"]))
                 progress.console.print(f"{title} step {event['step']}/{event['total']}: dev {shown}", highlight=False)
+            elif event["event"] == "refresh":
+                shown = "  ".join(f"{k} {v:.4g}" for k, v in list(event["facts"].items())[:3])
+                progress.console.print(f"{title} step {event['step']}/{event['total']}: {shown}", highlight=False)
             elif event["event"] == "note":
                 progress.console.print(event["text"], highlight=False, soft_wrap=True)
 
@@ -59,14 +64,33 @@ def trackers(names: Sequence[str], folder: Path, config: dict[str, Any]) -> Iter
         return
     from accelerate import Accelerator
 
-    accelerator = Accelerator(log_with=list(names), project_dir=str(folder))
-    accelerator.init_trackers("tempering", config={k: v for k, v in config.items() if isinstance(v, (int, float, str, bool))})
+    with redirect_stdout(sys.stderr):  # some greet and say goodbye there, where the command's result belongs
+        accelerator = Accelerator(log_with=list(names), project_dir=str(folder))
+        accelerator.init_trackers("tempering", config={k: v for k, v in config.items() if isinstance(v, (int, float, str, bool))})
+        try:
+            yield _numbered(accelerator.log)
+        finally:
+            accelerator.end_training()
+            atexit.register(_hush)  # trackio says goodbye once more when the process ends
+
+
+def _hush() -> None:
+    sys.stdout.flush()
+    sys.stdout = sys.stderr
+
+
+def _numbered(log: Callable[..., None]) -> Listener:
+    """Losses and metrics to ``log``. Steps are counted through all stages, since trackers want them to grow."""
+    before = last = 0  # steps of earlier stages, and the last step of this one
 
     def tell(event: Event) -> None:
+        nonlocal before, last
         if event["event"] == "step":
-            accelerator.log({"train/loss": event["loss"], "train/learning_rate": event["learning_rate"]}, step=event["step"])
+            before, last = before + (last if event["step"] <= last else 0), event["step"]
+            log({"train/loss": event["loss"], "train/learning_rate": event["learning_rate"]}, step=before + last)
         elif event["event"] == "evaluate":
-            accelerator.log({f"eval/{k}": v for k, v in event["metrics"].items()}, step=event["step"])
+            log({f"eval/{k}": v for k, v in event["metrics"].items()}, step=before + event["step"])
+        elif event["event"] == "refresh":
+            log({f"framing/{k}": v for k, v in event["facts"].items()}, step=before + max(last, event["step"]))
 
-    yield tell
-    accelerator.end_training()
+    return tell

@@ -17,7 +17,10 @@ class Loop:
     ``warmup_steps`` below 1 is a share of all steps. ``min_steps`` stretches training on few rows: small sets need steps, not
     epochs (Mosbach et al. 2021, Zhang et al. 2021). ``eval_strategy: epoch`` evaluates ``num_train_epochs`` times, evenly spaced,
     also when ``min_steps`` stretches the run. ``head_learning_rate`` is the rate of the framing's own new weights (default:
-    ``learning_rate``). ``class_weights: balanced`` weighs rows by n / (classes x count of the row's class).
+    ``learning_rate``). ``class_weights: balanced`` weighs rows by n / (classes x count of the row's class). The schedule
+    ``slanted_triangular`` (Howard and Ruder 2018) rises over the warm-up from a 32nd of the rate and falls back to it; ``polynomial`` falls
+    as (1 - share) to ``lr_scheduler_power``. ``adam_bias_correction: false`` is Adam as BERT's first code had it, whose first steps are
+    too long: to see what that does, not to train with.
     """
 
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -33,7 +36,10 @@ class Loop:
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     adam_epsilon: float = Field(default=1e-8, gt=0)
     max_grad_norm: float = Field(default=1.0, ge=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    adam_bias_correction: bool = True
+    label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "slanted_triangular"] = "linear"
+    lr_scheduler_power: float = Field(default=1.0, gt=0)
     warmup_steps: float = Field(default=0.1, ge=0)
     eval_strategy: Literal["epoch", "steps", "no"] = "epoch"
     eval_steps: int = Field(default=500, gt=0)
