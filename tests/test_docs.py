@@ -16,7 +16,7 @@ from tools import docs
 def copy(tmp_path: Path) -> Path:
     """A folder with copies of the documentation, brought up to date."""
     (tmp_path / "docs").mkdir()
-    for name in (docs.README, docs.COMMANDS):
+    for name in (docs.README, docs.METHODS, docs.COMMANDS):
         shutil.copy(docs.ROOT / name, tmp_path / name)
     docs.stale(tmp_path, write=True)
     return tmp_path
@@ -37,25 +37,25 @@ def test_the_exit_code_of_a_check(monkeypatch: pytest.MonkeyPatch, copy: Path, c
 
 
 def test_a_changed_sentence_is_stale_and_mended(copy: Path) -> None:
-    readme = copy / docs.README
-    fresh = readme.read_text(encoding="utf-8")
-    readme.write_text(fresh.replace("| `lora` | ", "| `lora` | Formerly: ", 1), encoding="utf-8")
-    assert docs.stale(copy, write=False) == [docs.README]
-    assert docs.stale(copy, write=True) == [docs.README]
-    assert readme.read_text(encoding="utf-8") == fresh
+    page = copy / docs.METHODS
+    fresh = page.read_text(encoding="utf-8")
+    page.write_text(fresh.replace("| `lora` | ", "| `lora` | Formerly: ", 1), encoding="utf-8")
+    assert docs.stale(copy, write=False) == [docs.METHODS]
+    assert docs.stale(copy, write=True) == [docs.METHODS]
+    assert page.read_text(encoding="utf-8") == fresh
 
 
 def test_text_outside_the_marks_is_left_alone() -> None:
-    text = "before | `full` |\n<!-- generated: recipes -->\nold\n<!-- end -->\nafter\n"
+    text = "before | `full` |\n<!-- generated: recipes -->\nstale words\n<!-- end -->\nafter\n"
     made = docs.filled(text)
     assert made.startswith("before | `full` |\n<!-- generated: recipes -->\n\n| recipe | what it is |\n")
     assert made.endswith("|\n\n<!-- end -->\nafter\n")
-    assert "old" not in made
+    assert "stale words" not in made
     assert docs.filled(made) == made
 
 
 def test_an_unknown_part_is_refused_by_name() -> None:
-    with pytest.raises(SystemExit, match=r"'recipies'; there are methods, recipes, commands"):
+    with pytest.raises(SystemExit, match=r"'recipies'; there are names, methods, recipes, commands"):
         docs.filled("<!-- generated: recipies -->\n<!-- end -->")
 
 
@@ -63,11 +63,11 @@ def test_a_bar_in_a_sentence_does_not_end_its_cell() -> None:
     assert docs.table(("a", "b"), [("x", "p | q")]).splitlines()[-1] == r"| `x` | p \| q |"
 
 
-def test_every_method_recipe_and_command_is_in_the_readme() -> None:
-    text = (docs.ROOT / docs.README).read_text(encoding="utf-8")
-    names = [name for kind in registry.METHODS for name in registry.names(kind)]
-    names += [*available(), *(f"temper {name}" for name, _ in docs.command_line())]
-    assert [name for name in names if f"| `{name}` | " not in text] == []
+def test_every_method_recipe_and_command_is_named_and_explained() -> None:
+    readme, page = ((docs.ROOT / name).read_text(encoding="utf-8") for name in (docs.README, docs.METHODS))
+    names = [*available(), *(name for kind in registry.METHODS for name in registry.names(kind))]
+    assert [name for name in names if f"`{name}`" not in readme or f"| `{name}` | " not in page] == []
+    assert [name for name, _ in docs.command_line() if f"| `temper {name}` | " not in readme] == []
 
 
 def test_help_texts_do_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

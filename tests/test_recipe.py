@@ -13,9 +13,15 @@ from tempering.errors import RecipeError
 from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
 from tempering.recipe import FOLDER, Recipe, _yaml, available, json_schema, parse_settings
+from tempering.stabilizers.ema import EMA
+from tempering.stabilizers.gradual_unfreezing import GradualUnfreezing
+from tempering.stabilizers.l2_sp import L2SP
 from tempering.stabilizers.mixout import Mixout
 from tempering.stabilizers.r_drop import RDrop
+from tempering.stabilizers.re_init import ReInit
+from tempering.stabilizers.swa import SWA
 from tempering.stages.train import Train
+from tempering.tunings.bitfit import BitFit
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
@@ -157,6 +163,10 @@ def test_settings_of_a_command_line_are_yaml() -> None:
         ((Train(tuning=Houlsby(), stabilizers=(Mixout(),)),), "tuning houlsby trains none of those; use tuning full or top_layers"),
         ((Train(stabilizers=(RDrop(), RDrop(2.0))),), "r_drop stands there twice"),
         ((Train(stabilizers=(Mixout(),), gradient_checkpointing=True),), "gradient"),
+        ((Train(tuning=LoRA(), stabilizers=(L2SP(),)),), "l2_sp draws trained weights back .* tuning lora trains none"),
+        ((Train(tuning=BitFit(), stabilizers=(ReInit(),)),), "re_init draws pretrained layers anew, .* tuning bitfit trains none of those"),
+        ((Train(tuning=Frozen(), stabilizers=(GradualUnfreezing(),)),), "gradual_unfreezing .* tuning frozen trains none of those"),
+        ((Train(stabilizers=(EMA(), SWA())),), "ema and swa each chooses the final weights"),
         ((Train(text="unlabeled"),), "framing head needs labels, but text is 'unlabeled'"),
         ((Train(tuning=Houlsby()), Train()), r"stages\.0: tuning houlsby cannot be folded"),
     ],

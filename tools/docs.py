@@ -19,7 +19,7 @@ from typing import Any
 from tempering.commands.listing import KINDS, entries
 
 ROOT = Path(__file__).parents[1]
-README, COMMANDS = "README.md", "docs/commands.md"
+README, METHODS, COMMANDS = "README.md", "docs/methods.md", "docs/commands.md"
 BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH = 100  # columns of a printed help text
 
@@ -33,6 +33,11 @@ def table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
 def methods() -> str:
     """One table for each kind of method."""
     return "\n\n".join(table((topic[:-1], "what it does to training"), entries(topic)) for topic in KINDS)
+
+
+def names() -> str:
+    """What there is of each kind, by name."""
+    return "\n".join(f"- **{topic}**: {', '.join(f'`{name}`' for name, _ in entries(topic))}" for topic in ("recipes", *KINDS))
 
 
 def recipes() -> str:
@@ -65,7 +70,7 @@ def command_line() -> Iterator[tuple[str, Any]]:
     yield from group.commands.items()
 
 
-PARTS: dict[str, Callable[[], str]] = {"methods": methods, "recipes": recipes, "commands": commands}
+PARTS: dict[str, Callable[[], str]] = {"names": names, "methods": methods, "recipes": recipes, "commands": commands}
 
 
 def filled(text: str) -> str:
@@ -81,8 +86,7 @@ def filled(text: str) -> str:
 
 def stale(root: Path, write: bool) -> list[str]:
     """The files under ``root`` whose generated parts are not what the code says; with ``write`` they are brought up to date."""
-    readme, wanted = root / README, root / COMMANDS
-    texts = {readme: filled(readme.read_text(encoding="utf-8")), wanted: help_texts()}
+    texts = {root / name: filled((root / name).read_text(encoding="utf-8")) for name in (README, METHODS)} | {root / COMMANDS: help_texts()}
     changed = {p: text for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text}
     if write:
         for path, text in changed.items():

@@ -128,10 +128,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the home of a public name, or of any registered method's class, on first use (PEP 562)."""
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"tempering.{_HOME[name]}"), name)
-    else:
-        value = _registered(name)
+    value = getattr(importlib.import_module(f"tempering.{_HOME[name]}"), name) if name in _HOME else _registered(name)
     globals()[name] = value
     return value
 

@@ -134,7 +134,7 @@ class Hooks(NamedTuple):
     base: Callable[[Passes], Tensor] | None = None  # replaces the supervised loss; at most one
     after_step: Callable[[Weights], None] | None = None  # updates only its own state; in turn
     final: Callable[[], Weights] | None = None  # the weights evaluated and saved; at most one
-    save: Callable[[], dict[str, Tensor]] | None = None  # what a checkpoint stores of its state ...
+    save: Callable[[], dict[str, Tensor]] | None = None  # its state for a checkpoint: copies of weights under "<any>/<name>" ...
     restore: Callable[[dict[str, Tensor]], None] | None = None  # ... and how it comes back
 
 

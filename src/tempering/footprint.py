@@ -103,7 +103,8 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
     inner = _field(config, ("intermediate_size", "d_ff", "hidden_dim", "n_inner"), 4 * width)
     heads = _field(config, ("num_attention_heads", "n_heads", "num_heads", "n_head"), 1)
     block = tokens * (10 * width + 3 * inner + 4 * heads * tokens)
-    graded = stage.students + sum(getattr(s, "perturbations", 0) for s in stage.live)
+    changed = [(getattr(s, "perturbations", 0), s) for s in stage.live]
+    graded: int = stage.students + sum(min(made, getattr(s, "held", made)) for made, s in changed)  # an attack's passes go one by one
     teachers = any(getattr(s, "teachers", 0) for s in stage.live)  # one block at a time
     per_text = block * (graded * max(1, _blocks_with_gradient(learner, trained)) + teachers)
     if not stage.framing.supervised:

@@ -100,7 +100,7 @@ class Learner(nn.Module):
             return _off_device(self(batch.to(self.device)).only)
 
         found = self.evaluated(prompts, batch_size, work)
-        return _joined([slab for _, slab in found], np.concatenate([rows for rows, _ in found]))
+        return joined([slab for _, slab in found], np.concatenate([rows for rows, _ in found]))
 
     def mean_loss(self, prompts: Sequence[Prompt], batch_size: int = 64) -> float:
         """The framing's loss over many prompts, batch by batch: what a vocabulary of logits a row leaves no memory to keep."""
@@ -120,15 +120,15 @@ class Learner(nn.Module):
         rendered = self.framing.render(examples, (), np.random.default_rng(0))
         counts = [len(prompts) for prompts in rendered]
         scores = self.score([p for prompts in rendered for p in prompts], batch_size)
-        return list(self.framing.decode(scores if max(counts) == 1 else _averaged(scores, counts)))
+        return list(self.framing.decode(scores if max(counts) == 1 else averaged(scores, counts)))
 
     def predict(self, texts: Sequence[str | tuple[str, str]], batch_size: int = 64) -> list[Any]:
         """The label (value, tuple of labels) of every text or pair of texts, as the user wrote labels."""
-        return [p.label for p in self.predictions(_examples(texts), batch_size)]
+        return [p.label for p in self.predictions(as_examples(texts), batch_size)]
 
     def predict_proba(self, texts: Sequence[str | tuple[str, str]], batch_size: int = 64) -> list[dict[Any, float]]:
         """For every text, the probability of each label."""
-        return [dict(p.probabilities) for p in self.predictions(_examples(texts), batch_size)]
+        return [dict(p.probabilities) for p in self.predictions(as_examples(texts), batch_size)]
 
     def save_pretrained(self, folder: str | Path, merge: bool = False) -> Path:
         """Write the learner to ``folder``; `tempering.load` reads it back with equal predictions. See `tempering.saving.save`."""
@@ -143,7 +143,7 @@ class Learner(nn.Module):
         return push(self, repo_id, merge=merge, private=private)
 
 
-def _examples(texts: Sequence[str | tuple[str, str]]) -> list[Example]:
+def as_examples(texts: Sequence[str | tuple[str, str]]) -> list[Example]:
     if isinstance(texts, str):
         raise DataError('predict takes a list of texts, found one string; write learner.predict(["..."])')
     return [Example((t,) if isinstance(t, str) else tuple(t)) for t in texts]
@@ -154,7 +154,7 @@ def _off_device(slab: Slab) -> Slab:
     return slab._replace(**{name: part.cpu() for name in ("logits", "targets", "features") if (part := getattr(slab, name)) is not None})
 
 
-def _joined(slabs: Sequence[Slab], order: np.ndarray) -> Scores:
+def joined(slabs: Sequence[Slab], order: np.ndarray) -> Scores:
     """One slab from those of all batches, rows put back in their original order."""
     back = torch.from_numpy(np.argsort(order))
     logits = torch.cat([s.logits for s in slabs], 1)
@@ -168,7 +168,7 @@ def _joined(slabs: Sequence[Slab], order: np.ndarray) -> Scores:
     return Scores((Slab(logits, targets, None, features, slabs[0].kind, slabs[0].task),))
 
 
-def _averaged(scores: Scores, counts: Sequence[int]) -> Scores:
+def averaged(scores: Scores, counts: Sequence[int]) -> Scores:
     """Mean logits over the prompts of each example."""
     slab = scores.only
     logits = torch.stack([part.mean(1) for part in slab.logits.split(list(counts), 1)], 1)

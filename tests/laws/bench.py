@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 
 from tempering.contracts import Example, Seeds
@@ -43,6 +44,11 @@ def run(stage: Train, family: str = "bert", kind: str = "classification", around
 def untrained(stage: Train, family: str = "bert", kind: str = "classification") -> Learner:
     """The learner as it stands before the first step."""
     return assemble(stage, tiny_backbone(family), tiny_task(ROWS, kind), SEEDS)
+
+
+def tier(names: Sequence[str], core: Sequence[str]) -> Any:
+    """The marker of a combination: with more than one name outside ``core`` it is left to the slow tests, which walk the whole product."""
+    return pytest.mark.slow if len([n for n in names if n not in core]) > 1 else ()
 
 
 def serves(tuning: Any, family: str) -> bool:

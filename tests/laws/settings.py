@@ -126,7 +126,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "r4f": Row(R4F(0.5, eps=0.2), R4F(0.0)),
         "smart": Row(SMART(2.0, k=2, eta=0.1, sigma=0.1, radius=0.3, mu=0.5, beta=0.5, late_beta=0.9), SMART(0.0)),
         "freelb": Row(FreeLB(k=3, adv_lr=0.5, init_mag=0.3, max_norm=1.0), FreeLB(k=1, init_mag=0.0)),
-        "lnsr": Row(LNSR(3.0, sigma=0.2, layer=1), LNSR(0.0)),
+        "lnsr": Row(LNSR(3.0, sigma=0.2), LNSR(0.0)),
         "supcon": Row(SupCon(0.5, temperature=0.5), SupCon(0.0)),
         "mmr": Row(MMR(2.0, normalize=True), MMR(0.0)),
         "neftune": Row(NEFTune(2.0), NEFTune(0.0)),

@@ -13,10 +13,15 @@ from tempering.backbone import Backbone
 from tempering.stages.train import Train
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.lora import LoRA
-from tests.laws.bench import bits, differing, refusal, run, stage_of, untrained
-from tests.laws.settings import Row, live, rows
+from tests.laws.bench import bits, differing, refusal, run, stage_of, tier, untrained
+from tests.laws.settings import live
 
-STEADIED = [pytest.param((), id="none"), *(pytest.param((value,), id=name) for name, value in live("stabilizer").items())]
+STEADIED: list[tuple[str, tuple[Any, ...]]] = [("none", ()), *((name, (value,)) for name, value in live("stabilizer").items())]
+PAIRS = [
+    pytest.param(tuning, found, id=f"{t}-{s}", marks=tier((t, s), ("full", "none")))
+    for t, tuning in live("tuning").items()
+    for s, found in STEADIED
+]
 
 
 def check_frozen(stage: Train) -> None:
@@ -32,10 +37,9 @@ def check_frozen(stage: Train) -> None:
     assert any(n.startswith("framing.") for n in moved)
 
 
-@pytest.mark.parametrize("stabilizers", STEADIED)
-@pytest.mark.parametrize("tuning", rows("tuning"))
-def test_frozen_weights_keep_their_bits(tuning: Row, stabilizers: tuple[Any, ...]) -> None:
-    stage = stage_of(tuning.live, stabilizers)
+@pytest.mark.parametrize(("tuning", "stabilizers"), PAIRS)
+def test_frozen_weights_keep_their_bits(tuning: Any, stabilizers: tuple[Any, ...]) -> None:
+    stage = stage_of(tuning, stabilizers)
     if refusal(stage):
         assert "none of those" in refusal(stage)  # a method over pretrained weights, where none is trained
     else:

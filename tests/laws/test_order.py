@@ -12,10 +12,13 @@ from pydantic.dataclasses import dataclass
 
 from tempering.contracts import Hooks, Weights
 from tempering.registry import name_of
-from tests.laws.bench import losses, refusal, stage_of
+from tests.laws.bench import losses, refusal, stage_of, tier
 from tests.laws.settings import live
 
-PAIRS = [pytest.param(a, b, id=f"{m}-{n}") for (m, a), (n, b) in combinations(live("stabilizer").items(), 2)]
+PAIRS = [
+    pytest.param(a, b, id=f"{m}-{n}", marks=tier((m, n), ("r_drop", "layer_decay")))
+    for (m, a), (n, b) in combinations(live("stabilizer").items(), 2)
+]
 
 
 def check_order(a: Any, b: Any) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tempering.errors import RecipeError
 from tempering.recipe import Recipe
-from tempering.stabilizers.freelb import FreeLB
+from tempering.stabilizers.freelb import FreeLB, _owned
 from tempering.stabilizers.mixout import Mixout
 from tempering.stabilizers.r_drop import RDrop
 from tempering.stabilizers.supcon import SupCon
@@ -97,6 +97,27 @@ def test_other_kinds_of_task(kind: str, step: Callable[..., Any]) -> None:
     one = step([FreeLB()], kind=kind)
     one.folded.loss(one.passes(), supervised).backward()
     assert bool(one.trained["framing.final.weight"].grad.any())
+
+
+def test_gradients_that_share_memory_are_told_apart() -> None:
+    shared = torch.ones(2, 3)
+    a, b, c, none = _owned([shared, shared, torch.ones(1).expand(4), None])
+    assert none is None and a is shared and a.data_ptr() != b.data_ptr()  # type: ignore[union-attr]
+    for gradient in (a, b, c):
+        gradient.add_(1.0)  # type: ignore[union-attr]
+    assert all(g.unique().tolist() == [2.0] for g in (a, b, c))  # type: ignore[union-attr]
+
+
+def test_one_pass_s_activations_are_planned_for(step: Callable[..., Any]) -> None:
+    """Passes of an attack go one after another; the plan's memory counts one of them."""
+    from tempering.footprint import memory_of
+
+    found = []
+    for value in ((), (FreeLB(k=4),), (RDrop(),)):
+        one = step(value)
+        stage = Train(stabilizers=value)
+        found.append(memory_of(stage, one.learner, one.folded, one.trained, 16, 24).activations)
+    assert found[0] == found[1] and found[2] == 2 * found[0]
 
 
 def test_two_that_replace_the_loss_are_refused() -> None:

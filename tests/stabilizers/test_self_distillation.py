@@ -108,3 +108,35 @@ def test_logits_are_compared_whatever_the_task(kind: str, step: Callable[..., An
     passes = one.passes()
     term = one.hooks.term(passes)
     torch.testing.assert_close(term, (passes.student().only.logits - passes.under({}).only.logits).square().mean())
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_the_vote_is_the_mean_of_the_logits_of_the_last_k_models(steps: int, step: Callable[..., Any]) -> None:
+    """At the start the starting weights stand in for the steps that are missing."""
+    one = step([SelfDistillation(2.0, k=3, teacher="vote")])
+    start = {n: w.detach().clone() for n, w in one.trained.items()}
+    models = [start, start, start, *_walk(one, steps)][-3:]
+    passes = one.passes()
+    term = one.hooks.term(passes)
+    student = passes.student().only.logits
+    votes = torch.stack([one.passes().under(weights).only.logits for weights in models]).mean(0)
+    torch.testing.assert_close(term, 2.0 * (student - votes).square().mean())
+
+
+def test_the_vote_of_one_is_the_mean_of_one(step: Callable[..., Any]) -> None:
+    terms = []
+    for teacher in ("mean", "vote"):
+        one = step([SelfDistillation(1.0, teacher=teacher)])
+        _walk(one, 2)
+        terms.append(one.hooks.term(one.passes()))
+    assert torch.equal(*terms)
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_the_vote_costs_k_passes_from_the_first_step_on_and_says_so(steps: int, step: Callable[..., Any]) -> None:
+    method = SelfDistillation(1.0, k=3, teacher="vote")
+    one = step([method])
+    _walk(one, steps)
+    passes = one.passes()
+    one.folded.loss(passes, supervised)
+    assert passes.made == Train(stabilizers=(method,)).passes_per_step == 4

@@ -58,7 +58,7 @@ def test_the_loss_is_the_published_mixture(step: Callable[..., Any]) -> None:
     loss = one.folded.loss(passes, supervised)
     slab = passes.student().only
     entropy = F.cross_entropy(slab.logits[0], one.batch.targets)
-    expected = 0.1 * float(entropy) + 0.9 * _row_by_row(slab.features.detach(), one.batch.targets.tolist(), 0.3)
+    expected = 0.1 * float(entropy.detach()) + 0.9 * _row_by_row(slab.features.detach(), one.batch.targets.tolist(), 0.3)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     assert passes.made == Train(stabilizers=(SupCon(),)).passes_per_step == 1
 

@@ -62,6 +62,44 @@ def test_the_first_step_has_the_length_of_the_rate() -> None:
         torch.testing.assert_close((weight - before[name]).abs(), torch.full_like(weight, 1e-3), rtol=1e-3, atol=0.0)
 
 
+def _plain_adam(weight: torch.Tensor, grads: list[torch.Tensor], rate: float, decay: float) -> torch.Tensor:
+    """Adam without bias correction, as in BERT's first code, with decoupled decay: what the switch must equal."""
+    m, v = torch.zeros_like(weight), torch.zeros_like(weight)
+    for grad in grads:
+        weight = weight * (1 - rate * decay)
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad * grad
+        weight = weight - rate * m / (v.sqrt() + 1e-8)
+    return weight
+
+
+def test_without_bias_correction_it_is_adam_as_bert_had_it() -> None:
+    weights = _weights()
+    before, grads = {n: w.detach().clone() for n, w in weights.items()}, {n: list[torch.Tensor]() for n in weights}
+    optim = optimizer.make(weights, Loop(learning_rate=1e-2, weight_decay=0.1, adam_bias_correction=False), per_weight=False)
+    for step in range(5):
+        _fill(weights, step)
+        for name, weight in weights.items():
+            assert weight.grad is not None
+            grads[name].append(weight.grad.clone())
+        optimizer.set_rates(optim, NONE, 1.0, 0.0)
+        optim.step()
+    for name, weight in weights.items():
+        expected = _plain_adam(before[name], grads[name], 1e-2, 0.1 if weight.ndim > 1 else 0.0)
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_bias_correction_the_first_step_is_3_16_times_too_long() -> None:
+    """(1 - 0.9) / sqrt(1 - 0.999) = 3.162 of the rate."""
+    weights = _weights()
+    before = {n: w.detach().clone() for n, w in weights.items()}
+    optim = optimizer.make(weights, Loop(learning_rate=1e-3, adam_bias_correction=False), per_weight=False)
+    _fill(weights, 0)
+    optimizer.set_rates(optim, NONE, 1.0, 0.0)
+    optim.step()
+    for name, weight in weights.items():
+        torch.testing.assert_close((weight - before[name]).abs(), torch.full_like(weight, 3.16228e-3), rtol=1e-3, atol=0.0)
+
+
 def test_biases_and_norms_are_not_decayed() -> None:
     weights = _weights()
     before = {n: w.detach().clone() for n, w in weights.items()}

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from tempering.cache import TrunkCache
 from tempering.contracts import Hooks, Weights
+from tempering.errors import RecipeError
 from tempering.framings.prototypes import Prototypes
 from tempering.learner import Learner
 from tempering.mixing.training import fit_many
 from tempering.recipe import Recipe
+from tempering.stabilizers.ema import EMA
 from tempering.stabilizers.self_distillation import SelfDistillation
 from tempering.stages.train import Surroundings, Train
 from tempering.train import hooks, optimizer
@@ -27,6 +29,8 @@ from tempering.train.settings import Loop
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.lora import LoRA
 from tests.laws.bench import SEEDS, STAGE, run, stage_of, untrained
+from tests.laws.settings import Row, rows
+from tests.laws.test_same_bytes import LOOP, check_resume
 from tests.tiny import tiny_backbone, tiny_task
 
 GROWING = Prototypes(alpha=0.9, slots=6, refresh_steps=2, pool="mean", diversity=0.5)
@@ -120,11 +124,14 @@ def test_a_method_s_copies_of_a_weight_are_put_right_where_it_was_placed_anew() 
         "xframing.p": torch.zeros(2, 2),
     }
     given: list[Weights] = []
+    held["mask/framing.p"] = torch.zeros(2, 2, dtype=torch.bool)
     folded = hooks.Folded([("one", Hooks(save=lambda: held, restore=given.append)), ("two", Hooks())])
     folded.renew("framing.p", {"framing.p": torch.full((2, 2), 7.0)}, torch.tensor([False, True]))
     (now,) = given
     assert now["0/framing.p"].tolist() == [[0, 0], [7, 7]] and now["framing.p"].tolist() == [[1, 1], [7, 7]]
-    assert not now["0/framing.q"].any() and not now["xframing.p"].any() and not held["0/framing.p"].any()
+    assert (
+        not now["mask/framing.p"].any() and not now["0/framing.q"].any() and not now["xframing.p"].any() and not held["0/framing.p"].any()
+    )
 
 
 def test_a_teacher_knows_the_prototypes_of_its_student(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +172,34 @@ def test_the_best_weights_come_back_with_their_own_prototypes(tmp_path: Path) ->
     active, points = states[learner.record["stage"]["best_step"]]
     assert torch.equal(learner.framing.active, active) and torch.equal(learner.framing.prototypes, points)
     assert len({int(active.sum()) for active, _ in states.values()}) > 1
+
+
+@pytest.mark.parametrize("row", rows("stabilizer"))
+def test_every_stabilizer_goes_with_it_or_says_why_not(row: Row) -> None:
+    one = dataclasses.replace(stage(dataclasses.replace(GROWING, simplify=False), max_steps=5), stabilizers=(row.live,))
+    reason, learner = "", None
+    try:
+        learner = run(one)
+    except RecipeError as refused:
+        reason = str(refused)
+    if learner is None:
+        assert len(reason.split()) > 10 and "framing" in reason
+    else:
+        scores = learner.framing(torch.randn(3, learner.framing.prototypes.shape[-1]))[0]
+        assert scores.isfinite().all() and learner.framing.prototypes[learner.framing.active].abs().sum(-1).min() > 0
+
+
+def test_it_learns_and_the_number_of_prototypes_changes_on_the_way() -> None:
+    learner = run(stage(Prototypes(), max_steps=60, num_train_epochs=6, learning_rate=1e-3))
+    record = learner.record["stage"]
+    assert record["history"][-1]["accuracy"] >= 0.9
+    assert len({f["prototypes"] for f in record["facts"]}) > 1 and record["facts"][0]["prototypes"] == 2.0
+
+
+@pytest.mark.parametrize("method", [SelfDistillation(1.0, k=3), EMA(0.5)])
+def test_a_kill_at_every_step_leaves_no_trace_beside_a_method_that_keeps_weights(method: Any, tmp_path: Path) -> None:
+    loop = dataclasses.replace(LOOP, framing=dataclasses.replace(GROWING, simplify=False), stabilizers=(method,))
+    check_resume(loop, tmp_path)
 
 
 @pytest.mark.parametrize("tuning", [Frozen(), LoRA(r=2)])

@@ -17,6 +17,9 @@ THEIRS = {
     "cosine": transformers.get_cosine_schedule_with_warmup,
     "constant_with_warmup": lambda optimizer, warmup, total: transformers.get_constant_schedule_with_warmup(optimizer, warmup),
     "constant": lambda optimizer, warmup, total: transformers.get_constant_schedule(optimizer),
+    "polynomial": lambda optimizer, warmup, total: transformers.get_polynomial_decay_schedule_with_warmup(
+        optimizer, warmup, total, lr_end=0.0, power=2.5
+    ),
 }
 
 
@@ -26,9 +29,34 @@ def test_every_step_is_that_of_transformers(kind: str, total: int, warmup: int) 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule: Any = THEIRS[kind](optimizer, warmup, total)
     for step in range(total):
-        assert factor(kind, step, total, warmup) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        assert factor(kind, step, total, warmup, 2.5) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
         optimizer.step()
-        schedule.step()
+        if step + 1 < total:  # theirs divides by zero behind a last step that is a warm-up
+            schedule.step()
+
+
+def test_a_polynomial_of_power_1_is_linear() -> None:
+    assert [factor("polynomial", s, 20, 3) for s in range(20)] == [factor("linear", s, 20, 3) for s in range(20)]
+
+
+@pytest.mark.parametrize("total", [10, 100, 1000])
+def test_the_slanted_triangle_is_the_formula_of_the_paper(total: int) -> None:
+    """cut = floor(T / 10); p = t / cut before it, else 1 - (t - cut) / (cut (1 / 0.1 - 1)); (1 + p 31) / 32."""
+    cut = int(total * 0.1)
+    for t in range(total):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / 0.1 - 1))
+        assert factor("slanted_triangular", t, total, cut) == pytest.approx((1 + p * 31) / 32, abs=1e-12)
+
+
+@pytest.mark.parametrize(("total", "cut"), [(25, 2), (99, 10), (7, 0), (5, 5), (1, 0)])
+def test_the_slanted_triangle_goes_from_a_32nd_to_the_peak_at_the_cut_and_back(total: int, cut: int) -> None:
+    rates = [factor("slanted_triangular", t, total, cut) for t in range(total)]
+    assert all(1 / 32 <= rate <= 1.0 for rate in rates)
+    assert rates[0] == (1 / 32 if cut else 1.0)
+    if cut < total:
+        assert rates.index(max(rates)) == cut and rates[cut] == 1.0
+        assert factor("slanted_triangular", total, total, cut) == 1 / 32
+    assert rates == sorted(rates[:cut]) + sorted(rates[cut:], reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:
         "majority": record.get("majority", {}),
         "notes": [*([why] if why else []), *record["notes"]],
         "history": stage["history"],
+        **({"facts": stage["facts"]} if "facts" in stage else {}),
     }
 
 

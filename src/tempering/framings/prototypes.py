@@ -75,6 +75,7 @@ class Prototypes:
 
     supervised: ClassVar[bool] = True
     touches: ClassVar[tuple[str, ...]] = ("term",)
+    students: ClassVar[int] = 1
 
     @property
     def neutral(self) -> bool:

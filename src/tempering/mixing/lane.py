@@ -15,7 +15,7 @@ from tempering.passes import Passes
 from tempering.train import hooks, optimizer
 from tempering.train.device import Place
 from tempering.train.feed import Feed, mass
-from tempering.train.fit import Plan, Run, _assign, _evaluate, supervised
+from tempering.train.fit import Plan, Run, assign, evaluate_and_keep, supervised
 from tempering.train.refresh import Refresh
 from tempering.train.schedule import factor
 
@@ -116,13 +116,13 @@ class Lane:
         told = {"task": self.name, "step": self.run.step, "total": self.steps}
         self.plan.listener({"event": "step", **told, "loss": self._loss, "learning_rate": settings.learning_rate * scale})
         if self.run.step in self._evaluate_at:
-            self._best = _evaluate(self.learner, self.plan, self._folded, self.kept, self.run, self._best, self.steps)
+            self._best = evaluate_and_keep(self.learner, self.plan, self._folded, self.kept, self.run, self._best, self.steps)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Put the best (or final) weights in place."""
         best = self._best if self.plan.settings.load_best_model_at_end else {}
-        _assign(self.kept, best or (self._folded.final() if self._folded.final else {}))
+        assign(self.kept, best or (self._folded.final() if self._folded.final else {}))
         self.learner.eval()
 
 

@@ -16,7 +16,7 @@ from tempering.backbone import Backbone, Encoded
 from tempering.batching import length_batches
 from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
 from tempering.errors import DataError
-from tempering.learner import Learner, _averaged, _examples, _joined
+from tempering.learner import Learner, as_examples, averaged, joined
 from tempering.mixing.probing import prove
 from tempering.mixing.routes import Entries, lift, routed
 from tempering.mixing.rows import SHARED_INPUTS, NotByRow, Span, join_inputs, part_of
@@ -132,7 +132,7 @@ class MixedLearner(nn.Module):
     @torch.no_grad()
     def predictions(self, texts: Sequence[Text], tasks: str | Sequence[str], batch_size: int = 64) -> list[Prediction]:
         """A `Prediction` for every text, in order, by the task named beside it (one name: for all of them)."""
-        examples = _examples(texts)
+        examples = as_examples(texts)
         names = [tasks] * len(examples) if isinstance(tasks, str) else list(tasks)
         if len(names) != len(examples):
             raise DataError(f"{len(examples)} texts and {len(names)} task names; give one task name for every text, or one for all")
@@ -169,8 +169,8 @@ class MixedLearner(nn.Module):
             for slab in self(batches).slabs:
                 slabs[slab.task].append(slab)
         for name, per in rendered.items():
-            scores, counts = _joined(slabs[name], np.array(order[name])), [len(prompts) for prompts in per]
-            yield name, scores if max(counts) == 1 else _averaged(scores, counts)
+            scores, counts = joined(slabs[name], np.array(order[name])), [len(prompts) for prompts in per]
+            yield name, scores if max(counts) == 1 else averaged(scores, counts)
 
     def save_pretrained(self, folder: str | Path) -> dict[str, Path]:
         """Write every task to a folder of its own under ``folder``, as if it had been trained by itself: name -> path."""

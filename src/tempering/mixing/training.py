@@ -22,7 +22,7 @@ from tempering.mixing.learner import MixedLearner
 from tempering.peak import reset_peak
 from tempering.recipe import Recipe
 from tempering.registry import name_of
-from tempering.stages.train import Surroundings, Train, _evaluator, _metric, _row_weights, assemble, prepared, rows_of
+from tempering.stages.train import Surroundings, Train, assemble, evaluator_of, metric_of, prepared, row_weights, rows_of
 from tempering.tasks.task import Task
 from tempering.train.device import Place, place
 from tempering.train.evaluate import fit_thresholds
@@ -124,11 +124,11 @@ def _agreed(jobs: Mapping[str, Job]) -> Place:
 def _lane(mixed: MixedLearner, name: str, job: Job, seeds: Seeds, around: Surroundings, where: Place) -> Lane:
     """Set the task up as its stage does, and take it into the mixed learner."""
     stage, task = job.stage, job.task
-    metric = _metric(stage, task, around.metrics)
+    metric = metric_of(stage, task, around.metrics)
     examples, held_out = rows_of(stage, task, seeds)
     learner = assemble(stage, copy.deepcopy(mixed.backbone), task, seeds).to(where.device)
-    evaluator = _evaluator(stage, task, held_out, around)
-    feed = Feed(learner.framing, examples, stage, seeds, weights=_row_weights(stage, task, examples))
+    evaluator = evaluator_of(stage, task, held_out, around)
+    feed = Feed(learner.framing, examples, stage, seeds, weights=row_weights(stage, task, examples))
     named = [(name_of(part)[1], part) for part in stage.acting]
     plan = Plan(stage, named, seeds.dropout, evaluator, metric, listener=around.listener)
     plan = prepared(stage, learner, feed, plan, seeds)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tempering.report.course import course_table
 from tempering.report.formats import Scale
 from tempering.report.tables import Table, cost_table, letter, pair_table, rows_label, score_table
 
@@ -38,6 +39,7 @@ class Contents:
     findings: tuple[str, ...]
     failures: Table | None
     method: tuple[tuple[str, str], ...]
+    course: Table | None = None
 
 
 def contents(conclusion: Conclusion, records: Sequence[Record]) -> Contents:
@@ -52,6 +54,7 @@ def contents(conclusion: Conclusion, records: Sequence[Record]) -> Contents:
         findings=tuple(info.findings),
         failures=_failures(info, records),
         method=_method(conclusion, records, scale),
+        course=course_table(records),
     )
 
 

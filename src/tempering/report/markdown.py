@@ -22,7 +22,7 @@ def markdown(conclusion: Conclusion, records: Sequence[Record]) -> str:
     parts = [f"# {escape(words.title)}", *(escape(s) for s in words.sentences), _terms(words.facts)]
     for section in words.sections:
         parts += _section(section)
-    for table in (words.settings, words.failures):
+    for table in (words.course, words.settings, words.failures):
         parts += [f"## {table.caption}", table_text(table)] if table else []
     if words.findings:
         parts += ["## What the data doctor said", "\n".join(f"- {escape(f)}" for f in words.findings)]

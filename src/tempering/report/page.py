@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from tempering.report.contents import baseline_of, contents
+from tempering.report.course import course_plot
 from tempering.report.curves import Drawing, drawing_of
 from tempering.report.plots import cost_plot, score_plot
 
@@ -51,6 +52,7 @@ def page(conclusion: Conclusion, records: Sequence[Record]) -> str:
         # Our own files and drawings; texts inside the drawings were escaped when they were made.
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         plots=[Markup(plot) for plot in _plots(drawing)],
+        course=Markup(course_plot(records, {curve.recipe: curve.index for curve in drawing.curves})),
         single=len(drawing.sizes) == 1,
         legend=legend(drawing),
         baseline=baseline_of(conclusion.info),

@@ -44,17 +44,25 @@ def score_plot(drawing: Drawing) -> str:
     several = len(drawing.sizes) > 1
     tall = 3.9 if several else 1.1 + 0.55 * len(drawing.curves)
     draw = _draw_sizes if several else _draw_single
-    return svg.embed(_draw(drawing, draw, tall), "score", f"Score against training rows: {drawing.axis}", _describe(drawing))
+    return svg.embed(
+        figure(lambda axes: draw(axes, drawing), tall), "score", f"Score against training rows: {drawing.axis}", _describe(drawing)
+    )
 
 
 def cost_plot(drawing: Drawing) -> str:
     """Score against seconds a run as an SVG element. Empty text where no time was measured."""
     if not any(point.seconds > 0 for curve in drawing.curves for point in curve.points):
         return ""
-    return svg.embed(_draw(drawing, _draw_costs, 3.9), "cost", f"Score against time a run: {drawing.axis}", _describe(drawing, costs=True))
+    return svg.embed(
+        figure(lambda axes: _draw_costs(axes, drawing), 3.9),
+        "cost",
+        f"Score against time a run: {drawing.axis}",
+        _describe(drawing, costs=True),
+    )
 
 
-def _draw(drawing: Drawing, draw: Callable[[Axes, Drawing], None], tall: float) -> str:
+def figure(draw: Callable[[Axes], None], tall: float) -> str:
+    """A whole SVG file of what ``draw`` puts on one pair of axes, ``tall`` inches high, in the report's style."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -62,9 +70,9 @@ def _draw(drawing: Drawing, draw: Callable[[Axes, Drawing], None], tall: float) 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # Names in scripts that matplotlib's font lacks: the browser has the glyphs, only the measuring is off.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(_WIDTH, tall), layout="constrained")
-        draw(figure.subplots(), drawing)
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        whole = Figure(figsize=(_WIDTH, tall), layout="constrained")
+        draw(whole.subplots())
+        whole.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return out.getvalue()
 
 

@@ -44,6 +44,7 @@ def terminal_text(conclusion: Conclusion, records: Sequence[Record], width: int,
         _print(console, section.remarks, "")
         for table in (section.scores, section.costs, section.pairs):
             _print_table(console, table)
+    _print_table(console, words.course)
     _print_table(console, words.settings)
     _print_table(console, words.failures)
     _print(console, [f"Data doctor: {finding}" for finding in words.findings], "")

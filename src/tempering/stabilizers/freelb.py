@@ -55,18 +55,17 @@ class FreeLB:
     def _attack(self, passes: Passes) -> Tensor:
         rng, wanted = passes.stream("freelb"), list(passes.trained.values())
         shift = Shift(lambda x: self.init_mag * _spread(uniform(x, rng), real_tokens(passes.batch, x)))
-        values, mean = [], [torch.zeros_like(w) for w in wanted]
+        values: list[Tensor] = []
+        mean: list[Tensor | None] = []
         for step in range(self.k):
             last = step + 1 == self.k
-            value, (ascent, *found) = _gradients(passes, shift, wanted)
+            value, (ascent, *found) = _gradients(passes, shift, wanted, self.k)
             values.append(value)
-            for total, gradient in zip(mean, found, strict=True):
-                if gradient is not None:
-                    total.add_(gradient, alpha=1 / self.k)
+            mean = _owned(found) if step == 0 else [_sum(total, gradient) for total, gradient in zip(mean, found, strict=True)]
             if not last and ascent is not None:
                 shift.move(self._project(shift.delta + self.adv_lr * ascent / _norm(ascent).clamp_min(_TINY)), step + 2 == self.k)
-        used = [i for i, gradient in enumerate(found) if gradient is not None]
-        return _known(torch.stack(values).mean(), [mean[i] for i in used], [wanted[i] for i in used])
+        used = [(gradient, weight) for gradient, weight in zip(mean, wanted, strict=True) if gradient is not None]
+        return _known(torch.stack(values).sum(), used)
 
     def _project(self, delta: Tensor) -> Tensor:
         if self.max_norm is None:
@@ -79,24 +78,38 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors[: len(tensors) // 2])
+        ctx.known = tensors[: len(tensors) // 2]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        known = ctx.saved_tensors
-        return (None, *(None for _ in known), *(outer * gradient for gradient in known))
+        known, ctx.known = ctx.known, ()  # scaled in place, which goes once
+        return (None, *(None for _ in known), *(gradient.mul_(outer) for gradient in known))
 
 
-def _known(value: Tensor, gradients: list[Tensor], weights: list[Tensor]) -> Tensor:
-    """``value`` as a loss whose gradients by ``weights`` are ``gradients``."""
-    loss: Tensor = _Known.apply(value, *gradients, *weights)  # type: ignore[no-untyped-call]
+def _known(value: Tensor, used: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """``value`` as a loss whose gradients are known: pairs of gradient and weight."""
+    loss: Tensor = _Known.apply(value, *(g for g, _ in used), *(w for _, w in used))  # type: ignore[no-untyped-call]
     return loss
 
 
-def _gradients(passes: Passes, shift: Shift, wanted: list[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The loss under ``shift`` and its gradients: by the shift, where it asks for one, and by every weight."""
-    loss = passes.learner.framing.loss(passes.perturbed(shift), passes.batch)
+def _owned(gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """The same gradients, each in memory of its own: autograd may hand one tensor, or a view that repeats, to several weights."""
+    seen: set[int] = set()
+    owned: list[Tensor | None] = []
+    for g in gradients:
+        owned.append(g.clone() if g is not None and (g.data_ptr() in seen or not g.is_contiguous()) else g)
+        seen.add(0 if g is None else g.data_ptr())
+    return owned
+
+
+def _sum(total: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    return total.add_(gradient) if total is not None and gradient is not None else total
+
+
+def _gradients(passes: Passes, shift: Shift, wanted: list[Tensor], parts: int) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The loss under ``shift`` over ``parts``, and its gradients: by the shift, where it asks for one, and by every weight."""
+    loss = passes.learner.framing.loss(passes.perturbed(shift), passes.batch) / parts
     asked = shift.delta.requires_grad
     # What passes share (replaced weights) must outlive this call; the rest of the graph goes with ``loss``.
     found = torch.autograd.grad(loss, [*([shift.delta] if asked else []), *wanted], retain_graph=True, allow_unused=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from tempering.contracts import Hooks, Weights
 
@@ -38,7 +39,7 @@ class SelfEnsemble:
         ring: deque[Weights] = deque(maxlen=self.k)
 
         def after_step(weights: Weights) -> None:
-            ring.append({n: w.detach().to("cpu", copy=True) for n, w in weights.items()})
+            ring.append({n: _stored(w) for n, w in weights.items()})
 
         def final() -> Weights:
             return {n: torch.stack([weights[n] for weights in ring]).mean(0) for n in ring[0]} if ring else {}
@@ -52,3 +53,8 @@ class SelfEnsemble:
                 ring.append({n: state[f"{i}/{n}"] for n in trained})
 
         return Hooks(after_step=after_step, final=final, save=save, restore=restore)
+
+
+def _stored(weight: Tensor) -> Tensor:
+    """A copy in main memory; where only sizes are asked for (`explain`), there is nothing to move."""
+    return weight.detach().clone() if weight.is_meta else weight.detach().to("cpu", copy=True)

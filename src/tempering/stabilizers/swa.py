@@ -19,7 +19,7 @@ class SWA:
     """Evaluates and keeps the mean of the trained weights over the later part of the run; training itself goes on as without it.
 
     *Paper*: Izmailov et al. 2018 (SWA); Lu et al. 2022 for pretrained language models: a high constant rate, averaged over steps.
-    *Formula*: a = mean of w_t over the steps t = s + ``every``, s + 2 ``every``, ... with s = floor(after * steps), kept as a running
+    *Formula*: a = mean of w_t over the steps t = s + 1, s + 1 + ``every``, ... with s = floor(after * steps), kept as a running
     mean; until the first of them the weights themselves. With ``after: 0`` it is the mean over all steps.
     *Needs*: a rate that does not fade (``lr_scheduler_type: constant_with_warmup``), or the mean is little more than the last weights.
     *Costs*: no pass; one copy of the trained weights.
@@ -43,8 +43,8 @@ class SWA:
 
         def after_step(weights: Weights) -> None:
             steps.add_(1)
-            behind = int(steps) - first
-            if behind <= 0 or behind % self.every:
+            behind = int(steps) - first - 1
+            if behind < 0 or behind % self.every:
                 return
             count.add_(1)
             for name, weight in weights.items():

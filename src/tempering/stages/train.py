@@ -74,7 +74,7 @@ class Train(Loop):
     @property
     def why_not_cached(self) -> str:
         """The reason why the trunk cannot be computed once; empty if it can."""
-        touching = [name_of(s)[1] for s in self.live if {"weights", "noise"} & set(s.touches) or getattr(s, "perturbations", 0)]
+        touching = [name_of(s)[1] for s in self.live if {"weights", "noise"} & set(s.touches) or bool(getattr(s, "perturbations", 0))]
         if self.tuning.trains_backbone:
             return f"tuning {name_of(self.tuning)[1]} trains weights of the backbone"
         if not self.tuning.trunk_eval:
@@ -107,13 +107,13 @@ class Train(Loop):
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
         """Train on ``backbone`` (changed in place) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
         around: Surroundings = context.get("around") or Surroundings()
-        metric = _metric(self, task, around.metrics)
+        metric = metric_of(self, task, around.metrics)
         examples, held_out = rows_of(self, task, seeds)
         learner = assemble(self, backbone, task, seeds)
         if note := _fresh_note(learner):
             around.listener({"event": "note", "text": note})
-        evaluator = _evaluator(self, task, held_out, around)
-        feed = Feed(learner.framing, examples, self, seeds, weights=_row_weights(self, task, examples))
+        evaluator = evaluator_of(self, task, held_out, around)
+        feed = Feed(learner.framing, examples, self, seeds, weights=row_weights(self, task, examples))
         if self.cached:
             learner.to(place(self).device)
             cache = around.cache or TrunkCache()
@@ -203,7 +203,7 @@ def _texts(path: str) -> list[Example]:
     return [Example((text,), row=i + 1) for i, text in enumerate(read_texts(path))]
 
 
-def _evaluator(stage: Train, task: Task, held_out: Sequence[Example], around: Surroundings) -> Evaluator | None:
+def evaluator_of(stage: Train, task: Task, held_out: Sequence[Example], around: Surroundings) -> Evaluator | None:
     if not held_out:
         return None
     kind: Kind = task.kind if stage.framing.supervised else "text"
@@ -212,7 +212,7 @@ def _evaluator(stage: Train, task: Task, held_out: Sequence[Example], around: Su
     return Evaluator(held_out, kind, task.labels, metrics, stage.per_device_eval_batch_size, listener=around.listener)
 
 
-def _metric(stage: Train, task: Task, extra: Sequence[str]) -> str:
+def metric_of(stage: Train, task: Task, extra: Sequence[str]) -> str:
     """What chooses the best weights. A metric that means nothing here is refused before anything is trained."""
     own = stage.metric_for_best_model
     if not stage.framing.supervised:
@@ -235,7 +235,7 @@ def _fresh_note(learner: Learner) -> str:
     return f"{body.source} holds no {idle[0]}; it was drawn at random and this tuning leaves it so: take tuning=full, or framing.pool=mean"
 
 
-def _row_weights(stage: Train, task: Task, examples: Sequence[Example]) -> np.ndarray | None:
+def row_weights(stage: Train, task: Task, examples: Sequence[Example]) -> np.ndarray | None:
     if stage.class_weights == "none" or task.kind != "classification" or not stage.framing.supervised:
         return None
     return balanced_weights([task.label_index(e.label) for e in examples])

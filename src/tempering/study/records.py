@@ -40,6 +40,7 @@ class Record:
     seeds: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    facts: list[dict[str, float]] = field(default_factory=list)  # what the framing told while training: step, then its main fact first
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-ready form."""

@@ -118,6 +118,7 @@ def _filled(blank: Record, learner: Any) -> Record:
         artefact_bytes=kept,
         seeds=record["seeds"],
         versions=record["versions"],
+        facts=record["stage"].get("facts", []),
         notes=[f"micro-batches were cut into {record['stage']['split']} parts for want of memory"] if record["stage"]["split"] > 1 else [],
     )
 

@@ -97,12 +97,12 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
         run.step += 1
         plan.listener({"event": "step", "step": run.step, "total": steps, "loss": loss, "learning_rate": settings.learning_rate * scale})
         if run.step in evaluate_at:
-            best = _evaluate(learner, plan, folded, kept, run, best, steps)
+            best = evaluate_and_keep(learner, plan, folded, kept, run, best, steps)
         if run.step in save_at or run.stopped:
             _save(plan, where, kept, optim, folded, run, best)
 
     final = best if settings.load_best_model_at_end and best else folded.final() if folded.final else {}
-    _assign(kept, final)
+    assign(kept, final)
     learner.eval()
     return run
 
@@ -152,14 +152,14 @@ def _passes(
     )
 
 
-def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights, run: Run, best: Weights, steps: int) -> Weights:
+def evaluate_and_keep(learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights, run: Run, best: Weights, steps: int) -> Weights:
     """Evaluate on the development split; keep the weights if they are the best so far; stop when patience is spent."""
     assert plan.evaluator is not None
     now = {n: w.detach().clone() for n, w in kept.items()}
-    _assign(kept, folded.final() if folded.final else {})
+    assign(kept, folded.final() if folded.final else {})
     metrics, _ = plan.evaluator(learner)
     shown = {n: w.detach().clone() for n, w in kept.items()} if folded.final else now
-    _assign(kept, now if folded.final else {})
+    assign(kept, now if folded.final else {})
     run.history.append({"step": run.step, **metrics})
     score = metrics[plan.metric] if plan.metric != "loss" and higher_is_better(plan.metric) else -metrics[plan.metric]
     score = -math.inf if math.isnan(score) else score
@@ -173,7 +173,7 @@ def _evaluate(learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights,
 
 
 @torch.no_grad()
-def _assign(kept: Weights, values: Weights) -> None:
+def assign(kept: Weights, values: Weights) -> None:
     for name, value in values.items():
         kept[name].copy_(value)
 
@@ -192,7 +192,7 @@ def _resume(plan: Plan, kept: Weights, optim: torch.optim.Optimizer, folded: hoo
     if path is None:
         return Run(), {}
     tensors, state = checkpoint.read(path, plan.identity)
-    _assign(kept, tensors["weights"])
+    assign(kept, tensors["weights"])
     checkpoint.restore_optimizer(optim, tensors["optimizer"])
     folded.restore(tensors["stabilizers"])
     run = Run(**{k: v for k, v in state.items() if k in Run.__dataclass_fields__})

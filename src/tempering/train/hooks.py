@@ -116,11 +116,12 @@ class Folded:
     def renew(self, name: str, trained: Weights, rows: Tensor) -> None:
         """Entries ``rows`` (a mask) of weight ``name`` were placed anew: copies of it in the methods' states become what it is there.
 
-        A state holds a copy under the weight's name, or under a name that ends in "/" and it.
+        A state holds a copy under the weight's name, or under a name that ends in "/" and it; a mask over the weight is no copy.
         """
         for _, h in self.hooks:
             state = {k: v.clone() for k, v in h.save().items()} if h.save and h.restore else {}
-            copies = [v for k, v in state.items() if (k == name or k.endswith(f"/{name}")) and v.shape == trained[name].shape]
+            named = [v for k, v in state.items() if k == name or k.endswith(f"/{name}")]
+            copies = [v for v in named if v.shape == trained[name].shape and v.is_floating_point()]
             for copy in copies:
                 copy[rows.to(copy.device)] = trained[name].detach()[rows].to(copy)
             if copies and h.restore:
