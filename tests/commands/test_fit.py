@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 
 import tempering
 from tempering import cli
+from tempering.commands.fit import baseline
 from tests.commands.shared import QUICK, done, fitted, refuses, spawn
+from tests.tiny import tiny_task
 
 
 def test_fit_writes_a_whole_folder(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +33,13 @@ def test_fit_writes_a_whole_folder(here: Path, bert: str, capsys: pytest.Capture
     said = capsys.readouterr()
     assert f"test accuracy {found['test']['accuracy']:.4f}" in said.out and "next: temper predict model NEW.csv" in said.out
     assert "error: " not in said.err
+
+
+def test_a_split_of_one_label_says_nothing_about_a_model() -> None:
+    task = tiny_task(24)
+    one = [e for e in task.dev.examples if e.label == task.labels[0]]
+    assert baseline(task) == {"dev": 0.5}
+    assert baseline(dataclasses.replace(task, dev=dataclasses.replace(task.dev, examples=tuple(one)))) == {}
 
 
 def test_a_model_that_learned_nothing_is_called_that(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
