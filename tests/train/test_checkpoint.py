@@ -147,3 +147,10 @@ def test_a_resume_under_other_settings_is_refused_and_a_first_one_starts(make: C
     with pytest.raises(ResumeError, match="another data"):
         go(IDENTITY | {"data": "999"}, resume=True)
     assert go(IDENTITY | {"data": "999"}, resume=False).passes == 2  # a new run, whatever lies there
+
+
+def test_what_is_read_lies_where_torch_would_put_it(tmp_path: Path) -> None:
+    """Vector sums differ in the last bit with the place of their numbers in memory: a resumed run must not see the file's."""
+    odd = {f"w{i}": torch.arange(float(2 * i + 1)) for i in range(6)}
+    tensors, _ = checkpoint.read(checkpoint.write(tmp_path, 1, {"weights": odd}, {"identity": {}}), {})
+    assert all(w.data_ptr() % 64 == 0 and torch.equal(w, odd[n]) for n, w in tensors["weights"].items())

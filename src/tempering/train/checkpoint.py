@@ -43,7 +43,7 @@ def read(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Weights], dict
     """Tensors and state of a checkpoint; refuses one that was made by another recipe, data, model or seeds."""
     try:
         state = dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
-        tensors = {g: load_file(path / f"{g}.safetensors") for g in state["groups"]}
+        tensors = {g: _aligned(load_file(path / f"{g}.safetensors")) for g in state["groups"]}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ResumeError(f"{path}: the checkpoint is damaged ({error}); remove it and start again without --resume") from None
     for name, mine in identity.items():
@@ -53,6 +53,11 @@ def read(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Weights], dict
                 " resume with the settings of that run, or give another --output-dir"
             )
     return tensors, state
+
+
+def _aligned(weights: Weights) -> Weights:
+    """Copies in memory of torch's own: a file's tensors lie where its header ends, and vector sums differ in the last bit with that."""
+    return {name: tensor.clone() for name, tensor in weights.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Weights:
