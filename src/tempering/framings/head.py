@@ -130,8 +130,7 @@ class HeadModule(FramingBase):
 
     def trunk_key(self) -> str:
         """Pooling, layers, combination, length and truncation."""
-        p, t = self.pooling, self.text
-        return f"head how={p.how} layers={p.layers} combine={p.combine} max_length={t.length} truncation={t.truncation}"
+        return self.pooling.key(self.text)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled vectors [rows, dim] -> logits [heads, rows, classes] and what the final map read [rows, dim]."""

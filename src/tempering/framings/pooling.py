@@ -13,6 +13,7 @@ from tempering.errors import RecipeError
 if TYPE_CHECKING:
     from tempering.backbone import Backbone, Encoded
     from tempering.contracts import Batch
+    from tempering.framings.text import TextEncoder
 
 Pool = Literal["auto", "first", "mean", "max", "last", "pooler"]
 Combine = Literal["concat", "mean", "max"]
@@ -64,6 +65,10 @@ class Pooling:
         """Width of the pooled vector."""
         return hidden * len(self.layers) if self.combine == "concat" else hidden
 
+    def key(self, text: TextEncoder) -> str:
+        """Everything that the pooled vectors depend on, beside backbone and texts: framings with an equal key share a cached trunk."""
+        return f"head how={self.how} layers={self.layers} combine={self.combine} max_length={text.length} truncation={text.truncation}"
+
     def read(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Run the backbone on the batch and pool: [rows, width]."""
         encoded = backbone.encode(batch.inputs, layers=self.layers != (self.top,))
@@ -96,5 +101,5 @@ def _resolve(backbone: Backbone, how: Pool, top_only: bool, name: str) -> str:
     if chosen == "pooler" and getattr(backbone.model, "pooler", None) is None:
         raise RecipeError(f"{name}.pool=pooler: {backbone.source} has no pooler in use; choose first, mean, max or last")
     if chosen == "pooler" and not top_only:
-        raise RecipeError("head.pool=pooler reads the top layer only; leave head.layers at [-1], or choose first, mean, max or last")
+        raise RecipeError(f"{name}.pool=pooler reads the top layer only; leave {name}.layers at [-1], or choose first, mean, max or last")
     return chosen

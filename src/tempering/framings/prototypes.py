@@ -161,8 +161,7 @@ class PrototypesModule(FramingBase):
 
     def trunk_key(self) -> str:
         """Pooling, length and truncation: those of a head over the same vectors."""
-        p, t = self.pooling, self.text
-        return f"head how={p.how} layers={p.layers} combine={p.combine} max_length={t.length} truncation={t.truncation}"
+        return self.pooling.key(self.text)
 
     def embed(self, pooled: Tensor) -> Tensor:
         """Pooled vectors -> what prototypes are compared with: [rows, dim]."""

@@ -8,6 +8,7 @@ have a gradient and optimizer state, weight decay pulls towards the pretrained w
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from types import MethodType
@@ -23,14 +24,14 @@ from tempering.tunings.attach import Added, body_weights, check_free, freeze, no
 Changes = dict[str, tuple[Tensor, Tensor]]  # name in the body -> (positions in the flattened weight, what is added there)
 
 
-class Delta(Added):
+class Delta(Added, ABC):
     """Base of an added module that changes weights of the layer it hangs under; ``names`` are those weights."""
 
     names: tuple[str, ...] = ()
 
+    @abstractmethod
     def changed(self, name: str, weight: Tensor) -> Tensor:
         """The weight ``name`` as the layer shall use it, given what it is without this module."""
-        raise NotImplementedError
 
 
 class Bank(Added):
