@@ -41,7 +41,8 @@ def adapters(model: str, count: int, r: int, folder: Path) -> list[Path]:
     from tempering.backbone import Backbone
     from tempering.contracts import Example, Seeds
     from tempering.framings.head import Head
-    from tempering.stages.train import Train, assemble
+    from tempering.stages.setup import assemble
+    from tempering.stages.train import Train
     from tempering.tasks import Task
     from tempering.tunings.lora import LoRA
 

@@ -39,7 +39,8 @@ def task_of(args: argparse.Namespace) -> Any:
 def our_seconds(args: argparse.Namespace, backbone: Any, stabilizers: tuple[Any, ...]) -> tuple[float, int]:
     """Median seconds of a step of the library's loop, and the passes it states."""
     from tempering.contracts import Seeds
-    from tempering.stages.train import Surroundings, Train
+    from tempering.stages.setup import Surroundings
+    from tempering.stages.train import Train
 
     marks: list[float] = []
 

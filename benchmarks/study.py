@@ -24,7 +24,8 @@ from tempering.cache import TrunkCache
 from tempering.contracts import Seeds
 from tempering.fitting import evaluator_of
 from tempering.framings.head import Head
-from tempering.stages.train import Surroundings, Train
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tempering.tasks import Task
 from tempering.tasks.sampling import nested_subsets
 from tempering.tunings.frozen import Frozen

@@ -17,7 +17,8 @@ from tempering.framings.masked_lm import MaskedLM
 from tempering.learner import Learner
 from tempering.stabilizers.mixout import Mixout
 from tempering.stabilizers.r_drop import RDrop
-from tempering.stages.train import Surroundings, Train, assemble
+from tempering.stages.setup import Surroundings, assemble
+from tempering.stages.train import Train
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.lora import LoRA

@@ -37,11 +37,12 @@ HOUSE = """
     learner
     tasks | backbone | codec | dropout | footprint
     contracts | streams | layouts | registry | batching | pretrained
+    values | layout
     errors | demo | peak | methods
 """
 ONE_UNIT = {"saving": "learner", "exporting": "learner"}
 METHODS = {"tunings", "framings", "stabilizers"}
-METHODS_MAY = {"contracts", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout"}
+METHODS_MAY = {"contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout"}
 
 FLOOR = {
     unit.strip(): -height for height, floor in enumerate(line for line in HOUSE.splitlines() if line.strip()) for unit in floor.split("|")

@@ -11,7 +11,8 @@ import torch
 from tempering.contracts import Seeds, Weights
 from tempering.learner import Learner
 from tempering.passes import Passes
-from tempering.stages.train import Train, assemble
+from tempering.stages.setup import assemble
+from tempering.stages.train import Train
 from tempering.train.feed import Feed
 from tempering.train.fit import supervised
 from tempering.tunings.full import Full

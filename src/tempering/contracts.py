@@ -7,119 +7,48 @@ A *recipe* is made of frozen values that satisfy `Tuning`, `Framing`, `Stabilize
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from tempering.values import (
+    Batch,
+    Example,
+    Kind,
+    Label,
+    Prediction,
+    Prompt,
+    Scores,
+    Seeds,
+    Slab,
+    Weights,
+)
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
     from tempering.backbone import Backbone
     from tempering.learner import Learner
     from tempering.passes import Passes
 
-Kind = Literal["classification", "regression", "multilabel", "text"]
-Label = str | int | bool | float
-Weights = dict[str, "Tensor"]  # trained tensors only, by their name in the learner
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row of the user's data: one or two texts, its label as given (a tuple for several labels), its 1-based row in the file."""
-
-    texts: tuple[str, ...]
-    label: Any = None
-    row: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a framing makes of an example: token ids (truncated, special tokens placed) and a class index, a value, or 0/1 a label."""
-
-    input_ids: Sequence[int]
-    token_type_ids: Sequence[int] | None = None
-    target: Any = None
-    weight: float = 1.0
-
-
-@dataclass(slots=True)
-class Batch:
-    """Rows that go through the model together.
-
-    ``inputs``: ``input_ids`` [rows, length], where needed ``attention_mask`` (absent when nothing is padded) and ``token_type_ids``;
-    with a cached trunk ``features`` [rows, dim] instead. ``targets`` [rows], or [rows, classes] for several labels; ``weights`` [rows].
-    """
-
-    inputs: dict[str, Tensor]
-    targets: Tensor | None = None
-    weights: Tensor | None = None
-    task: str = "task"
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``."""
-        extra = {k: v.to(device) if hasattr(v, "to") else v for k, v in self.extra.items()}
-        targets = None if self.targets is None else self.targets.to(device)
-        weights = None if self.weights is None else self.weights.to(device)
-        return Batch({k: v.to(device) for k, v in self.inputs.items()}, targets, weights, self.task, extra)
-
-
-class Slab(NamedTuple):
-    """A task's rows: ``logits`` [heads, rows, classes] (1 class for a value), ``features`` [rows, dim] as the last linear map read them."""
-
-    logits: Tensor
-    targets: Tensor | None
-    weights: Tensor | None
-    features: Tensor | None
-    kind: Kind
-    task: str = "task"
-
-
-class Scores(NamedTuple):
-    """One slab for each task in the batch. Terms fold over slabs by their row counts (`Scores.fold`)."""
-
-    slabs: tuple[Slab, ...]
-    layers: tuple[Tensor, ...] = ()  # what each block put out [rows, length, dim], bottom first, where a method reads layers
-
-    @property
-    def only(self) -> Slab:
-        """The slab of a single-task batch."""
-        (slab,) = self.slabs
-        return slab
-
-    def fold(self, other: Scores, term: Callable[[Slab, Slab], Tensor]) -> Tensor:
-        """Row-weighted mean over tasks of ``term(mine, theirs)``, each a mean over rows."""
-        pairs = list(zip(self.slabs, other.slabs, strict=True))
-        rows = sum(a.logits.shape[1] for a, _ in pairs)
-        return sum((term(a, b) * (a.logits.shape[1] / rows) for a, b in pairs[1:]), term(*pairs[0]) * (pairs[0][0].logits.shape[1] / rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A label as the user wrote it (a tuple for multi-label data, a float for regression) and a probability for every label."""
-
-    label: Any
-    probabilities: Mapping[Any, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Seeds:
-    """A seed for each of ``sampling`` (subsets, splits), ``init`` (new weights), ``order`` (of rows), ``dropout`` (draws inside a step)."""
-
-    sampling: int
-    init: int
-    order: int
-    dropout: int
-
-    @classmethod
-    def of(cls, seed: int, **given: int | None) -> Seeds:
-        """All four seeds from ``seed``; any given by name replaces the derived one."""
-        derived = {name: seed * 4 + i for i, name in enumerate(("sampling", "init", "order", "dropout"))}
-        return cls(**(derived | {k: v for k, v in given.items() if v is not None}))
+__all__ = [
+    "Batch",
+    "Example",
+    "Framing",
+    "FramingModule",
+    "Hooks",
+    "Kind",
+    "Label",
+    "Prediction",
+    "Probe",
+    "Prompt",
+    "Scores",
+    "Seeds",
+    "Slab",
+    "Stabilizer",
+    "Stage",
+    "Tuning",
+    "Weights",
+]
 
 
 class Hooks(NamedTuple):
@@ -217,7 +146,10 @@ class FramingModule(Protocol):
 
 @runtime_checkable
 class Framing(Protocol):
-    """How the task is put to the model. A frozen value in the recipe."""
+    """How the task is put to the model. A frozen value in the recipe.
+
+    It may also have ``opens(backbone)``, called before a tuning is attached, to load parts of the model that only it reads (a decoder).
+    """
 
     supervised: bool  # reads labels
 

@@ -19,11 +19,11 @@ from tempering.choosing import choose
 from tempering.codec import encode
 from tempering.contracts import Seeds
 from tempering.exporting import distinct
-from tempering.framings.lm_head import ensure_lm_head
+from tempering.framings.output_head import language_head
 from tempering.learner import Learner
 from tempering.peak import peak_bytes, reset_peak, versions
 from tempering.recipe import Recipe
-from tempering.stages.train import Surroundings
+from tempering.stages.setup import Surroundings
 from tempering.streams import torch_stream
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Split, Task
@@ -168,7 +168,7 @@ def _restore(backbone: Backbone, state: dict[str, Tensor], seeds: Seeds) -> None
     """The backbone as a finished stage left it, with its language-model head if it had one."""
     if any(name.startswith("lm_head.") for name in state):
         with torch_stream(seeds.init, "init", "framing"):
-            ensure_lm_head(backbone)
+            language_head(backbone)
     backbone.load_state_dict(state, strict=False)  # tied tensors stand in the file once
 
 

@@ -118,9 +118,9 @@ class Learner(nn.Module):
         if not examples:
             return []
         rendered = self.framing.render(examples, (), np.random.default_rng(0))
-        counts = [len(prompts) for prompts in rendered]
-        scores = self.score([p for prompts in rendered for p in prompts], batch_size)
-        return list(self.framing.decode(scores if max(counts) == 1 else averaged(scores, counts)))
+        prompts, counts = [p for found in rendered for p in found], [len(found) for found in rendered]
+        scores = self.score(prompts, batch_size) if self.framing.keeps_scores else None
+        return list(self.framing.predictions(self, prompts, counts, examples, scores, batch_size))
 
     def predict(self, texts: Sequence[str | tuple[str, str]], batch_size: int = 64) -> list[Any]:
         """The label (value, tuple of labels) of every text or pair of texts, as the user wrote labels."""
@@ -151,25 +151,24 @@ def as_examples(texts: Sequence[str | tuple[str, str]]) -> list[Example]:
 
 def _off_device(slab: Slab) -> Slab:
     """The slab in main memory: the scores of a whole split would fill a device."""
-    return slab._replace(**{name: part.cpu() for name in ("logits", "targets", "features") if (part := getattr(slab, name)) is not None})
+    return slab._replace(
+        **{name: part.cpu() for name in ("logits", "targets", "features", "sizes") if (part := getattr(slab, name)) is not None}
+    )
 
 
 def joined(slabs: Sequence[Slab], order: np.ndarray) -> Scores:
     """One slab from those of all batches, rows put back in their original order."""
+    sizes = torch.cat([s.sizes for s in slabs]) if all(s.sizes is not None for s in slabs) else None  # type: ignore[misc]
     back = torch.from_numpy(np.argsort(order))
+    if sizes is not None:  # groups of rows change places, each as it is
+        ends = sizes.cumsum(0)
+        back, sizes = torch.cat([torch.arange(int(ends[i] - sizes[i]), int(ends[i])) for i in back]), sizes[back]
     logits = torch.cat([s.logits for s in slabs], 1)
-    rows_match = logits.shape[1] == len(order)
+    rows_match = logits.shape[1] == len(back)
     targets = torch.cat([s.targets for s in slabs]) if all(s.targets is not None for s in slabs) else None  # type: ignore[misc]
     features = torch.cat([s.features for s in slabs]) if all(s.features is not None for s in slabs) else None  # type: ignore[misc]
     if rows_match:
         logits = logits[:, back]
         targets = None if targets is None else targets[back]
         features = None if features is None else features[back]
-    return Scores((Slab(logits, targets, None, features, slabs[0].kind, slabs[0].task),))
-
-
-def averaged(scores: Scores, counts: Sequence[int]) -> Scores:
-    """Mean logits over the prompts of each example."""
-    slab = scores.only
-    logits = torch.stack([part.mean(1) for part in slab.logits.split(list(counts), 1)], 1)
-    return Scores((Slab(logits, None, None, None, slab.kind, slab.task),))
+    return Scores((Slab(logits, targets, None, features, slabs[0].kind, slabs[0].task, sizes),))

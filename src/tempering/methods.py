@@ -64,5 +64,6 @@ METHODS: dict[str, dict[str, str]] = {
     },
     "stage": {
         "train": "tempering.stages.train:Train",
+        "use": "tempering.stages.use:Use",
     },
 }

@@ -22,7 +22,7 @@ from tempering.pretrained import body_class, loaded, locate, quiet, tokenizer_of
 from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
-from tempering.stages.train import assemble, rows_of
+from tempering.stages.setup import assemble, rows_of
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
 

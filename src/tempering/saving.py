@@ -28,6 +28,7 @@ from tempering.learner import Learner
 from tempering.tasks.task import Split, Task
 
 META = "tempering.json"
+KEPT = "framing.json"  # only where the framing keeps something of the training data
 LM_HEAD = "lm_head.safetensors"  # only where the framing reads it: it is the backbone's, not the framing's
 FORMAT_VERSION = 1
 
@@ -63,7 +64,9 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
             save_file(_delta(learner), folder / "delta.safetensors")
         if learner.backbone.changed:
             save_body(learner.backbone, folder / "base")
-    if _fills_masks(learner):
+    if kept := learner.framing.keep():
+        (folder / KEPT).write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+    if _reads_lm_head(learner):
         save_file({k: v.contiguous() for k, v in _lm_head(learner.backbone).state_dict().items()}, folder / LM_HEAD)
     learner.backbone.tokenizer.save_pretrained(folder)
     (folder / META).write_text(json.dumps(_meta(learner, form), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -111,17 +114,21 @@ def load(folder: str | Path, base_model: Backbone | None = None) -> Learner:
     else:
         backbone = Backbone.load(str(path if form == "full" else path / "base" if base["changed"] else base["source"]))
     tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
+    framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
+    if hasattr(framing_value, "opens"):
+        framing_value.opens(backbone)
     if form != "full":
         _check_base(backbone, base, path)
         tuning.attach(backbone)
         _eject(tuning, backbone)
         _load_change(backbone, tuning, path, form)
     backbone.source, backbone.base_fingerprint, backbone.changed = base["source"], base["fingerprint"], base["changed"]
-    framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
     framing = framing_value.build(_stub(meta["task"]), backbone)
+    if (path / KEPT).exists():
+        framing.recall(json.loads((path / KEPT).read_text(encoding="utf-8")))
     framing.load_state_dict(_tensors(path / "framing.safetensors"))
     learner = Learner(backbone, framing, tuning, meta["record"] | {"framing": framing_value})
-    if _fills_masks(learner):
+    if _reads_lm_head(learner):
         _lm_head(backbone).load_state_dict(_tensors(path / LM_HEAD))
     return learner.eval()
 
@@ -139,9 +146,9 @@ def saved_change(folder: str | Path) -> tuple[Any, str, dict[str, Tensor]]:
     return tuning, meta["base"]["fingerprint"], _tensors(path / "delta.safetensors")
 
 
-def _fills_masks(learner: Learner) -> bool:
+def _reads_lm_head(learner: Learner) -> bool:
     """Whether the framing's scores come from the backbone's language-model head."""
-    return not learner.record["framing"].supervised and learner.backbone.lm_head is not None
+    return bool(learner.framing.reads_lm_head) and learner.backbone.lm_head is not None
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

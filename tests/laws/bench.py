@@ -13,7 +13,8 @@ from tempering.contracts import Example, Seeds
 from tempering.errors import ModelError, RecipeError
 from tempering.learner import Learner
 from tempering.recipe import Recipe
-from tempering.stages.train import Surroundings, Train, assemble
+from tempering.stages.setup import Surroundings, assemble
+from tempering.stages.train import Train
 from tempering.tunings.full import Full
 from tests.tiny import tiny_backbone, tiny_task
 

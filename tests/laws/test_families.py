@@ -15,7 +15,8 @@ from tempering.backbone import Backbone
 from tempering.errors import ModelError, RecipeError
 from tempering.layouts import LAYOUTS
 from tempering.registry import name_of
-from tempering.stages.train import Surroundings, Train
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tempering.tunings.full import Full
 from tempering.tunings.lora import LoRA
 from tests.laws.bench import STAGE, run, stage_of

@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from tempering.contracts import Hooks, Seeds, Weights
 from tempering.learner import Learner
-from tempering.stages.train import Surroundings, Train
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tempering.train import checkpoint
 from tempering.train.progress import Event
 from tests.laws.bench import STAGE, bits, dev, differing, refusal, run, stage_of, tier

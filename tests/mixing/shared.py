@@ -13,7 +13,8 @@ from tempering.contracts import Batch, Example, Seeds
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.mixing.learner import MixedLearner
-from tempering.stages.train import Train, assemble
+from tempering.stages.setup import assemble
+from tempering.stages.train import Train
 from tempering.streams import torch_stream
 from tempering.tunings.bitfit import BitFit
 from tempering.tunings.frozen import Frozen

@@ -11,7 +11,8 @@ import pytest
 from tempering.contracts import Hooks, Seeds
 from tempering.learner import Learner
 from tempering.passes import Passes
-from tempering.stages.train import Train, assemble
+from tempering.stages.setup import assemble
+from tempering.stages.train import Train
 from tempering.train import hooks
 from tests.tiny import tiny_backbone, tiny_task
 

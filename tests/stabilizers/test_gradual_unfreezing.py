@@ -13,7 +13,7 @@ from tempering.contracts import Hooks, Seeds
 from tempering.recipe import Recipe
 from tempering.stabilizers.gradual_unfreezing import GradualUnfreezing
 from tempering.stabilizers.l2_sp import L2SP
-from tempering.stages.train import assemble
+from tempering.stages.setup import assemble
 from tempering.train import hooks, optimizer
 from tempering.train.feed import Feed
 from tempering.train.fit import Plan, fit

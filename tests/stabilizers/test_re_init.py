@@ -13,7 +13,7 @@ import torch
 from tempering.errors import ModelError, RecipeError
 from tempering.stabilizers.l2_sp import L2SP
 from tempering.stabilizers.re_init import ReInit
-from tempering.stages.train import Surroundings
+from tempering.stages.setup import Surroundings
 from tempering.tunings.full import Full
 from tempering.tunings.lora import LoRA
 from tempering.tunings.top_layers import TopLayers

@@ -11,7 +11,8 @@ from torch import nn
 
 from tempering.contracts import Hooks, Seeds
 from tempering.learner import Learner
-from tempering.stages.train import Train, assemble
+from tempering.stages.setup import assemble
+from tempering.stages.train import Train
 from tempering.train.feed import Feed
 from tests.tiny import tiny_backbone, tiny_task
 

@@ -15,7 +15,8 @@ from tempering.contracts import Hooks, Prediction, Seeds, Weights
 from tempering.errors import CollapseError, RecipeError
 from tempering.learner import Learner
 from tempering.passes import Passes
-from tempering.stages.train import Surroundings, Train
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tempering.train.fit import Plan, fit
 from tempering.tunings.frozen import Frozen
 from tests.laws.bench import STAGE, bits, differing, losses, run

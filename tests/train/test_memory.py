@@ -14,7 +14,8 @@ from tempering.batching import halving, out_of_memory
 from tempering.contracts import Hooks, Seeds
 from tempering.errors import MemoryShort, TemperingError
 from tempering.learner import Learner
-from tempering.stages.train import Surroundings, Train
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tempering.train.evaluate import Evaluator
 from tempering.train.fit import Plan, fit
 from tests.laws.bench import assemble

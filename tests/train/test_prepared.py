@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from tempering.contracts import Hooks, Probe, Weights
 from tempering.learner import Learner
 from tempering.registry import METHODS, find
-from tempering.stages.train import Surroundings
+from tempering.stages.setup import Surroundings
 from tests.laws.bench import bits, differing, run, stage_of
 
 TOLD: list[Any] = []

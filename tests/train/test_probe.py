@@ -15,7 +15,7 @@ from tempering.backbone import Backbone
 from tempering.contracts import Hooks, Probe, Weights
 from tempering.learner import Learner
 from tempering.registry import METHODS
-from tempering.stages.train import Surroundings
+from tempering.stages.setup import Surroundings
 from tempering.tunings.attach import Added, freeze
 from tempering.tunings.full import Full
 from tests.laws.bench import bits, differing, run, stage_of

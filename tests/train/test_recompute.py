@@ -11,7 +11,8 @@ from tempering.contracts import Seeds
 from tempering.errors import RecipeError
 from tempering.passes import Passes
 from tempering.recipe import Recipe
-from tempering.stages.train import Train, assemble
+from tempering.stages.setup import assemble
+from tempering.stages.train import Train
 from tempering.train.feed import Feed
 from tempering.tunings.lora import LoRA
 from tests.tiny import tiny_backbone, tiny_task

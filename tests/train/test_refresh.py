@@ -20,7 +20,8 @@ from tempering.mixing.training import fit_many
 from tempering.recipe import Recipe
 from tempering.stabilizers.ema import EMA
 from tempering.stabilizers.self_distillation import SelfDistillation
-from tempering.stages.train import Surroundings, Train
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tempering.train import hooks, optimizer
 from tempering.train.feed import Feed
 from tempering.train.progress import Event

@@ -10,7 +10,8 @@ import transformers
 
 from tempering.backbone import Backbone
 from tempering.learner import Learner
-from tempering.stages.train import Surroundings, Train
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tests.laws.bench import NOWHERE, ROWS, SEEDS, stage_of
 from tests.tiny import tiny_task
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tempering.backbone import Backbone
 from tempering.contracts import Weights
 from tempering.learner import Learner
-from tempering.stages.train import assemble
+from tempering.stages.setup import assemble
 from tempering.tunings.attach import body_weights
 from tests.laws.bench import ROWS, SEEDS, stage_of
 from tests.tiny import tiny_backbone, tiny_task

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import tempering
 from tempering.errors import ModelError
-from tempering.stages.train import Surroundings
+from tempering.stages.setup import Surroundings
 from tempering.tunings.fusion import Fusion
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.pfeiffer import Pfeiffer

@@ -17,7 +17,7 @@ from tempering.backbone import Backbone
 from tempering.contracts import Seeds
 from tempering.errors import ModelError
 from tempering.recipe import Recipe
-from tempering.stages.train import Surroundings
+from tempering.stages.setup import Surroundings
 from tempering.streams import torch_stream
 from tempering.tunings.attach import attach_all, body_weights
 from tempering.tunings.fish import FISH

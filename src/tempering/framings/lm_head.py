@@ -54,7 +54,7 @@ def ensure_lm_head(backbone: Backbone) -> LMHead:
     if not isinstance(backbone.lm_head, LMHead):
         table: Any = backbone.embeddings.weight
         head = LMHead(backbone.config, *table.shape)
-        stored = _stored(backbone.where, _names(head, backbone.layout.lm or GENERIC))
+        stored = stored_tensors(backbone.where, _names(head, backbone.layout.lm or GENERIC))
         if stored is not None:
             _fill(head, stored, backbone.source)
         backbone.lm_head = head.to(table.device)
@@ -79,7 +79,7 @@ def _names(head: LMHead, spec: LanguageModelSpec) -> dict[str, str]:
     return {name: spec.bias if module == "bias" else f"{modules[module]}.{leaf}" for name, (module, _, leaf) in parts}
 
 
-def _stored(where: str, names: dict[str, str]) -> dict[str, Tensor] | None:
+def stored_tensors(where: str, names: dict[str, str]) -> dict[str, Tensor] | None:
     """The weights under our names, if the safetensors checkpoint at ``where`` holds all of them."""
     files = _tensor_files(where)
     found = {ours: next((n for n in _spellings(theirs) if n in files), None) for ours, theirs in names.items()}

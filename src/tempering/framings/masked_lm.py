@@ -65,6 +65,7 @@ class MaskedLMModule(FramingBase):
 
     deterministic = False
     smooths = True
+    reads_lm_head = True
 
     def __init__(self, framing: MaskedLM, backbone: Backbone) -> None:
         super().__init__()

@@ -6,14 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores
+from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tempering.backbone import Backbone
+    from tempering.learner import Learner
 
 
 class Support(Protocol):
@@ -36,7 +38,9 @@ class FramingBase(nn.Module, ABC):
     ``deterministic``: neither rendering nor collating draws; ``renders_anew``: rendering itself draws, so prompts are made every epoch;
     ``reads``: what of the body it reads ("pooler" where the family's pooler is in between); ``refresh_steps``: how many steps lie
     between two calls of `refresh` (0: they come with the epochs); ``undecayed``: weights that weight decay leaves alone; ``smooths``: its
-    loss spreads the share ``smoothing`` of each target over all classes in training mode.
+    loss spreads the share ``smoothing`` of each target over all classes in training mode; ``reads_lm_head``: its scores come from the
+    backbone's language-model head, which is saved along; ``keeps_scores``: the scores of a whole split fit into memory (not where a
+    row has a vocabulary of logits: then the loss is taken batch by batch, and `predictions` is given no scores).
     Defaults: rendering and collating draw nothing, there is no state to refresh, and the weights have no home in a transformers
     class.
     """
@@ -49,6 +53,8 @@ class FramingBase(nn.Module, ABC):
     undecayed: ClassVar[frozenset[str]] = frozenset()
     smooths: bool = False
     smoothing: float = 0.0
+    reads_lm_head: bool = False
+    keeps_scores: bool = True
 
     @abstractmethod
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
@@ -78,6 +84,38 @@ class FramingBase(nn.Module, ABC):
     def decode(self, scores: Scores) -> list[Prediction]:
         """Labels with probabilities, one a row."""
 
+    def predictions(
+        self,
+        learner: Learner,
+        prompts: Sequence[Prompt],
+        counts: Sequence[int],
+        examples: Sequence[Example],
+        scores: Scores | None,
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """One prediction an example, whose prompts stand one after the other, ``counts`` [examples] of each; ``scores`` are theirs.
+
+        Default: logits averaged over the prompts of an example, decoded. A framing that joins windows or generates has its own.
+        """
+        assert scores is not None  # a framing without kept scores has its own way to predict
+        return self.decode(scores if max(counts) == 1 else averaged(scores, counts))
+
+    def prepare(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        """Choose from the training rows, once before anything is trained: demonstrations, label words, a calibration. Default: nothing.
+
+        A resumed run comes here again, with the same weights and the same ``rng``.
+        """
+
+    def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        """The same once training is over and the kept weights are in place: a calibration of the trained model. Default: nothing."""
+
+    def keep(self) -> dict[str, Any]:
+        """What of the training data this framing needs again to predict (demonstrations, label words found), JSON-ready."""
+        return {}
+
+    def recall(self, kept: dict[str, Any]) -> None:
+        """Take back what `keep` gave, after a build on a task without rows and before the weights are loaded. Default: nothing."""
+
     def refresh(self, support: Support) -> Mapping[str, Tensor]:
         """Re-estimate state that depends on all training rows: before the first step, and as training goes on. Default: nothing.
 
@@ -93,3 +131,10 @@ class FramingBase(nn.Module, ABC):
     def export_state(self) -> dict[str, Tensor] | None:
         """The weights under the names of the family's transformers class; None where it has no such class."""
         return None
+
+
+def averaged(scores: Scores, counts: Sequence[int]) -> Scores:
+    """Mean logits over the prompts of each example."""
+    slab = scores.only
+    logits = torch.stack([part.mean(1) for part in slab.logits.split(list(counts), 1)], 1)
+    return Scores((Slab(logits, None, None, None, slab.kind, slab.task),))

@@ -16,7 +16,8 @@ from tempering.backbone import Backbone, Encoded
 from tempering.batching import length_batches
 from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
 from tempering.errors import DataError
-from tempering.learner import Learner, as_examples, averaged, joined
+from tempering.framings.module import averaged
+from tempering.learner import Learner, as_examples, joined
 from tempering.mixing.probing import prove
 from tempering.mixing.routes import Entries, lift, routed
 from tempering.mixing.rows import SHARED_INPUTS, NotByRow, Span, join_inputs, part_of

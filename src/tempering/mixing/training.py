@@ -22,7 +22,8 @@ from tempering.mixing.learner import MixedLearner
 from tempering.peak import reset_peak
 from tempering.recipe import Recipe
 from tempering.registry import name_of
-from tempering.stages.train import Surroundings, Train, assemble, evaluator_of, metric_of, prepared, row_weights, rows_of
+from tempering.stages.setup import Surroundings, assemble, evaluator_of, metric_of, prepared, row_weights, rows_of
+from tempering.stages.train import Train
 from tempering.tasks.task import Task
 from tempering.train.device import Place, place
 from tempering.train.evaluate import fit_thresholds

@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass as plain_dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.codec import methods
-from tempering.contracts import Example, Kind, Seeds
-from tempering.errors import RecipeError
+from tempering.contracts import Seeds
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.registry import name_of
-from tempering.streams import key_of, torch_stream
-from tempering.tasks.metrics import check_metrics, default_metric
-from tempering.tasks.task import Task
+from tempering.stages.checks import check_train
+from tempering.stages.setup import Surroundings, assemble, evaluator_of, fresh_note, metric_of, parts_of, prepared, row_weights, rows_of
+from tempering.streams import numpy_stream
 from tempering.train.checkpoint import latest
 from tempering.train.device import place, threads
-from tempering.train.evaluate import Evaluator, fit_thresholds, telling
-from tempering.train.feed import Feed, balanced_weights
+from tempering.train.evaluate import fit_thresholds, telling
+from tempering.train.feed import Feed
 from tempering.train.fit import Plan, fit
-from tempering.train.probe import TaskProbe
-from tempering.train.progress import Listener, silent
 from tempering.train.settings import Loop
 from tempering.tunings.full import Full
-
-
-@plain_dataclass(frozen=True)
-class Surroundings:
-    """What a run brings to its stages: where checkpoints go, whether to resume, who listens, caches, extra metrics."""
-
-    folder: Path | None = None
-    resume: bool = False
-    listener: Listener = silent
-    cache: TrunkCache | None = None
-    metrics: tuple[str, ...] = ()
-    identity: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -104,15 +84,20 @@ class Train(Loop):
         """Forward passes one micro-batch costs."""
         return self.students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in self.live)
 
+    def check(self, where: str, last: bool) -> list[str]:
+        """Refuse what cannot work or means nothing, before any weight is loaded; notes worth printing."""
+        return check_train(self, where, last)
+
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
         """Train on ``backbone`` (changed in place) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
         around: Surroundings = context.get("around") or Surroundings()
         metric = metric_of(self, task, around.metrics)
         examples, held_out = rows_of(self, task, seeds)
         learner = assemble(self, backbone, task, seeds)
-        if note := _fresh_note(learner):
+        if note := fresh_note(learner):
             around.listener({"event": "note", "text": note})
         evaluator = evaluator_of(self, task, held_out, around)
+        learner.framing.prepare(learner.to(place(self).device), examples, numpy_stream(seeds.sampling, "framing"))
         feed = Feed(learner.framing, examples, self, seeds, weights=row_weights(self, task, examples))
         if self.cached:
             learner.to(place(self).device)
@@ -130,6 +115,7 @@ class Train(Loop):
             plan = prepared(self, learner, feed, plan, seeds)
         with threads(1 if self.cached else None):
             run = fit(learner, feed, plan)
+        learner.framing.finish(learner, examples, numpy_stream(seeds.sampling, "framing", "finish"))
         if evaluator is not None and self.framing.supervised:
             fit_thresholds(learner, evaluator)
         learner.record["stage"] = {
@@ -144,98 +130,3 @@ class Train(Loop):
             "rows": len(examples),
         }
         return learner
-
-
-def prepared(stage: Train, learner: Learner, feed: Feed, plan: Plan, seeds: Seeds) -> Plan:
-    """Before the first step: first weights are set, then tuning and stabilizers choose from the data. ``plan`` with their choices."""
-    live = [(name_of(s)[1], s) for s in stage.stabilizers if not s.neutral]
-    for name, s in live:
-        if hasattr(s, "initialize"):
-            s.initialize(learner, key_of(seeds.init, "stabilizer", name))
-    probe = TaskProbe(learner, feed, plan)
-    for part in (p for p in parts_of(stage.tuning) if hasattr(p, "prepare")):
-        part.prepare(learner, probe)
-    chosen = [(name, s.prepare(learner, probe)) for name, s in live if hasattr(s, "prepare")]
-    return dataclasses.replace(plan, prepared={f"{name}/{key}": value for name, state in chosen for key, value in state.items()})
-
-
-def parts_of(tuning: Any) -> tuple[Any, ...]:
-    """The single tunings that ``tuning`` is made of."""
-    return getattr(tuning, "tunings", (tuning,))
-
-
-def assemble(stage: Train, backbone: Backbone, task: Any, seeds: Seeds) -> Learner:
-    """Attach the tuning and build the framing; new weights come from the stream of ``seeds.init``."""
-    with torch_stream(seeds.init, "init", "tuning"):
-        stage.tuning.attach(backbone)
-    with torch_stream(seeds.init, "init", "framing"):
-        framing = stage.framing.build(task, backbone)
-    if stage.label_smoothing_factor and not framing.smooths:
-        raise RecipeError(
-            f"label_smoothing_factor {stage.label_smoothing_factor:g} spreads targets over classes, and framing {name_of(stage.framing)[1]}"
-            f" of a task of kind {task.kind!r} has no such targets; leave it out"
-        )
-    framing.smoothing = stage.label_smoothing_factor
-    return Learner(backbone, framing, stage.tuning, {"framing": stage.framing, "positive": _positive(task)})
-
-
-def _positive(task: Task) -> Any:
-    """The class that f1, precision and recall speak of in every split of a binary task: the rarer one in training."""
-    if task.kind != "classification" or len(task.labels) != 2 or not len(task.train):
-        return None
-    indices = [task.label_index(e.label) for e in task.train]
-    return task.labels[int(2 * sum(indices) <= len(indices))]
-
-
-def rows_of(stage: Train, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Sequence[Example]]:
-    """(training rows, rows to evaluate on while training). Unlabeled text is held out 1 in 20; labels are never read there."""
-    if stage.text == "labeled" and stage.framing.supervised:
-        return task.train.examples, task.dev.examples if task.dev is not None else ()
-    texts = list(task.unlabeled()) if stage.text in ("labeled", "unlabeled") else _texts(stage.text)
-    order = np.random.default_rng(seeds.sampling).permutation(len(texts))
-    held = len(texts) // 20
-    return [texts[i] for i in order[held:]], [texts[i] for i in order[:held]]
-
-
-def _texts(path: str) -> list[Example]:
-    from tempering.tasks.readers import read_texts
-
-    return [Example((text,), row=i + 1) for i, text in enumerate(read_texts(path))]
-
-
-def evaluator_of(stage: Train, task: Task, held_out: Sequence[Example], around: Surroundings) -> Evaluator | None:
-    if not held_out:
-        return None
-    kind: Kind = task.kind if stage.framing.supervised else "text"
-    own = stage.metric_for_best_model
-    metrics = (*around.metrics, own) if own and own != "loss" else around.metrics
-    return Evaluator(held_out, kind, task.labels, metrics, stage.per_device_eval_batch_size, listener=around.listener)
-
-
-def metric_of(stage: Train, task: Task, extra: Sequence[str]) -> str:
-    """What chooses the best weights. A metric that means nothing here is refused before anything is trained."""
-    own = stage.metric_for_best_model
-    if not stage.framing.supervised:
-        if own not in (None, "loss"):
-            raise RecipeError(
-                f"metric_for_best_model {own!r} reads labels, and framing {name_of(stage.framing)[1]} does not; leave it out or set loss"
-            )
-        return "loss"
-    metric = own or default_metric(task.kind)
-    check_metrics([name for name in (metric, *extra) if name != "loss"], task.kind, task.labels)
-    return metric
-
-
-def _fresh_note(learner: Learner) -> str:
-    """A warning where weights that the checkpoint does not hold were drawn anew and stay as drawn."""
-    body = learner.backbone
-    idle = [n for n, p in body.model.named_parameters() if n in body.own - body.pretrained and not p.requires_grad]
-    if not idle or learner.framing.reads != "pooler":
-        return ""
-    return f"{body.source} holds no {idle[0]}; it was drawn at random and this tuning leaves it so: take tuning=full, or framing.pool=mean"
-
-
-def row_weights(stage: Train, task: Task, examples: Sequence[Example]) -> np.ndarray | None:
-    if stage.class_weights == "none" or task.kind != "classification" or not stage.framing.supervised:
-        return None
-    return balanced_weights([task.label_index(e.label) for e in examples])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,14 @@ class Evaluator:
     features: Callable[[Sequence[Prompt]], Tensor] | None = None
     listener: Listener = silent
     _prompts: list[Prompt] | None = None
+    _counts: list[int] = field(default_factory=list)
     _cached: Tensor | None = None
 
     def prompts(self, learner: Learner) -> list[Prompt]:
         """The prompts of the split, rendered at first use."""
         if self._prompts is None:
-            self._prompts = [p[0] for p in learner.framing.render(self.examples, (), np.random.default_rng(0))]
+            rendered = learner.framing.render(self.examples, (), np.random.default_rng(0))
+            self._prompts, self._counts = [p for found in rendered for p in found], [len(found) for found in rendered]
             self._cached = self.features(self._prompts) if self.features else None
         return self._prompts
 
@@ -56,11 +58,17 @@ class Evaluator:
 
     def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Prediction]]:
         """(metrics with the loss as ``loss``, predictions); of unlabelled text only the loss."""
-        if self.kind == "text":
+        if learner.framing.keeps_scores and self.kind != "text":
+            scores = self.scores(learner)
+            loss = float(learner.framing.loss(scores, None))
+        else:
             with telling(learner, self.listener):
-                return {"loss": learner.mean_loss(self.prompts(learner), self.batch_size)}, []
-        scores = self.scores(learner)
-        predictions = list(learner.framing.decode(scores))
+                scores, loss = None, learner.mean_loss(self.prompts(learner), self.batch_size)
+            if learner.framing.keeps_scores or any(e.label is None for e in self.examples):
+                return {"loss": loss}, []
+        predictions = list(
+            learner.framing.predictions(learner, self.prompts(learner), self._counts, self.examples, scores, self.batch_size)
+        )
         gold = [e.label for e in self.examples]
         probabilities = [p.probabilities for p in predictions] if self.kind != "regression" else None
         found = compute(
@@ -72,7 +80,7 @@ class Evaluator:
             self.metrics,
             positive=learner.record.get("positive"),
         )
-        return {"loss": float(learner.framing.loss(scores, None))} | found, predictions
+        return {"loss": loss} | found, predictions
 
 
 def fit_thresholds(learner: Learner, evaluator: Evaluator) -> None:

@@ -1,0 +1,97 @@
+"""Commands about one model: check, fit, predict, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from tempering.cli.root import app
+from tempering.commands import options as o
+from tempering.commands.inputs import Source
+
+
+@app.command()
+def check(
+    data: o.Data,
+    dev: o.Dev = None,
+    test: o.Test = None,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    kind: o.Kind = None,
+    model: o.Reader = None,
+    strict: o.Strict = False,
+    json: o.Json = False,
+) -> None:
+    """Look the data over before training.
+
+    Finds duplicates, leaks between splits, conflicting labels, imbalance, texts that will be cut, and names their rows.
+    """
+    from tempering.commands import check as command
+
+    raise typer.Exit(command.run(Source(data, dev, test, text, text_pair, label, kind), model, json, strict))
+
+
+@app.command()
+def fit(
+    data: o.Data,
+    settings: o.Settings = None,
+    dev: o.Dev = None,
+    test: o.Test = None,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    kind: o.Kind = None,
+    recipe: o.Fitted = "auto",
+    model: o.Model = "minilm",
+    seed: o.Seed = 0,
+    sampling_seed: o.SamplingSeed = None,
+    init_seed: o.InitSeed = None,
+    order_seed: o.OrderSeed = None,
+    dropout_seed: o.DropoutSeed = None,
+    output_dir: o.OutputDir = Path("model"),
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    merge: o.Merge = False,
+    metric: o.Metrics = None,
+    report_to: o.ReportTo = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Fine-tune a model and write it to a folder."""
+    from tempering.commands import fit as command
+
+    source = Source(data, dev, test, text, text_pair, label, kind)
+    place = command.Place(output_dir, resume, overwrite, merge, dry_run, json)
+    own = {"sampling": sampling_seed, "init": init_seed, "order": order_seed, "dropout": dropout_seed}
+    command.run(
+        command.Request(source, recipe, tuple(settings or ()), model, seed, own, tuple(metric or ()), tuple(report_to or ()), place)
+    )
+
+
+@app.command()
+def predict(folder: o.Folder, data: o.Texts, text: o.Text = None, text_pair: o.Pair = None, output: o.Predictions = None) -> None:
+    """Predict new rows with a fitted model.
+
+    Writes the input's columns, the prediction, and a probability for each label.
+    """
+    from tempering.commands import predict as command
+
+    command.run(folder, Source(data, text=text, text_pair=text_pair), output)
+
+
+@app.command()
+def evaluate(
+    folder: o.Folder,
+    data: o.Data,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    label: o.Label = None,
+    metric: o.Metrics = None,
+    json: o.Json = False,
+) -> None:
+    """Score a fitted model on labelled rows."""
+    from tempering.commands import evaluate as command
+
+    command.run(folder, Source(data, text=text, text_pair=text_pair, label=label), tuple(metric or ()), json)
