@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from tempering.backbone import Backbone
+from tempering.codec import decode, encode
 from tempering.errors import ModelError, RecipeError
 from tempering.recipe import Recipe
 from tempering.stages.train import Train
@@ -153,3 +154,10 @@ def test_a_recipe_with_options_survives_yaml() -> None:
     recipe = Recipe("p", (Train(tuning=PEFT("loha", {"r": 4, "target_modules": ["query"], "rank_pattern": {}})),))
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe and hash(recipe)
     assert Recipe.load("oft").stages[0].tuning == PEFT("oft", {"oft_block_size": 32})
+
+
+def test_options_stand_in_a_recipe_as_a_mapping() -> None:
+    value = PEFT("vblora", {"r": 2, "target_modules": ["query", "ffn_in"]})
+    plain = encode(value, "tuning")
+    assert plain == {"peft": {"method": "vblora", "options": {"r": 2, "target_modules": ["query", "ffn_in"]}}}
+    assert decode("tuning", plain, "here") == value

@@ -13,6 +13,7 @@ from tempering.fitting import fit
 from tempering.recipe import Recipe
 from tempering.saving import load
 from tempering.stages.train import Train
+from tempering.tunings.adapter_drop import without_lowest
 from tempering.tunings.bitfit import BitFit
 from tempering.tunings.dora import DoRA
 from tempering.tunings.full import Full
@@ -21,7 +22,8 @@ from tempering.tunings.ia3 import IA3
 from tempering.tunings.lora import LoRA
 from tempering.tunings.together import Together
 from tempering.tunings.top_layers import TopLayers
-from tests.laws.bench import dev, logits, run, stage_of
+from tempering.tunings.truncate import Truncate
+from tests.laws.bench import dev, logits, run, stage_of, untrained
 from tests.tiny import save_tiny, tiny_backbone, tiny_task
 
 PAIR = Together((LoRA(r=2), Houlsby(m=4)))
@@ -124,3 +126,16 @@ def test_parts_merge_in_the_order_that_their_formulas_ask_for(parts: tuple[objec
 def test_full_beside_another_makes_no_sense_in_python_either() -> None:
     with pytest.raises(ValueError, match="leave it out"):
         Together((Full(), LoRA()))
+
+
+def test_truncate_is_refused_in_a_list() -> None:
+    with pytest.raises(ValueError, match="write the others inside it"):
+        Together((LoRA(), Truncate(1)))
+
+
+def test_the_lowest_adapters_of_one_part_can_be_dropped() -> None:
+    learner = untrained(stage_of(Together((LoRA(r=2), Houlsby(m=4)))))
+    without_lowest(learner, 1)
+    assert [getattr(part, "drop_layers", None) for part in learner.tuning.tunings] == [None, 1]
+    hung = [name for name, _ in learner.named_modules() if "houlsby" in name]
+    assert hung and not any(".layer.0." in name for name in hung)

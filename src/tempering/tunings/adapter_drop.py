@@ -85,16 +85,20 @@ def check_drop(method: str, backbone: Backbone, n: int, robust: bool = False) ->
 def without_lowest(learner: Learner, n: int) -> None:
     """Take the adapters of the ``n`` lowest blocks off a trained learner, in place: faster use, and saved so."""
     tuning: Any = learner.tuning
-    if not hasattr(tuning, "drop_layers"):
+    parts = getattr(tuning, "tunings", (tuning,))
+    having = [part for part in parts if hasattr(part, "drop_layers")]
+    if not having:
         raise ModelError(
             f"{type(tuning).__name__} has no adapters to drop; fit with houlsby, pfeiffer, parallel, compacter, fusion or madx"
         )
-    if n < tuning.drop_layers:
-        raise ModelError(f"the adapters of the {tuning.drop_layers} lowest layers are gone already; give n of at least that, found {n}")
-    check_drop(tuning.method, learner.backbone, n)
+    for part in having:
+        if n < part.drop_layers:
+            raise ModelError(f"the adapters of the {part.drop_layers} lowest layers are gone already; give n of at least that, found {n}")
+        check_drop(part.method, learner.backbone, n)
     for block in learner.backbone.blocks[:n]:
         for _, module in list(walk(block)):
             for name, added in list(module.named_children()):
                 if isinstance(added, Droppable) and added.drop():
                     unplug(module, name, added.hook)
-    learner.tuning = dataclasses.replace(tuning, drop_layers=n)
+    dropped = tuple(dataclasses.replace(part, drop_layers=n) if part in having else part for part in parts)
+    learner.tuning = dropped[0] if tuning in having else dataclasses.replace(tuning, tunings=dropped)

@@ -57,6 +57,7 @@ class PEFT:
     trunk_eval: ClassVar[bool] = False
     trains_pretrained: ClassVar[bool] = False
     trains_backbone: ClassVar[bool] = True
+    mappings: ClassVar[frozenset[str]] = frozenset({"options"})  # written as a mapping in a recipe
     merge_order: ClassVar[int] = -1  # many of its methods turn the pretrained W: before others have moved that
 
     @field_validator("options", mode="before")

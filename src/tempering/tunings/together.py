@@ -39,6 +39,8 @@ class Together:
             raise ValueError("a list of tunings needs at least two; write one alone without the list")
         if twice:
             raise ValueError(f"{twice[0]} stands in the list twice; give it once, with a larger size")
+        if any(getattr(part, "alone", False) for part in given):
+            raise ValueError("truncate drops blocks and holds the tuning of those that are left; write the others inside it, as its tuning")
         if any(isinstance(part, Full | Frozen) for part in given):
             raise ValueError("full trains everything and frozen nothing, so neither combines with another tuning; leave it out")
         return given
@@ -103,4 +105,5 @@ class Together:
 
 
 def _name(tuning: object) -> str:
-    return type(tuning).__name__
+    inner = getattr(tuning, "tuning", None)
+    return type(tuning).__name__ + (f" {type(inner).__name__}" if inner is not None else "")

@@ -33,6 +33,7 @@ class Truncate:
     tuning: Any = Field(default_factory=Full)
 
     identity: ClassVar[Literal["exact", "near", "no"]] = "no"
+    alone: ClassVar[bool] = True  # what others would hang into blocks that go
 
     @field_validator("tuning")
     @classmethod
@@ -89,6 +90,11 @@ class Truncate:
 
     def _drop(self, backbone: Backbone) -> None:
         backbone.layout.require("truncate", "blocks")
+        if backbone.opened:
+            raise ModelError(
+                f"truncate cannot serve {backbone.source} ({backbone.layout.family}) here: encoder and decoder are both in use, and it"
+                " drops blocks of one stack; use lora or top_layers, or for an encoder's head a family without a decoder"
+            )
         mark, before = f"{self.where}-{self.k}", getattr(backbone.config, "truncated", None)
         if before == mark:
             return
