@@ -1,0 +1,48 @@
+"""``temper merge``: fold what a tuning added into the weights, or add several saved changes of one base model up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tempering.commands.console import say
+from tempering.commands.folder import check_free, clear, finished
+from tempering.commands.inputs import quoted
+from tempering.errors import ModelError, RecipeError
+
+
+def run(folders: list[str], weights: str | None, output_dir: Path, overwrite: bool) -> None:
+    """Write the merged model to ``output_dir``."""
+    shares = _shares(weights, len(folders))
+    check_free(output_dir, False, overwrite)
+    for folder in folders:
+        if not finished(Path(folder)):
+            raise ModelError(f"{folder}: holds no fitted model; give folders that temper fit wrote")
+        if Path(folder).absolute() == output_dir.absolute():
+            raise RecipeError(f"--output-dir {output_dir} is one of the models to merge; give another folder")
+    from tempering.saving import load, loads_with
+    from tempering.tunings.deltas import merge_deltas
+
+    learner = load(folders[0]) if len(folders) == 1 else merge_deltas(folders, shares)
+    if len(folders) == 1 and not learner.tuning.merges:
+        raise ModelError(f"{folders[0]}: its tuning cannot be folded into the weights; use the folder as it is")
+    if overwrite:
+        clear(output_dir)
+    learner.save_pretrained(output_dir, merge=len(folders) == 1)
+    say(
+        f"{output_dir} holds {'the merged model' if len(folders) == 1 else f'the sum of {len(folders)} changes'}; it loads with"
+        f" {', '.join(loads_with(learner))}",
+        f"next: temper predict {quoted(output_dir)} NEW.csv --output predictions.csv",
+    )
+
+
+def _shares(weights: str | None, count: int) -> list[float] | None:
+    """The weights of several changes, as they stand in the option."""
+    if weights is None:
+        return None
+    try:
+        found = [float(word) for word in weights.split(",")]
+    except ValueError:
+        raise RecipeError(f"--weights {weights}: expected numbers with commas between them, as in 0.5,0.5") from None
+    if count < 2 or len(found) != count:
+        raise RecipeError(f"--weights {weights}: {len(found)} weights for {count} models; give one for each of two models or more")
+    return found
