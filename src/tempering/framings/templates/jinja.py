@@ -1,0 +1,242 @@
+"""The way promptsource and lm-evaluation-harness write templates: Jinja, run in a sandbox for every example.
+
+``{{ text }} It was ||| {{ answer_choices[label] }}``: the answer, and so the mask, stands after ``|||``; ``{{ mask }}`` puts it elsewhere.
+Or a few lines of YAML: ``jinja`` with ``answer_choices`` (``no ||| yes``) as promptsource keeps them, or ``doc_to_text`` with
+``doc_to_choice`` as lm-evaluation-harness does, where the answer follows the text. Filters beside Jinja's own: choice, most_frequent.
+
+What a variable prints is a field and may be shortened, also after filters such as lower and trim; all else is the template's own text.
+
+Source: bigscience-workshop/promptsource, ``promptsource/templates.py``; EleutherAI/lm-evaluation-harness, ``lm_eval/api/task.py``.
+Differs: ``choice`` is drawn from the texts themselves, so that an example always says the same; a prompt that changes with the label is
+refused, since it would give the answer away.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tempering.errors import RecipeError
+from tempering.framings.templates.pieces import Field, Filled, Mask, Piece, Text, spaced
+from tempering.streams import numpy_stream
+
+OPEN, NAMED, CLOSE, HERE = "\ue000", "\ue001", "\ue002", "\ue003"  # private characters: no text keeps them
+_PRIVATE = re.compile(f"[{OPEN}-{HERE}]")
+_PRINTED = re.compile(f"{OPEN}([^{NAMED}]*){NAMED}([^{CLOSE}]*){CLOSE}|({HERE})", re.DOTALL)
+_OWN = ("mask", "label", "answer_choices", "choices")
+_PROMPTSOURCE = ("name", "id", "jinja", "answer_choices", "metadata", "reference")
+_HARNESS = ("doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter")
+EITHER = "|||"
+
+
+class FieldText(str):
+    """A text of the example that knows its field, also after the usual filters. Compared and measured it is the text itself."""
+
+    __slots__ = ("name",)
+    name: str
+
+    @classmethod
+    def of(cls, text: str, name: str) -> FieldText:
+        """``text`` of field ``name``."""
+        made = cls(text)
+        made.name = name
+        return made
+
+    def __str__(self) -> str:
+        return self
+
+    def lower(self) -> str:
+        """In lower case."""
+        return FieldText.of(super().lower(), self.name)
+
+    def upper(self) -> str:
+        """In upper case."""
+        return FieldText.of(super().upper(), self.name)
+
+    def capitalize(self) -> str:
+        """First letter raised, the rest lowered."""
+        return FieldText.of(super().capitalize(), self.name)
+
+    def strip(self, chars: str | None = None, /) -> str:
+        """Without ``chars`` (white space) at both ends."""
+        return FieldText.of(super().strip(chars), self.name)
+
+    def rstrip(self, chars: str | None = None, /) -> str:
+        """Without them at the end."""
+        return FieldText.of(super().rstrip(chars), self.name)
+
+    def replace(self, old: str, new: str, count: Any = -1, /) -> str:
+        """With ``new`` for ``old``."""
+        return FieldText.of(super().replace(old, new, -1 if count is None else count), self.name)
+
+
+def _printed(value: Any) -> Any:
+    """What an expression prints: a field between marks."""
+    return f"{OPEN}{value.name}{NAMED}{_PRIVATE.sub('', value)}{CLOSE}" if isinstance(value, FieldText) else value
+
+
+def _most_frequent(items: Sequence[Any]) -> list[Any]:
+    """The items that come most often, in the order of their first coming."""
+    counts = Counter(items)
+    most = max(counts.values(), default=0)
+    return [item for item, count in counts.items() if count == most]
+
+
+@dataclass(frozen=True)
+class JinjaTemplate:
+    """A template that is run. ``choices`` are its label words; ``harness``: the answer follows the text, ``|||`` or not."""
+
+    source: str
+    choices: tuple[str, ...] = ()
+    harness: bool = False
+    name: str = field(default="", compare=False)
+    dialect: str = field(default="jinja", compare=False)
+
+    def __str__(self) -> str:
+        if not self.choices and not self.harness:
+            return self.source
+        plain: dict[str, Any] = {"name": self.name} if self.name and not self.harness else {}
+        if self.harness:
+            plain |= {"doc_to_text": self.source} | ({"doc_to_choice": list(self.choices)} if self.choices else {})
+        else:
+            plain |= {"jinja": self.source, "answer_choices": f" {EITHER} ".join(self.choices)}
+        return _dump(plain)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return _environment().from_string(self.source)
+
+    @cached_property
+    def _free(self) -> frozenset[str]:
+        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
+
+    def fields(self) -> tuple[str, ...]:
+        """The variables it reads."""
+        return tuple(sorted(self._free - set(_OWN)))
+
+    def skeleton(self) -> tuple[Piece, ...]:
+        """Its pieces for texts of one word."""
+        return tuple(piece for piece, _ in self.fill(dict.fromkeys(self.fields(), "x")))
+
+    def fill(self, values: Mapping[str, str]) -> list[Filled]:
+        """Its pieces for one example. One whose prompt changes with the label is refused."""
+        prompt = self._prompt(values, 0)
+        if "label" in self._free and self._prompt(values, 1) != prompt:
+            raise RecipeError(
+                f"template {self.source!r}: the prompt changes with the label and gives the answer away; leave label out of it"
+            )
+        return _filled(prompt)
+
+    def _prompt(self, values: Mapping[str, str], label: int) -> str:
+        texts = {name: FieldText.of(_PRIVATE.sub("", value), name) for name, value in values.items()}
+        draw = numpy_stream("choice", *sorted(values.items()))
+        own = {"mask": HERE, "label": label, "answer_choices": list(self.choices), "choices": list(self.choices), "_draw": draw}
+        try:
+            printed: str = self._compiled.render(**{name: texts[name] for name in self.fields()}, **own)
+        except (TemplateError, TypeError, ValueError, IndexError) as error:
+            raise RecipeError(f"template {self.source!r}: cannot be filled: {error}; mend the expression it names") from None
+        before, separator, _ = printed.partition(EITHER)
+        before = before.strip() if separator else before.strip(" ")
+        return before if HERE in before or not (separator or self.harness) else f"{before} {HERE}"
+
+
+def _filled(prompt: str) -> list[Filled]:
+    """Pieces and what they say, from a printed prompt."""
+    parts: list[Piece | str] = []
+    texts: list[str] = []
+    at = 0
+    for found in _PRINTED.finditer(prompt):
+        parts.append(prompt[at : found.start()])
+        parts.append(Mask() if found[3] else Field(found[1]))
+        texts += [] if found[3] else [found[2]]
+        at = found.end()
+    said = iter(texts)
+    pieces = spaced([*parts, prompt[at:]])
+    return [(p, p.text if isinstance(p, Text) else next(said) if isinstance(p, Field) else "") for p in pieces]
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """A sandbox that prints fields between marks."""
+    from jinja2 import pass_context
+
+    @pass_context
+    def choice(context: Any, items: Sequence[Any]) -> Any:
+        drawn = context["_draw"]
+        return items[int(drawn.integers(len(items)))]
+
+    found = ImmutableSandboxedEnvironment(finalize=_printed, keep_trailing_newline=True)
+    found.filters |= {"choice": choice, "most_frequent": _most_frequent}
+    return found
+
+
+def parse(source: str) -> JinjaTemplate:
+    """The template that ``source`` writes, as Jinja or as lines of YAML; a mistake is a `RecipeError`."""
+    made = _of_lines(source) if is_lines(source) else JinjaTemplate(source)
+    try:
+        _environment().parse(made.source)
+    except TemplateError as error:
+        line = getattr(error, "lineno", 1)
+        raise RecipeError(f"template {made.source!r}, line {line}: not valid Jinja: {error.message}") from None
+    return made
+
+
+def is_lines(source: str) -> bool:
+    """Whether ``source`` is YAML with a template in it: several entries, or one that is quoted or a block."""
+    head = re.search(r"^(jinja|doc_to_text)\s*:(?P<quoted>\s*[\"'|>])?", source, re.MULTILINE)
+    others = re.search(
+        r"^(name|id|answer_choices|metadata|reference|doc_to_choice|doc_to_target|target_delimiter)\s*:", source, re.MULTILINE
+    )
+    return head is not None and bool(head["quoted"] or others)
+
+
+def _of_lines(source: str) -> JinjaTemplate:
+    from tempering.framings.templates.promptsource import load_yaml
+
+    plain = load_yaml(source, "template")
+    if not isinstance(plain, Mapping):
+        raise RecipeError(f"template {source!r}: expected lines such as  jinja: ...  found {type(plain).__name__}")
+    known = _HARNESS if "doc_to_text" in plain else _PROMPTSOURCE
+    unknown = [key for key in plain if key not in known]
+    if unknown:
+        raise RecipeError(f"template {source!r}: unknown entry {unknown[0]!r}; known: {', '.join(known)}")
+    return of_entry(plain)
+
+
+def of_entry(plain: Mapping[str, Any]) -> JinjaTemplate:
+    """The template of one entry of promptsource or lm-evaluation-harness."""
+    if "doc_to_text" in plain:
+        given = plain.get("doc_to_choice") or ()
+        return JinjaTemplate(str(plain["doc_to_text"]), _choices(given), True)
+    return JinjaTemplate(str(plain["jinja"]), _choices(plain.get("answer_choices") or ()), False, str(plain.get("name") or ""))
+
+
+def _choices(given: Any) -> tuple[str, ...]:
+    """Label words from a list, or from an expression that prints them with ``|||`` between."""
+    if not isinstance(given, str):
+        return tuple(str(word) for word in given)
+    environment = _environment()
+    free = sorted(meta.find_undeclared_variables(environment.parse(given)))
+    if free:
+        raise RecipeError(
+            f"answer_choices {given!r} change with the field {free[0]!r}; a cloze needs the same label words for every example; write them"
+        )
+    printed = environment.from_string(given).render()
+    return tuple(word.strip() for word in printed.split(EITHER))
+
+
+def _dump(plain: Mapping[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    yaml, stream = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 10_000
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(dict(plain), stream)
+    return stream.getvalue()

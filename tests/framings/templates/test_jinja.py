@@ -1,0 +1,149 @@
+"""Templates of promptsource and lm-evaluation-harness, run in a sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tempering.errors import RecipeError
+from tempering.framings.templates.jinja import FieldText, JinjaTemplate
+from tempering.framings.templates.pieces import Field, Mask, Text
+from tempering.framings.templates.reading import dialect_of, parse
+
+FILE = """
+dataset: glue
+subset: rte
+templates:
+  4ee6ff27: !Template
+    answer_choices: yes ||| no
+    id: 4ee6ff27
+    jinja: "{{premise}}\\nQuestion: {{hypothesis}} True or False? ||| {{ answer_choices[label] }}"
+    metadata: !TemplateMetadata
+      choices_in_prompt: true
+      languages: [en]
+      metrics: [Accuracy]
+      original_task: true
+    name: does this imply
+    reference: ''
+  9e2b4267: !Template
+    answer_choices: No ||| Yes
+    id: 9e2b4267
+    jinja: "{{premise}} ? {{mask}}, {{hypothesis}}"
+    metadata: !TemplateMetadata {}
+    name: mask inside
+    reference: ''
+"""
+
+
+def said(source: str, **values: str) -> list[tuple[str, str]]:
+    """(kind of piece, what it says), a space shown as an underscore in front."""
+    return [("_" * p.space + type(p).__name__, text) for p, text in parse(source).fill(values)]  # type: ignore[union-attr]
+
+
+def test_the_mask_stands_where_the_answer_would() -> None:
+    found = said("{{ text }} It was ||| {{ answer_choices[label] }}", text="Good film.")
+    assert found == [("Field", "Good film."), ("_Text", "It was"), ("_Mask", "")]
+    assert said("{{ text }} It was {{ mask }}.", text="x") == [("Field", "x"), ("_Text", "It was"), ("_Mask", ""), ("Text", ".")]
+    assert said("doc_to_text: '{{text}}\\nAnswer:'", text="x") == [("Field", "x"), ("Text", "\\nAnswer:"), ("_Mask", "")]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("text", "Good film"),
+        ("text | lower", "good film"),
+        ("text | upper", "GOOD FILM"),
+        ("text | trim", "Good film"),
+        ("text | replace('film', 'book')", "Good book"),
+        ("text | capitalize", "Good film"),
+        ("text.rstrip('m')", "Good fil"),
+    ],
+)
+def test_filters_leave_a_field_a_field(expression: str, expected: str) -> None:
+    assert said(f"{{{{ {expression} }}}} {{{{ mask }}}}", text="Good film")[0] == ("Field", expected)
+
+
+def test_conditions_and_loops_see_the_text_itself() -> None:
+    source = "{% if text == 'a' %}A{% else %}{{ text | length }}{% endif %} {% for w in text.split() %}[{{ w }}]{% endfor %} {{ mask }}"
+    assert said(source, text="a") == [("Text", "A [a]"), ("_Mask", "")]
+    assert said(source, text="bb c") == [("Text", "4 [bb][c]"), ("_Mask", "")]
+
+
+def test_private_marks_in_a_text_are_dropped() -> None:
+    assert said("{{ text }} {{ mask }}", text="a\ue000b\ue003") == [("Field", "ab"), ("_Mask", "")]
+
+
+def test_choice_and_most_frequent() -> None:
+    source = "{{ ['a', 'b', 'c', 'd', 'e', 'f'] | choice }}{{ ['x', 'y', 'x'] | most_frequent | first }} {{ text }} {{ mask }}"
+    drawn = {said(source, text=f"t{i}")[0][1] for i in range(30)}
+    assert len(drawn) > 3 and all(len(d) == 2 and d[0] in "abcdef" and d[1] == "x" for d in drawn)
+    assert said(source, text="t1") == said(source, text="t1")  # an example always says the same
+
+
+def test_a_prompt_that_gives_the_answer_away_is_refused() -> None:
+    with pytest.raises(RecipeError, match="changes with the label and gives the answer away"):
+        said("{{ text }} {{ ['no', 'yes'][label] }} {{ mask }}", text="x")
+
+
+@pytest.mark.parametrize("source", ["{{ ''.__class__.__mro__ }} {{ mask }}", "{{ text.__init__.__globals__ }} {{ mask }}"])
+def test_the_sandbox_holds(source: str) -> None:
+    with pytest.raises(RecipeError, match="cannot be filled"):
+        parse(source).fill({"text": "x"})
+
+
+def test_entries_in_lines() -> None:
+    found = parse("jinja: '{{text}} ? {{mask}}'\nanswer_choices: no ||| yes")
+    assert isinstance(found, JinjaTemplate) and found.choices == ("no", "yes")
+    harness = parse("doc_to_text: 'Is it? {{text}}'\ndoc_to_choice: [no, yes]\ntarget_delimiter: ' '")
+    assert harness.choices == ("no", "yes")  # YAML 1.2: no Boolean
+    assert [type(p) for p in harness.skeleton()] == [Text, Field, Mask]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ text }} so ||| {{ answer_choices[label] }}",
+        "jinja: '{{text}} {{mask}}'\nanswer_choices: no ||| yes\nname: n",
+        "doc_to_text: '{{text}}'\ndoc_to_choice: [no, yes]",
+        "jinja: {{ text }} ||| x",
+        "jinja:{{ text }} ||| x",
+    ],
+)
+def test_written_out_and_read_again_it_is_the_same(source: str) -> None:
+    found = parse(source)
+    assert parse(str(found)) == found and str(parse(str(found))) == str(found)
+    assert found.fields() == ("text",) and dialect_of(str(found)) == "jinja"
+
+
+def test_a_file_of_promptsource(tmp_path: Path) -> None:
+    path = tmp_path / "templates.yaml"
+    path.write_text(FILE)
+    found = parse(f"promptsource:{path}#does this imply")
+    assert found.choices == ("yes", "no") and found.fields() == ("hypothesis", "premise")
+    pieces = found.fill({"premise": "It rains.", "hypothesis": "It is wet."})
+    assert [text for _, text in pieces] == ["It rains.", "\nQuestion:", "It is wet.", "True or False?", ""]
+    with pytest.raises(RecipeError, match="no template of that name; did you mean promptsource:.*#mask inside"):
+        parse(f"promptsource:{path}#mask insides")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        parse("promptsource:nowhere.yaml#x")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ text } {{ mask }}", "line 1: not valid Jinja"),
+        ("{% if text %} {{ mask }}", "not valid Jinja"),
+        ("jinja: '{{text}}'\nanswers: no", "unknown entry 'answers'; known: name, id, jinja"),
+        ("jinja: '{{text}}'\nanswer_choices: '{{ options }}'", "change with the field 'options'"),
+        ("jinja: '{{text}}\nanswer_choices: a", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named(source: str, expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        parse(source)
+
+
+def test_a_field_text_is_its_text() -> None:
+    field = FieldText.of("abc", "text")
+    assert field == "abc" and str(field) is field and len(field) == 3 and field.upper() == "ABC"
