@@ -1,0 +1,44 @@
+"""What a prompt makes a model say whatever it is asked, taken off its answers. All in log space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Calibration = Literal["none", "contextual", "additive", "domain", "batch"]
+SAMPLES = 20  # Fei et al. 2023: texts of random in-domain words
+ROWS = 256  # training texts whose answers batch calibration averages
+
+
+def content_free(log_probabilities: Tensor, how: Literal["mean", "min"] = "mean") -> Tensor:
+    """log p_cf [classes] from those of content-free inputs [inputs, classes].
+
+    Formula: p_cf = mean over inputs (Zhao et al. 2021), or their minimum (its form for generation), normalized to sum to 1.
+    """
+    floor = torch.finfo(log_probabilities.dtype).min / 4  # a class never said: its log-probability may be -inf
+    given = log_probabilities.clamp_min(floor)
+    found = given.logsumexp(0) - np.log(len(given)) if how == "mean" else given.amin(0)
+    return found.log_softmax(-1)
+
+
+def diagonal(log_probabilities: Tensor, prior: Tensor) -> Tensor:
+    """W = diag(p_cf)^-1, b = 0: q = p / p_cf, normalized. [rows, classes] -> [rows, classes] in logs."""
+    return (log_probabilities - prior).log_softmax(-1)
+
+
+def additive(log_probabilities: Tensor, prior: Tensor) -> Tensor:
+    """W = I, b = -p_cf: q = p - p_cf, as logits: the decision is that of q, which may be negative and so is no probability."""
+    return log_probabilities.exp() - prior.exp()
+
+
+def random_texts(texts: Sequence[str], rng: np.random.Generator, count: int = SAMPLES) -> list[str]:
+    """Texts of words drawn at random from ``texts``, as many words each as ``texts`` have on average (Fei et al. 2023)."""
+    words = [word for text in texts for word in text.split()]
+    if not words:
+        return [""] * count
+    length = max(1, round(len(words) / len(texts)))
+    return [" ".join(words[i] for i in rng.integers(len(words), size=length)) for _ in range(count)]

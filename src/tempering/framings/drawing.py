@@ -1,0 +1,60 @@
+"""Which rows are drawn as demonstrations: some of all, or as many of each class; and what is looked at before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tempering.contracts import Example
+from tempering.errors import DataError, RecipeError
+from tempering.framings.prompt_text import Pattern
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+
+
+def drawn(rows: int, shots: int, rng: np.random.Generator, method: str) -> tuple[int, ...]:
+    """Numbers of ``shots`` of ``rows`` rows, in random order (Zhao et al. 2021)."""
+    if shots > rows:
+        raise RecipeError(f"{method}: shots={shots}, but there are {rows} labelled training rows; give shots of at most that")
+    return tuple(int(i) for i in rng.permutation(rows)[:shots])
+
+
+def drawn_by_class(targets: Sequence[int], labels: Sequence[Any], shots: int, rng: np.random.Generator, method: str) -> tuple[int, ...]:
+    """Numbers of ``shots`` rows of each class, in random order (Gao et al. 2021; Lu et al. 2022)."""
+    have = Counter(targets)
+    short = [(label, have[c]) for c, label in enumerate(labels) if have[c] < shots]
+    if short:
+        raise RecipeError(
+            f"{method}: shots={shots} of each class, but label {short[0][0]!r} has {short[0][1]} training rows; give fewer shots, or"
+            " per_class: false"
+        )
+    taken: Counter[int] = Counter()
+    chosen: list[int] = []
+    for i in rng.permutation(len(targets)):
+        taken[targets[i]] += 1
+        chosen += [int(i)] if taken[targets[i]] <= shots else []
+    return tuple(chosen)
+
+
+def check_texts(examples: Sequence[Example], pattern: Pattern) -> None:
+    """Refuse a pair where the template has one slot, and a single text where it has two."""
+    need = 1 + pattern.pair
+    for e in examples:
+        if len(e.texts) != need:
+            raise DataError(
+                f"row {e.row}: template {pattern.source!r} asks for {'a pair of texts' if need == 2 else 'one text'}, found {len(e.texts)};"
+                " give another template"
+            )
+
+
+def fresh_head(backbone: Backbone) -> tuple[str, ...]:
+    """A note where the head that names tokens was drawn at random."""
+    if not getattr(backbone.lm_head, "fresh", False):
+        return ()
+    return (
+        f"{backbone.source} holds no language-model head, so one was drawn at random and answers are as random; take a checkpoint with it",
+    )

@@ -1,0 +1,114 @@
+"""In-context learning: the task is told by an instruction and some answered examples, and no weight is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from tempering.framings.calibration import Calibration
+from tempering.framings.prompt_text import paired
+from tempering.framings.retrieval import Metric, Retrieval
+from tempering.framings.scoring import Scoring
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+    from tempering.framings.in_context_module import InContextModule
+
+Order = Literal["random", "nearest_last", "nearest_first", "global_entropy", "local_entropy"]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class InContext:
+    """Puts answered training rows before the query and reads which answer the model finds likeliest; trains nothing by itself.
+
+    *Paper*: Brown et al. 2020; contextual calibration Zhao et al. 2021; PMI-DC Holtzman et al. 2021; channel Min et al. 2022; order
+    Lu et al. 2022; retrieval after Liu et al. 2022 (KATE); domain calibration after Fei et al. 2023, batch calibration after Zhou et
+    al. 2024; with masks the in-context row of Gao et al. 2021.
+    *Formula*: prompt = instruction + sep + demo_1 + sep + ... + demo_k + sep + query; score(w) = sum_t log P(w_t | prompt, w_<t),
+    divided or compared as ``scoring`` says (`tempering.framings.scoring.normalized`); log p_y = log sum over its words w of exp
+    score(w), normalized over the classes; calibrated: p / p_cf or p - p_cf (`tempering.framings.calibration`).
+    *Needs*: a causal language model, or one with a mask token. ``template``: a format of `tempering.framings.prompt_text.FORMATS` or a
+    string with {text}, {text_pair} and {answer}; ``words``: label -> word or words, by default the label's name. Rows for ``shots``
+    (in all, or of each class with ``per_class``) come from the training split alone.
+    *Costs*: one forward pass a query; the demonstrations' keys and values are computed once for all queries. Several-token answers add a
+    pass over those tokens alone. ``order`` of entropy: a pass a permutation and probe; ``contexts``: so many passes; ``sensitivity``:
+    accuracy under so many orders of the demonstrations on up to 64 other training rows, told and used for nothing.
+    *Differs*: demonstrations that do not fit a long query are dropped whole, the farthest first. Batch calibration averages over up
+    to 256 training rows and not over the rows predicted, so that a prediction depends on no other. ``contexts`` average probabilities
+    over draws or, with an order of entropy, over the best orders (Lu et al. report each). In a training stage the same likelihoods are
+    the logits of the loss, with a trained bias a class, and calibration follows training.
+    """
+
+    template: str | None = None
+    words: Any = ()
+    shots: Annotated[int, Field(ge=0)] = 8
+    per_class: bool = False
+    contexts: Count = 1
+    order: Order | None = None
+    permutations: Count = 24
+    sensitivity: Annotated[int, Field(ge=0)] = 0
+    probe_tokens: Count = 64
+    retrieval: Retrieval = "none"
+    metric: Metric = "cosine"
+    encoder: str | None = None
+    scoring: Scoring = "auto"
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    premise: str | None = None
+    calibration: Calibration = "none"
+    placeholders: tuple[str, ...] = ("N/A", "", "[MASK]")
+    search: Literal["labels", "candidates", "vocabulary"] = "labels"
+    candidates: tuple[str, ...] = ()
+    decode: Literal["argmax", "sample"] = "argmax"
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    max_new_tokens: Count = 16
+    seed: int = 0
+    instruction: str | None = None
+    separator: str = "\n\n"
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    cache: bool = True
+
+    supervised: ClassVar[bool] = True
+    works_untrained: ClassVar[bool] = True
+
+    @field_validator("words", mode="before")
+    @classmethod
+    def _hashable(cls, given: Any) -> Any:
+        """Label words as pairs, since a mapping does not hash."""
+        return paired(given)
+
+    @model_validator(mode="after")
+    def _means_something(self) -> InContext:
+        """Refuse settings that contradict each other, before any weight is loaded."""
+        for wrong, why in self._contradictions():
+            if wrong:
+                raise ValueError(why)
+        return self
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        retrieved, searched = self.retrieval != "none", self.order in ("global_entropy", "local_entropy")
+        near = self.order in ("nearest_last", "nearest_first")
+        free = self.calibration in ("contextual", "additive", "domain")
+        return [
+            (near and not retrieved, f"order {self.order} ranks what retrieval finds; set retrieval to knn or bm25"),
+            (searched and retrieved, f"order {self.order} needs the same demonstrations for every query; set retrieval to none"),
+            (searched and self.shots < 2, f"order {self.order} needs at least 2 shots"),
+            (retrieved and self.sensitivity > 0, "sensitivity orders the same demonstrations anew, and retrieval has none; set it to 0"),
+            (retrieved and not self.shots, "retrieval needs shots of at least 1"),
+            (retrieved and self.contexts > 1, "contexts of more than 1 are draws of demonstrations, and retrieval draws none; set it to 1"),
+            (retrieved and free, f"calibration {self.calibration} asks a query without content, which has no neighbors; use batch"),
+            ((self.search == "candidates") != bool(self.candidates), "search: candidates and a list of candidates go together; give both"),
+            (self.premise is not None and self.scoring != "pmi", "premise is what scoring: pmi compares with; set that, or drop it"),
+            (self.scoring == "channel" and self.search != "labels", "scoring: channel scores texts, not answers; set search: labels"),
+            (self.encoder is not None and self.retrieval != "knn", "encoder embeds texts for retrieval: knn; set that, or drop it"),
+            (free and not self.placeholders and self.calibration != "domain", "calibration needs placeholders; give at least one"),
+        ]
+
+    def build(self, task: Any, backbone: Backbone) -> InContextModule:
+        """The module for this task and backbone."""
+        from tempering.framings.in_context_module import InContextModule
+
+        return InContextModule(self, task, backbone)

@@ -1,0 +1,241 @@
+"""`InContext` at run time: from prompts to scores of answers, calibrated; what is chosen from the training rows; predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tempering.backbone import Backbone
+from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab
+from tempering.errors import RecipeError
+from tempering.framings import answering, calibration
+from tempering.framings import in_context_choice as choice
+from tempering.framings.asking import Asked
+from tempering.framings.losses import supervised_loss
+from tempering.framings.prompted import PromptedModule
+from tempering.framings.retrieval import Neighbors, embedded, joined
+from tempering.framings.scoring import classes_from, lengths_of, normalized
+
+if TYPE_CHECKING:
+    from tempering.framings.in_context import InContext
+    from tempering.learner import Learner
+
+
+class InContextModule(PromptedModule):
+    """Scores of answers under the backbone. Buffers: ``prior`` [contexts, classes], log p_cf; ``unconditional`` [answers] (pmi);
+    ``embeddings`` [rows, dim] of the rows that may be retrieved (knn).
+    """
+
+    method: ClassVar[str] = "in_context"
+    kinds: ClassVar[tuple[Kind, ...]] = ("classification", "text")
+    smooths = True
+
+    def __init__(self, value: InContext, task: Any, backbone: Backbone) -> None:
+        self.given = value
+        super().__init__(value, task, backbone, back=value.scoring == "channel")
+        self.keeps_scores = self.kind != "text"
+        self._refuse(backbone)
+        words = super().answers_of(Example(())) if self.kind == "classification" else []
+        self.free = self.kind == "text" and value.search == "vocabulary"
+        self.scored = tuple(dict.fromkeys([*words, *value.candidates]))
+        self.reader.check_words(value.candidates, self.method)
+        self.reader.limit -= value.max_new_tokens if value.search == "vocabulary" else 0
+        index = {w: c for c, found in enumerate(self.words) for w in found} if words else {w: c for c, w in enumerate(value.candidates)}
+        self.owners = torch.tensor([index.get(w, -1) for w in self.scored])
+        self.register_buffer("prior", torch.zeros(value.contexts, len(self.answers) or 1))
+        self.calibrated = False
+        self.found: dict[str, float] = {}  # what the search for an order told
+        if value.scoring == "pmi":
+            self.register_buffer("unconditional", torch.zeros(len(self.scored)))
+        self.neighbors: Neighbors | None = None
+        self._embedder = (Backbone.load(value.encoder) if value.encoder else backbone,)  # in a tuple: it is not a part of this module
+
+    def _refuse(self, backbone: Backbone) -> None:
+        if self.kind == "text" and self.given.search == "labels":
+            raise RecipeError("in_context: a task of free text has no labels to search; set search to candidates, or to vocabulary")
+        if self.reader.masked and self.kind == "text" and self.given.search == "vocabulary":
+            raise RecipeError(
+                f"in_context: {backbone.source} ({backbone.layout.family}) fills masks and writes no free text; use a causal language"
+                " model, or search: candidates"
+            )
+        if self.reader.masked and self.back:
+            raise RecipeError(
+                f"in_context: scoring channel reads the text after the label, which {backbone.source} ({backbone.layout.family}) cannot as"
+                " it fills masks; use a causal language model"
+            )
+
+    @property
+    def answers(self) -> tuple[Any, ...]:
+        """The labels, or the candidates of a task of free text."""
+        return self.labels or self.given.candidates
+
+    def answers_of(self, example: Example) -> list[str]:
+        """All scored answers; of a task of free text without candidates the row's own."""
+        return ["" if example.label is None else str(example.label)] if self.free else list(self.scored)
+
+    def word_of(self, label: Any) -> str:
+        """A label's first word; free text as it is."""
+        return str(label) if self.kind == "text" else super().word_of(label)
+
+    def index_of(self, example: Example) -> int | None:
+        """The class, or the candidate, of ``example``; -100 where its text is none of the candidates."""
+        if self.kind != "text" or example.label is None:
+            return super().index_of(example)
+        return self.answers.index(example.label) if example.label in self.answers else -100
+
+    def _ask(self, texts: Sequence[str], shown: tuple[int, ...], context: int, answers: Sequence[str]) -> Asked:
+        if not self.back:
+            return super()._ask(texts, shown, context, answers)
+        told = [self.pattern.told(texts, word) for word in answers]
+        fixed = self.fixed(shown)
+        return self.reader.ask_back([(fixed + before, text) for before, text in told], shown, context)
+
+    # From a batch to scores
+
+    def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
+        """Scores of all answers [rows, answers], as `normalized` compares them, before calibration."""
+        parts: list[Tensor] = []
+        order: list[int] = []
+        for rows, asked, text in self.groups(batch):
+            totals = self.reader.totals(backbone, asked, text)
+            lengths = lengths_of(self.scored or ("",), torch.tensor([one.tokens for one in asked], device=totals.device))
+            how = "mean" if self.free else self.given.scoring
+            unconditional = self.get_buffer("unconditional") if self.given.scoring == "pmi" else None
+            parts.append(normalized(totals, lengths, how, self.given.alpha, unconditional))
+            order += rows
+        return torch.cat(parts)[torch.argsort(torch.tensor(order, device=parts[0].device))]
+
+    def trunk_key(self) -> str:
+        """Everything that prompts and scores depend on."""
+        return f"in_context {self.state_text()}"
+
+    def log_probabilities(self, words: Tensor) -> Tensor:
+        """log p of the classes [rows, classes] from scores of answers, not calibrated."""
+        owners = self.owners.to(words.device)
+        return (classes_from(words, owners, len(self.answers)) + self.bias).log_softmax(-1)
+
+    def scores(self, backbone: Backbone, batch: Batch) -> Scores:
+        """One slab: calibrated log-probabilities of the classes, and the scores of all answers as features."""
+        cached = batch.inputs.get("features")
+        words = self.trunk(backbone, batch) if cached is None else cached
+        if self.free:
+            return Scores((Slab(words[None], batch.targets, batch.weights, words, self.kind, batch.task),))
+        logits = self.log_probabilities(words)
+        if self.calibrated:
+            prior = self.get_buffer("prior")[[one.context for one in batch.extra["asked"]]]
+            change = calibration.additive if self.given.calibration == "additive" else calibration.diagonal
+            logits = change(logits, prior)
+        return Scores((Slab(logits[None], batch.targets, batch.weights, words, self.kind, batch.task),))
+
+    def loss(self, scores: Scores, batch: Batch) -> Tensor:
+        """Cross entropy of the classes; of free text, minus the log-likelihood of the answer as it is scored."""
+        slab = scores.only
+        if self.free:
+            return -slab.logits.mean()
+        if self.kind == "text":
+            assert slab.targets is not None  # labels were asked for by whoever wants a loss
+            known = (slab.targets >= 0).sum().clamp_min(1)
+            return F.cross_entropy(slab.logits[0], slab.targets, ignore_index=-100, reduction="sum") / known
+        return supervised_loss(slab, self.smoothing if self.training else 0.0)
+
+    # What is chosen from the training rows
+
+    def _choose(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        v = self.given
+        self.calibrated = False
+        if v.retrieval != "none":
+            if v.shots >= len(examples):
+                raise RecipeError(f"in_context: {v.shots} shots are to be retrieved from {len(examples)} training rows; give fewer shots")
+            self.pool, self.contexts = tuple(examples), [()]
+            self.neighbors = self._neighbors()
+            if v.retrieval == "knn":
+                self.register_buffer("embeddings", embedded(self._embedder[0], [joined(e) for e in examples]).to(learner.device))
+            return
+        searched = v.order in ("global_entropy", "local_entropy")
+        draws = [self.draw(examples, rng) for _ in range(1 if searched else v.contexts)]
+        used = sorted({i for draw in draws for i in draw})
+        self.pool = tuple(examples[i] for i in used)
+        self.contexts = [tuple(used.index(i) for i in draw) for draw in draws]
+        self.found = {}
+        choice.measure_premise(self, learner)
+        if v.sensitivity and not self.free:
+            self.found |= choice.sensitivity(self, learner, examples, rng)
+        if searched:
+            choice.search_order(self, learner, examples, rng)
+
+    def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        """Measure what the prompt makes the model say by itself."""
+        self.calibrated = False
+        choice.measure_premise(self, learner)
+        if self.given.calibration != "none" and not self.free:
+            self.get_buffer("prior").copy_(choice.prior(self, learner, examples, rng))
+            self.calibrated = True
+
+    def shown_for(self, examples: Sequence[Example]) -> Iterator[list[tuple[int, ...]]]:
+        """The demonstrations of each query: those of every context, or its neighbors."""
+        if self.neighbors is None:
+            yield from super().shown_for(examples)
+            return
+        for found in self.neighbors.of(examples, self.get_buffer("embeddings") if "embeddings" in self._buffers else None):
+            yield [found if self.given.order == "nearest_first" else found[::-1]]
+
+    def _without_farthest(self, shown: tuple[int, ...]) -> tuple[int, ...]:
+        if self.given.order == "nearest_first":
+            return super()._without_farthest(shown[::-1])[::-1]
+        return super()._without_farthest(shown)
+
+    def common_text(self, asked: Asked) -> str:
+        """Neighbors are each query's own, so that queries have no more than the instruction in common."""
+        return super().common_text(asked) if self.neighbors is None else self.fixed(()) + self.pattern.opening
+
+    # What is said in the end
+
+    def predictions(
+        self,
+        learner: Learner,
+        prompts: Sequence[Prompt],
+        counts: Sequence[int],
+        examples: Sequence[Example],
+        scores: Scores | None,
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """Probabilities averaged over contexts, and the answer searched for and chosen as the value says.
+
+        The record tells the share of answers of the last call that are no label, where others may be said.
+        """
+        said = answering.written(self, learner, prompts, counts, batch_size) if self.given.search == "vocabulary" else None
+        if self.free:
+            assert said is not None  # free text is searched in the vocabulary
+            return [Prediction(text) for text in said]
+        found = answering.chosen(self, learner.score(prompts, batch_size) if scores is None else scores, counts, examples, said)
+        if self.given.search != "labels" and self.labels:
+            learner.record["out_of_label"] = sum(p.label not in self.labels for p in found) / len(found)
+        return found
+
+    def keep(self) -> dict[str, Any]:
+        """What all such framings keep, whether it is calibrated, and how many rows are embedded."""
+        shape = list(self.get_buffer("embeddings").shape) if "embeddings" in self._buffers else None
+        return super().keep() | {"calibrated": self.calibrated, "embeddings": shape}
+
+    def recall(self, kept: dict[str, Any]) -> None:
+        """Take them back; the embeddings themselves come with the weights."""
+        super().recall(kept)
+        self.calibrated = bool(kept["calibrated"])
+        if kept["embeddings"]:
+            self.register_buffer("embeddings", torch.zeros(kept["embeddings"]))
+        if self.given.retrieval != "none":
+            self.neighbors = self._neighbors()
+
+    def _neighbors(self) -> Neighbors:
+        v = self.given
+        targets = [e.label for e in self.pool]
+        return Neighbors(self.pool, targets, v.shots, v.per_class, v.metric, self._embedder if v.retrieval == "knn" else ())
+
+    def facts(self) -> dict[str, float]:
+        """Those of all such framings, and what the search for an order found."""
+        return super().facts() | self.found
