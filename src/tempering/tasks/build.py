@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tempering.contracts import Example, Kind
+from tempering.tasks.answered import AnswerReader, answered
 from tempering.tasks.columns import Columns, choose_columns
 from tempering.tasks.labels import infer_kind, label_values, ordered, read_labels
 from tempering.tasks.readers import examples_of
 from tempering.tasks.strata import hold_out, strata_of
 from tempering.tasks.table import Table, data_error, is_missing, show
+from tempering.tasks.tagcolumns import tagged
+from tempering.tasks.tagged import TagReader
 
-KINDS = ("classification", "regression", "multilabel", "text")
+KINDS = ("classification", "regression", "multilabel", "text", "tagging", "question_answering")
 MAX_DEV_ROWS = 2_000
 
 
@@ -58,6 +61,8 @@ def build(tables: dict[str, Table], request: Request, named: frozenset[str] = fr
     """
     train = tables["train"]
     _check(request, train.source)
+    if (found := _reader(train, request)) is not None:
+        return _by_reader(*found, tables, request, named)
     columns = choose_columns(train, request.text, request.text_pair, request.label)
     raw = label_values(train, columns.label)
     inferred, why = infer_kind(raw, train.typed)
@@ -72,6 +77,52 @@ def build(tables: dict[str, Table], request: Request, named: frozenset[str] = fr
     _split_off(draft, kind, request)
     examples = {split: (rows, draft.sources[split]) for split, rows in draft.examples.items()}
     return Parts(kind, classes, examples, columns.as_dict(), tuple(draft.notes), draft.record)
+
+
+class Reader(Protocol):
+    """What reads the rows of a kind that has columns of its own."""
+
+    columns: Columns
+    notes: list[str]
+    labels: tuple[Any, ...]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is worth keeping of how rows were read."""
+
+    def read(self, table: Table, split: str, optional: bool = False) -> tuple[Example, ...] | None:
+        """The rows of another split; None where it has no labels and need not."""
+
+
+def _reader(train: Table, request: Request) -> tuple[Kind, Reader, tuple[Example, ...]] | None:
+    """The kind, its reader and the training rows, where the user or the columns say tagging or question answering."""
+    asked = (request.text, request.text_pair, request.label)
+    why = answered(train, asked) if request.kind is None else ""
+    if why or request.kind == "question_answering":
+        return ("question_answering", *AnswerReader.of(train, asked, why))
+    why = tagged(train, request.text, request.label) if request.kind is None and request.text_pair is None else ""
+    if why or request.kind == "tagging":
+        return ("tagging", *TagReader.of(train, request.text, request.label, why))
+    return None
+
+
+def _by_reader(
+    kind: Kind, reader: Reader, rows: tuple[Example, ...], tables: dict[str, Table], request: Request, named: frozenset[str]
+) -> Parts:
+    """The parts of a task whose rows ``reader`` reads."""
+    draft = _Draft({"train": rows}, {"train": tables["train"].source})
+    for split in ("dev", "test"):
+        found = reader.read(tables[split], split, split not in named) if split in tables else None
+        if found is not None:
+            draft.examples[split], draft.sources[split] = found, tables[split].source
+            draft.record[split] = {"from": tables[split].source}
+        elif split in tables:
+            draft.notes.append(f"{tables[split].source} has no labels and is left out")
+    draft.notes = [*reader.notes, *draft.notes]
+    draft.record |= reader.record
+    _split_off(draft, kind, request)
+    examples = {split: (rows, draft.sources[split]) for split, rows in draft.examples.items()}
+    return Parts(kind, reader.labels, examples, reader.columns.as_dict(), tuple(draft.notes), draft.record)
 
 
 def _check(request: Request, source: str) -> None:

@@ -90,12 +90,20 @@ def _from_dataset(dataset: Any, source: str) -> Table:
             values = list(dataset.with_format(None)[name])
         except Exception as error:  # pyarrow and user-made features raise unrelated classes
             raise _unreadable(source, f"a readable column {show(name)}", error) from None
-        classes = getattr(dataset.features[name], "names", None)
+        feature = dataset.features[name]
+        classes = getattr(getattr(feature, "feature", feature), "names", None)
         if classes is not None:
-            values = [classes[v] if isinstance(v, int) and v >= 0 else None for v in values]
+            values = [_by_name(v, classes) for v in values]
             notes.append(f"the integers of column {show(name)} are shown by their names in the data set")
         columns.append([plain(v) for v in values])
     return _table(list(dataset.column_names), columns, source, tuple(notes))
+
+
+def _by_name(value: Any, classes: Sequence[str]) -> Any:
+    """The class an integer stands for, or those of a list of them."""
+    if isinstance(value, list):
+        return [_by_name(v, classes) for v in value]
+    return classes[value] if isinstance(value, int) and value >= 0 else None
 
 
 def _table(names: list[str], columns: list[list[Any]], source: str, notes: tuple[str, ...] = ()) -> Table:

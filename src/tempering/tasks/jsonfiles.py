@@ -30,6 +30,8 @@ def parse_json(text: str, source: str) -> Table:
         raise
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
+        if value and all(isinstance(entry, dict) and isinstance(entry.get("paragraphs"), list) for entry in value):
+            value = _questions(value, source)
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         return _from_columns(value, source)
     if not isinstance(value, list):
@@ -37,6 +39,21 @@ def parse_json(text: str, source: str) -> Table:
         problem = f'expected a list of objects, {{"data": [...]}} or one list a column, found {form}'
         raise data_error(source, f"{problem}; with pandas write it with orient='records'")
     return _table([_object(entry, source, row) for row, entry in enumerate(value, start=1)], list(range(1, len(value) + 1)), source)
+
+
+def _questions(articles: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """The questions of SQuAD's JSON, an object each, in order."""
+    rows = []
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            try:
+                for asked in paragraph["qas"]:
+                    answers = [] if asked.get("is_impossible") else asked.get("answers", [])
+                    rows.append({"id": asked.get("id"), "question": asked["question"], "context": paragraph["context"], "answers": answers})
+            except (KeyError, TypeError, AttributeError) as error:
+                problem = f"expected SQuAD's data / paragraphs / qas with question, context and answers, found {error!r} amiss"
+                raise data_error(source, f"{problem} after {len(rows)} questions; correct it") from None
+    return rows
 
 
 def _is_jsonl(text: str, source: str) -> bool:

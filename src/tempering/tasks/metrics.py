@@ -3,6 +3,9 @@
 Names: accuracy, f1 (of the positive class), macro_f1, micro_f1, weighted_f1, precision, recall, matthews_correlation,
 balanced_accuracy, roc_auc, log_loss, brier, expected_calibration_error, pearson, spearman, mse, mae, r2. ``f1:LABEL``,
 ``precision:LABEL`` and ``recall:LABEL`` name the class; ``package.module:function`` is called as f(gold, predicted).
+Tagging: f1, precision and recall are those of entities (micro), macro_f1 their mean over types, ``f1:TYPE`` one type's; accuracy is that
+of words. Question answering: f1 and exact_match after SQuAD's normalization; answerable_f1 and unanswerable_accuracy of each side.
+Written text: rouge_l, rouge_1, rouge_2, bleu, chrf, exact_match (`tempering.tasks.texts`).
 """
 
 from __future__ import annotations
@@ -18,22 +21,28 @@ import numpy as np
 
 from tempering.contracts import Kind
 from tempering.errors import RecipeError
-from tempering.tasks import measures
+from tempering.tags import scheme_of
+from tempering.tasks import answers, entityscores, measures, texts
 from tempering.tasks.labels import label_key
 from tempering.tasks.measures import Floats
-from tempering.tasks.scoring import CLASSES, MEMBERS, TEXT, VALUES, Scored, rarest
+from tempering.tasks.scoring import ANSWERS, CLASSES, MEMBERS, TAGS, TEXT, VALUES, Scored, rarest
+from tempering.tasks.strata import class_names
 
 _BY_KIND: dict[Kind, Mapping[str, Callable[[Scored], float]]] = {
     "classification": CLASSES,
     "multilabel": MEMBERS,
     "regression": VALUES,
     "text": TEXT,
+    "tagging": TAGS,
+    "question_answering": ANSWERS,
 }
 _STANDARD: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation"),
     "multilabel": ("micro_f1", "macro_f1", "accuracy"),
     "regression": ("spearman", "pearson", "mse", "mae", "r2"),
-    "text": ("accuracy",),
+    "text": ("rouge_l", "bleu", "chrf", "exact_match"),
+    "tagging": ("f1", "precision", "recall", "macro_f1", "accuracy"),
+    "question_answering": ("f1", "exact_match"),
 }
 _STANDARD_PROBABILITIES: dict[Kind, tuple[str, ...]] = {
     "classification": ("log_loss", "brier", "expected_calibration_error"),
@@ -44,8 +53,10 @@ _ONE_CLASS = ("f1", "precision", "recall")
 _LOWER = frozenset({"log_loss", "brier", "expected_calibration_error", "mse", "mae"})
 
 
-def default_metric(kind: Kind) -> str:
-    """The main metric of a kind of task."""
+def default_metric(kind: Kind, labels: Sequence[Any] = ()) -> str:
+    """The main metric of a kind of task; of tagging with ``labels`` that are no entity tags the accuracy of words."""
+    if kind == "tagging" and labels and scheme_of(labels) == "plain":
+        return "accuracy"
     return _STANDARD[kind][0]
 
 
@@ -58,8 +69,8 @@ def check_metrics(names: Sequence[str], kind: Kind, labels: Sequence[Any]) -> No
     """`RecipeError` for a metric that does not exist or means nothing for this task; call it before training."""
     for name in names:
         base, _, label = name.partition(":")
-        if label and base in _ONE_CLASS and kind == "classification":
-            _positive(name, labels, None)
+        if label and base in _ONE_CLASS and kind in ("classification", "tagging"):
+            _class_named(name, kind, labels)
         elif label:
             _own(name)
         elif name not in _BY_KIND[kind]:
@@ -106,20 +117,28 @@ def _one(name: str, scored: Scored) -> float:
     base, _, label = name.partition(":")
     if name in _NEEDS_PROBABILITIES and scored.p is None:
         raise RecipeError(f"metric {name!r} needs probabilities, and these predictions have none")
-    if label and not (base in _ONE_CLASS and scored.kind == "classification"):
+    if label and not (base in _ONE_CLASS and scored.kind in ("classification", "tagging")):
         return float(_own(name)(list(scored.gold), list(scored.predicted)))
+    if label and scored.kind == "tagging":
+        kind = _class_named(name, "tagging", scored.labels)
+        return entityscores.of_type(scored.entities, kind, ("precision", "recall", "f1").index(base))
     if base in _ONE_CLASS and scored.kind == "classification":
         scored = scored.with_positive(_positive(name, scored.labels, scored))
     return float(_BY_KIND[scored.kind][base](scored))
 
 
+def _class_named(name: str, kind: Kind, labels: Sequence[Any]) -> Any:
+    """The class, or entity type, that a metric's name ends with."""
+    label, known = name.partition(":")[2], class_names(kind, labels)
+    for one in known:
+        if str(one) == label:
+            return one
+    raise RecipeError(f"metric {name!r} names no label of the task; labels: {', '.join(str(one) for one in known)}")
+
+
 def _positive(name: str, labels: Sequence[Any], scored: Scored | None) -> Any:
-    label = name.partition(":")[2]
-    if label:
-        for known in labels:
-            if str(known) == label:
-                return known
-        raise RecipeError(f"metric {name!r} names no label of the task; labels: {', '.join(str(known) for known in labels)}")
+    if ":" in name:
+        return _class_named(name, "classification", labels)
     if scored is not None and scored.positive is not None:
         return scored.positive
     return rarest(labels, scored.gold) if scored is not None else None
@@ -154,8 +173,15 @@ def _matrix(probabilities: Any, labels: Sequence[Any]) -> Floats | None:
 def per_item(kind: Kind, gold: Sequence[Any], predicted: Sequence[Any]) -> list[float]:
     """A score for each row, whose mean is compared between recipes: 1 right / 0 wrong; negative squared error for regression.
 
-    Multi-label rows score the overlap of the two label sets over their union (Jaccard); two empty sets agree.
+    Multi-label rows score the overlap of the two label sets over their union (Jaccard); two empty sets agree. Tagging: the F1 of the
+    row's entities (1 where neither side has any), or its share of right words; question answering: F1 over words; text: ROUGE-L.
     """
+    if kind == "tagging":
+        return entityscores.each_row(gold, predicted)
+    if kind == "question_answering":
+        return answers.best(answers.f1, gold, predicted)
+    if kind == "text":
+        return [texts.rouge_l(said, wanted) for wanted, said in zip(gold, predicted, strict=True)]
     pairs = list(zip(gold, predicted, strict=True))
     if kind == "regression":
         return [-((float(a) - float(b)) ** 2) for a, b in pairs]

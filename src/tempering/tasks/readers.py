@@ -9,20 +9,26 @@ from typing import Any
 
 from tempering.contracts import Example, Kind
 from tempering.errors import DataError
+from tempering.tasks.answered import AnswerReader
+from tempering.tasks.answered import choose as choose_answered
 from tempering.tasks.columnar import SPLIT_NAMES, read_arrow_folder, read_hub, read_parquet
 from tempering.tasks.columns import Columns, choose_columns
+from tempering.tasks.conll import ENDINGS, looks_like_conll, parse_conll
 from tempering.tasks.delimited import parse_delimited
 from tempering.tasks.encoding import missing_file, read_text
 from tempering.tasks.jsonfiles import parse_json, parse_jsonl
 from tempering.tasks.labels import read_labels
 from tempering.tasks.table import Table, data_error, is_missing, is_unicode, show, some
+from tempering.tasks.tagcolumns import choose as choose_tagged
+from tempering.tasks.tagcolumns import untagged
+from tempering.tasks.tagged import TagReader
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq")
+SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", *ENDINGS)
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_table(path: str | Path) -> Table:
-    """The one table in a file, by its ending: CSV, TSV, JSONL, JSON or Parquet. Any damage is a `DataError`."""
+    """The one table in a file, by its ending: CSV, TSV, JSONL, JSON, Parquet or CoNLL. Any damage is a `DataError`."""
     path = Path(path)
     ending = path.suffix.lower()
     if not path.exists():
@@ -39,6 +45,11 @@ def read_table(path: str | Path) -> Table:
         return parse_jsonl(text, str(path))
     if ending == ".json":
         return parse_json(text, str(path))
+    if ending in ENDINGS:
+        if ending == ".txt" and not looks_like_conll(text):
+            problem = "expected words and tags in columns, since the file ends in .txt, found plain text"
+            raise data_error(str(path), f"{problem}; texts with labels come as CSV or JSONL")
+        return parse_conll(text, str(path))
     return parse_delimited(text, str(path), tab=ending in (".tsv", ".tab"))
 
 
@@ -107,12 +118,21 @@ def read_texts(path: str | Path, text: str | None = None) -> list[str]:
 
 
 def read_rows(
-    path: str | Path, *, text: str | None = None, text_pair: str | None = None, columns: Mapping[str, str] | None = None
+    path: str | Path,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    kind: Kind = "classification",
 ) -> tuple[list[dict[str, Any]], tuple[Example, ...]]:
     """Rows to predict: every input column as it stands, and the examples made of the text columns (labels are not read).
 
-    ``columns`` are those of training (`Task.columns`): they are used where the file has them, unless named here.
+    ``columns`` are those of training (`Task.columns`): they are used where the file has them, unless named here. Rows to be tagged
+    (``kind``) may hold tokens or texts; a text file without columns holds a text a line.
     """
+    if kind == "tagging":
+        table = _to_tag(path)
+        return table.records(), untagged(table, text, (columns or {}).get("text"))
     table = _single(path)
     trained = {key: name for key, name in (columns or {}).items() if name in table.columns}
     if text is None and "text" in trained and ("text_pair" in trained or "text_pair" not in (columns or {})):
@@ -127,8 +147,32 @@ def read_labeled(
 ) -> tuple[Example, ...]:
     """Rows to evaluate a trained model on: the training columns, with labels checked against the ``labels`` it knows."""
     table = _single(path)
+    if kind in ("tagging", "question_answering"):
+        return _structured(table, labels, kind, columns, label)
     chosen = choose_columns(table, columns["text"], columns.get("text_pair"), label or columns["label"])
     return examples_of(table, chosen, read_labels(table, chosen.label, kind, labels))
+
+
+def _structured(table: Table, labels: tuple[Any, ...], kind: Kind, columns: Mapping[str, str], label: str | None) -> tuple[Example, ...]:
+    """Rows with tags or answers: the training columns where the table has them, else those found by their usual names."""
+    known = {role: name if name in table.columns else None for role, name in columns.items()}
+    asked = label or known.get("label")
+    if kind == "tagging":
+        found = TagReader.known(choose_tagged(table, known.get("text"), asked), labels).read(table, "data")
+    else:
+        found = AnswerReader(choose_answered(table, known.get("text"), known.get("text_pair"), asked)).read(table, "data")
+    assert found is not None  # the column was found
+    return found
+
+
+def _to_tag(path: str | Path) -> Table:
+    """The table of a file; of a text file that holds no columns its lines."""
+    file = Path(path)
+    if file.suffix.lower() == ".txt" and file.is_file() and not looks_like_conll(text := read_text(file)):
+        lines = [(i, line.removesuffix("\r")) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        if lines:
+            return Table({"text": [line for _, line in lines]}, [i for i, _ in lines], str(path))
+    return _single(path)
 
 
 def _single(path: str | Path) -> Table:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tempering.errors import DataError
 from tempering.tasks.labels import label_key
-from tempering.tasks.strata import strata_of
+from tempering.tasks.strata import class_names, members_of, strata_of
 from tempering.tasks.table import data_error, show
 from tempering.tasks.task import Task
 
@@ -35,18 +35,20 @@ def nested_subsets(task: Task, sizes: Sequence[int | None], seed: int) -> dict[i
 def few_shot(task: Task, k: int, seed: int) -> tuple[int, ...]:
     """Indices of ``k`` training rows a class; for regression ``k`` below and ``k`` above the median (after LM-BFF).
 
-    Multi-label: rows are drawn until every label stands in at least ``k``. A class with fewer rows is a `DataError`.
+    Multi-label: rows are drawn until every label stands in at least ``k``; tagging: every entity type (or tag). A class with fewer
+    rows is a `DataError`.
     The k of a smaller number are among those of a larger one.
     """
     if k < 1:
         raise _refused(task, f"expected at least 1 row a class, found {k}")
-    if task.kind == "multilabel":
-        return _few_multilabel(task, k, seed)
+    if task.kind in ("multilabel", "tagging"):
+        return _few_of_many(task, k, seed)
     ranked = _ranked(task, seed, bins=2)
     short = [members for members in ranked if len(members) < k]
     if short:
         fewest = min(short, key=len)
-        name = show(task.train[fewest[0]].label) if task.kind == "classification" else "one half of the values"
+        halves = "the rows with or without an answer" if task.kind == "question_answering" else "one half of the values"
+        name = show(task.train[fewest[0]].label) if task.kind == "classification" else halves
         raise _refused(task, f"expected at least {k} rows a class, found {len(fewest)} of {name}; ask for fewer or add rows")
     return tuple(index for shot in range(k) for index in (members[shot] for members in ranked))
 
@@ -66,7 +68,7 @@ def _ranked(task: Task, seed: int, bins: int = 10) -> list[list[int]]:
 
 
 def _order(task: Task, seed: int) -> list[int]:
-    if task.kind == "multilabel":
+    if task.kind in ("multilabel", "tagging"):
         return _covering_order(task, seed)
     rng = np.random.default_rng([seed, 1])
     keyed: list[tuple[float, float, int]] = []
@@ -81,31 +83,33 @@ def _order(task: Task, seed: int) -> list[int]:
 def _covering_order(task: Task, seed: int) -> list[int]:
     """A random order, with rows that first bring in a label not seen yet moved to its front, rarest label first."""
     shuffled = [int(i) for i in np.random.default_rng(seed).permutation(len(task.train))]
-    counts = Counter(label_key(label) for label_set in task.train.labels for label in set(label_set))
+    groups = members_of(task.kind, task.train.labels)
+    counts = Counter(label_key(label) for group in groups for label in group)
     first: dict[object, int] = {}
     for index in shuffled:
-        for label in task.train[index].label:
+        for label in groups[index]:
             first.setdefault(label_key(label), index)
     seen: set[object] = set()
     front: list[int] = []
     for key in sorted(first, key=lambda key: (counts[key], str(key))):
         if key not in seen:
             front.append(first[key])
-            seen.update(label_key(label) for label in task.train[first[key]].label)
+            seen.update(label_key(label) for label in groups[first[key]])
     chosen = set(front)
     return front + [index for index in shuffled if index not in chosen]
 
 
-def _few_multilabel(task: Task, k: int, seed: int) -> tuple[int, ...]:
-    totals = Counter(label_key(label) for group in task.train.labels for label in set(group))
-    for label in task.labels:
+def _few_of_many(task: Task, k: int, seed: int) -> tuple[int, ...]:
+    groups = members_of(task.kind, task.train.labels)
+    totals = Counter(label_key(label) for group in groups for label in group)
+    for label in class_names(task.kind, task.labels):
         if totals[label_key(label)] < k:
             problem = f"expected at least {k} rows of every label, found {totals[label_key(label)]} of {show(label)}"
             raise _refused(task, f"{problem}; ask for fewer or add rows")
     have: Counter[object] = Counter()
     chosen = []
     for index in _covering_order(task, seed):
-        keys = {label_key(label) for label in task.train[index].label}
+        keys = {label_key(label) for label in groups[index]}
         if any(have[key] < k for key in keys):
             chosen.append(index)
             have.update(keys)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tempering.contracts import Kind
-from tempering.tasks import measures
+from tempering.tasks import answers, entityscores, measures, texts
 from tempering.tasks.labels import label_key
 from tempering.tasks.measures import Floats, Ints
 
@@ -59,6 +59,11 @@ class Scored:
     def values(self) -> tuple[Floats, Floats]:
         """Gold and predicted numbers, each [rows]."""
         return np.asarray(self.gold, dtype=np.float64), np.asarray(self.predicted, dtype=np.float64)
+
+    @cached_property
+    def entities(self) -> entityscores.Counts:
+        """Entities right, said and true, by type."""
+        return entityscores.counted(self.labels, self.gold, self.predicted)
 
     @property
     def probabilities(self) -> Floats:
@@ -137,6 +142,13 @@ def _member_auc(s: Scored) -> float:
     return float(np.mean([measures.roc_auc(gold[:, j], s.probabilities[:, j]) for j in both])) if both else 0.5
 
 
+def _of_side(s: Scored, answerable: bool) -> float:
+    """Mean F1 of the rows with an answer, or of those without, where it is whether none is given; 0 where there are no such rows."""
+    found = answers.best(answers.f1, s.gold, s.predicted)
+    mine = [score for score, gold in zip(found, s.gold, strict=True) if bool(gold) == answerable]
+    return float(np.mean(mine)) if mine else 0.0
+
+
 CLASSES: Mapping[str, Callable[[Scored], float]] = {
     "accuracy": _right,
     "f1": lambda s: _of_positive(s, 2),
@@ -171,4 +183,25 @@ VALUES: Mapping[str, Callable[[Scored], float]] = {
     "mae": lambda s: float(np.abs(s.values[0] - s.values[1]).mean()),
     "r2": lambda s: measures.r2(*s.values),
 }
-TEXT: Mapping[str, Callable[[Scored], float]] = {"accuracy": _right}
+TEXT: Mapping[str, Callable[[Scored], float]] = {
+    "rouge_l": lambda s: texts.mean(texts.rouge_l, s.predicted, s.gold),
+    "rouge_1": lambda s: texts.mean(lambda said, wanted: texts.rouge_n(said, wanted, 1), s.predicted, s.gold),
+    "rouge_2": lambda s: texts.mean(lambda said, wanted: texts.rouge_n(said, wanted, 2), s.predicted, s.gold),
+    "bleu": lambda s: texts.bleu(s.predicted, s.gold),
+    "chrf": lambda s: texts.chrf(s.predicted, s.gold),
+    "exact_match": lambda s: texts.mean(texts.same, s.predicted, s.gold),
+    "accuracy": _right,
+}
+TAGS: Mapping[str, Callable[[Scored], float]] = {
+    "f1": lambda s: entityscores.micro(s.entities, 2),
+    "precision": lambda s: entityscores.micro(s.entities, 0),
+    "recall": lambda s: entityscores.micro(s.entities, 1),
+    "macro_f1": lambda s: entityscores.macro(s.entities),
+    "accuracy": lambda s: entityscores.words_right(s.gold, s.predicted),
+}
+ANSWERS: Mapping[str, Callable[[Scored], float]] = {
+    "f1": lambda s: float(np.mean(answers.best(answers.f1, s.gold, s.predicted))),
+    "exact_match": lambda s: float(np.mean(answers.best(answers.exact, s.gold, s.predicted))),
+    "answerable_f1": lambda s: _of_side(s, answerable=True),
+    "unanswerable_accuracy": lambda s: _of_side(s, answerable=False),
+}

@@ -9,23 +9,42 @@ from typing import Any
 import numpy as np
 
 from tempering.contracts import Example, Kind
+from tempering.tags import scheme_of, types_of
 from tempering.tasks.labels import label_key
 
 
 def strata_of(kind: Kind, values: Sequence[Any], bins: int = 10) -> list[int]:
-    """A stratum number for every label: its class, its quantile bin (regression) or its rarest label (multi-label)."""
+    """A stratum number for every label: its class, its quantile bin (regression), its rarest label (multi-label), its rarest entity
+    type or tag (tagging), or whether there is an answer (question answering).
+    """
     if kind == "regression":
         edges = np.quantile(np.asarray(values, dtype=float), np.linspace(0, 1, bins + 1)[1:-1])
         return [int(i) for i in np.searchsorted(edges, values, side="left")]
     if kind == "text":
         return [0] * len(values)
-    if kind == "multilabel":
-        counts = Counter(label_key(label) for group in values for label in set(group))
-        keys = [min((label_key(label) for label in group), key=lambda k: (counts[k], str(k)), default=None) for group in values]
+    if kind in ("multilabel", "tagging"):
+        groups = members_of(kind, values)
+        counts = Counter(label_key(label) for group in groups for label in group)
+        keys = [min((label_key(label) for label in group), key=lambda k: (counts[k], str(k)), default=None) for group in groups]
+    elif kind == "question_answering":
+        return [int(bool(answers)) for answers in values]
     else:
         keys = [label_key(value) for value in values]
     numbers = {key: i for i, key in enumerate(sorted(set(keys), key=str))}
     return [numbers[key] for key in keys]
+
+
+def members_of(kind: Kind, values: Sequence[Any]) -> list[list[Any]]:
+    """What a row stands for, each once: its labels; of tags the entity types in it, or the tags where they are no entity tags."""
+    if kind != "tagging":
+        return [list(dict.fromkeys(group)) for group in values]
+    plain = scheme_of({tag for tags in values for tag in tags}) == "plain"
+    return [list(dict.fromkeys(tags) if plain else types_of(tags)) for tags in values]
+
+
+def class_names(kind: Kind, labels: Sequence[Any]) -> tuple[Any, ...]:
+    """What rows are counted by: the labels; of entity tags their types."""
+    return types_of(labels) if kind == "tagging" and scheme_of(labels) != "plain" else tuple(labels)
 
 
 def hold_out(examples: Sequence[Example], strata: Sequence[int], rows: int, seed: int) -> tuple[list[int], list[int]]:

@@ -165,13 +165,17 @@ class Task:
             raise data_error(self.train.source, f"expected {expected}, found the label {show(label)}") from None
 
     def target(self, label: Any) -> Any:
-        """What a model learns for a label: a class index, a float, or a tuple of 0/1 over ``labels``; text stays text."""
+        """What a model learns for a label: a class index (one for each tag), a float, or a tuple of 0/1 over ``labels``; text and
+        answers stay as they are.
+        """
         if self.kind == "regression":
             return float(label)
-        if self.kind == "text":
+        if self.kind in ("text", "question_answering"):
             return label
         if self.kind == "classification":
             return self.label_index(label)
+        if self.kind == "tagging":
+            return tuple(self.label_index(tag) for tag in label)
         chosen = {self.label_index(member) for member in label}
         return tuple(int(i in chosen) for i in range(len(self.labels)))
 
@@ -183,7 +187,7 @@ class Task:
 
     def unlabeled(self) -> tuple[Example, ...]:
         """The training texts without their labels."""
-        return tuple(Example(example.texts, None, example.row) for example in self.train)
+        return tuple(replace(example, label=None) for example in self.train)
 
     def fingerprint(self) -> str:
         """SHA-256 over kind, labels and every row of every split; file names and row numbers do not count."""
@@ -191,16 +195,25 @@ class Task:
         for split in self.splits:
             digest.update(json.dumps([split.name, len(split)]).encode())
             for example in split:
-                digest.update(json.dumps([example.texts, type(example.label).__name__, example.label]).encode())
+                words = [example.words] if example.words else []
+                digest.update(json.dumps([example.texts, type(example.label).__name__, example.label, *words]).encode())
         return digest.hexdigest()
 
-    def majority(self, rows: int | None = None) -> list[Any]:
-        """The prediction of one who never reads the text, once a row (by default as many as test, else dev, else train).
+    def majority(self, rows: int | Sequence[Example] | Split | None = None) -> list[Any]:
+        """The prediction of one who never reads the text, for each of ``rows`` (or the first so many of test, else dev, else train).
 
-        The most frequent training label; the mean for regression; the labels more than half of the rows have for multi-label.
+        The most frequent training label, or tag for every word; the mean for regression; the labels more than half of the rows have
+        for multi-label; that there is no answer for question answering.
         """
-        count = rows if rows is not None else len(self.test or self.dev or self.train)
+        default = self.test or self.dev or self.train
+        count = rows if isinstance(rows, int) else len(default if rows is None else rows)
         given = self.train.labels
+        if self.kind == "question_answering":
+            return [""] * count
+        if self.kind == "tagging":
+            ((tag, _),) = Counter(tag for tags in given for tag in tags).most_common(1) or [(self.labels[0], 0)]
+            chosen = default[:count] if rows is None or isinstance(rows, int) else rows
+            return [(tag,) * len(row.words) for row in chosen]
         if self.kind == "regression":
             return [sum(given) / len(given)] * count
         if self.kind == "multilabel":
@@ -227,6 +240,8 @@ def _table_of(split: str, examples: Sequence[Example]) -> Table:
             raise data_error(source, f"expected a tuple of {min(arity, 2)} text(s), found {show(example.texts)}", row=row)
     names = ("text", "text_pair")[:arity]
     columns: dict[str, list[Any]] = {name: [example.texts[i] for example in examples] for i, name in enumerate(names)}
+    if any(example.words for example in examples):
+        columns["words"] = [example.words for example in examples]
     return Table(columns | {"label": [plain(example.label) for example in examples]}, rows, source)
 
 

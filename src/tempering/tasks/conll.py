@@ -1,0 +1,96 @@
+"""CoNLL files: a word a line with its tags in columns, an empty line between sentences.
+
+Columns stand between tabs where the first word's line has one, else between white space. Lines that begin with "#" and do not have the
+columns of the others are comments; a line whose first column is -DOCSTART- only parts documents. CoNLL-U (ten columns, the first a number)
+is known by its columns: lines of multi-word tokens (3-4) and of empty nodes (5.1) are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from tempering.tasks.table import Table, data_error, show
+
+ENDINGS = (".conll", ".conllu", ".conll03", ".iob", ".iob2", ".bio", ".bioes", ".txt")
+_UNIVERSAL = ("id", "tokens", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+_DOCUMENT = "-DOCSTART-"
+_SAMPLE = 20_000  # characters that are looked at
+_NUMBER = re.compile(r"\d+([-.]\d+)?")
+
+
+def parse_conll(text: str, source: str) -> Table:
+    """One row a sentence, numbered by the line of its first word; every column holds a list of strings a row.
+
+    The first column is called ``tokens`` and the last ``tags``, those in between ``column_2`` and so on; CoNLL-U has the names of its
+    standard. A line with more or fewer columns than the others is a `DataError`.
+    """
+    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
+    tab = "\t" in next((line for _, line in lines if line.strip() and not line.startswith(("#", _DOCUMENT))), "")
+    width = _width(lines, tab)
+    if width == 0:
+        raise data_error(source, "expected lines with a word and its tags, found none; the file holds no data")
+    sentences, rows = [], []
+    for block in _sentences(lines, tab, width, source):
+        rows.append(block[0][0])
+        sentences.append([cells for _, cells in block])
+    columns = [[[cells[i] for cells in sentence] for sentence in sentences] for i in range(width)]
+    universal = width == len(_UNIVERSAL) and tab and all(_NUMBER.fullmatch(word) for word in columns[0][0])
+    if universal:
+        return _universal(columns, rows, source)
+    return Table(dict(zip(_names(width), columns, strict=True)), rows, source)
+
+
+def looks_like_conll(text: str) -> bool:
+    """Whether a text file without a telling name holds columns: lines of as many parts each, two at least to a block on average."""
+    sample = "".join(text[:_SAMPLE].splitlines(keepends=True)[: None if len(text) <= _SAMPLE else -1])  # whole lines
+    blocks = [[line for line in block.split("\n") if line.strip()] for block in re.split(r"\n\s*\n", sample.replace("\r", ""))]
+    words = [[line for line in block if not line.startswith(("#", _DOCUMENT))] for block in blocks]
+    filled = [block for block in words if block]
+    widths = Counter(len(line.split("\t" if "\t" in line else None)) for block in filled for line in block)
+    return len(widths) == 1 and 2 <= min(widths) <= 12 and widths.total() >= 2 * len(filled)
+
+
+def _names(width: int) -> list[str]:
+    if width == 1:
+        return ["tokens"]
+    return ["tokens", *(f"column_{i}" for i in range(2, width)), "tags"]
+
+
+def _cells(line: str, tab: bool) -> list[str]:
+    return [cell.strip() for cell in line.split("\t")] if tab else line.split()
+
+
+def _width(lines: list[tuple[int, str]], tab: bool) -> int:
+    """The columns of the first line that is surely a word's."""
+    for _, line in lines:
+        if line.strip() and not line.startswith(("#", _DOCUMENT)):
+            return len(_cells(line, tab))
+    return 0
+
+
+def _sentences(lines: list[tuple[int, str]], tab: bool, width: int, source: str) -> Iterator[list[tuple[int, list[str]]]]:
+    """Blocks of (line number, cells)."""
+    block: list[tuple[int, list[str]]] = []
+    for number, line in [*lines, (0, "")]:
+        cells = _cells(line, tab) if line.strip() else []
+        if not cells or cells[0] == _DOCUMENT:
+            if block:
+                yield block
+            block = []
+        elif len(cells) == width and cells[0]:
+            block.append((number, cells))
+        elif not line.startswith("#"):
+            what = "between tabs" if tab else "between spaces"
+            found = f"found {len(cells)}" if cells[0] else "found no word in the first"
+            raise data_error(source, f"expected {width} columns {what}, {found} in {show(line)}; correct the line", row=number)
+
+
+def _universal(columns: list[list[list[str]]], rows: list[int], source: str) -> Table:
+    """Syntactic words only, as the standard's first column numbers them."""
+    kept = [[i for i, number in enumerate(sentence) if number.isdecimal()] for sentence in columns[0]]
+    chosen = [[[sentence[i] for i in keep] for sentence, keep in zip(column, kept, strict=True)] for column in columns]
+    note = "CoNLL-U: multi-word tokens and empty nodes are left out"
+    skipped = any(len(keep) < len(sentence) for keep, sentence in zip(kept, columns[0], strict=True))
+    return Table(dict(zip(_UNIVERSAL, chosen, strict=True)), rows, source, notes=(note,) if skipped else ())
