@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from tempering.errors import RecipeError
 from tempering.methods import METHODS
@@ -19,6 +19,7 @@ NESTED = {
     "tuning": ("tuning", False),
     "tunings": ("tuning", True),
     "stabilizers": ("stabilizer", True),
+    "verbalizer": ("verbalizer", False),
 }
 # Methods that are written as the plain list of their parts: name -> the field that holds them.
 LISTS = {"together": "tunings"}
@@ -30,18 +31,26 @@ def fields_of(value: Any) -> dict[str, dataclasses.Field[Any]]:
 
 
 def encode(value: Any, kind: str) -> Any:
-    """``name`` where every field has its default, else ``{name: {field: value}}`` with what differs."""
+    """``name`` where every field has its default, else ``{name: {field: value}}`` with what differs. Several methods are a list."""
+    if isinstance(value, tuple):
+        return [encode(part, kind) for part in value]
     _, name = name_of(value)
     if name in LISTS:
         return [encode(part, kind) for part in getattr(value, LISTS[name])]
+    given = _given(value)
+    return {name: given} if given else name
+
+
+def _given(value: Any) -> dict[str, Any]:
+    """The fields of ``value`` that differ from their defaults, in plain form."""
     default = _default(type(value))
     given: dict[str, Any] = {}
     for field in fields_of(value):
         mine = getattr(value, field)
         if default is not None and mine == getattr(default, field) and type(mine) is type(getattr(default, field)):
             continue
-        given[field] = _encode_field(field, mine)
-    return {name: given} if given else name
+        given[field] = _encode_field(field, mine, field in getattr(value, "mappings", ()))
+    return given
 
 
 def _default(cls: Any) -> Any:
@@ -51,11 +60,20 @@ def _default(cls: Any) -> Any:
         return None
 
 
-def _encode_field(field: str, value: Any) -> Any:
+def _encode_field(field: str, value: Any, mapping: bool) -> Any:
+    if mapping:
+        return {key: list(found) if isinstance(found, tuple) else found for key, found in value}
     if field in NESTED:
         kind, several = NESTED[field]
         return [encode(v, kind) for v in value] if several else encode(value, kind)
-    return list(value) if isinstance(value, tuple) else value
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists; a group of settings that is no method of its own as a mapping."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return _given(value) if dataclasses.is_dataclass(value) else value
 
 
 def method(kind: str, node: Any, where: str) -> Any:
@@ -191,33 +209,3 @@ def parse_scalar(text: str) -> Any:
         return yaml.load(text)
     except YAMLError:
         return text
-
-
-def schema(kind: str, inside: tuple[str, ...] = ()) -> dict[str, Any]:
-    """JSON schema of a value of ``kind``: a name, or a name with fields. One ``inside`` a method of its own kind is named only."""
-    if kind in inside:
-        return {
-            "anyOf": [{"enum": names(kind)}, {"type": "object", "minProperties": 1, "maxProperties": 1}, {"type": "array", "minItems": 2}]
-        }
-    single = [n for n in METHODS[kind] if n not in LISTS]
-    full = [
-        {
-            "type": "object",
-            "properties": {n: _fields_schema(find(kind, n), (*inside, kind))},
-            "required": [n],
-            "additionalProperties": False,
-        }
-        for n in single
-    ]
-    one: list[dict[str, Any]] = [{"enum": single}, *full]
-    several = [{"type": "array", "minItems": 2, "items": {"anyOf": one}} for n in METHODS[kind] if n in LISTS]
-    return {"anyOf": [*one, *several]}
-
-
-def _fields_schema(cls: Any, inside: tuple[str, ...]) -> dict[str, Any]:
-    found = TypeAdapter(cls).json_schema()
-    properties = dict(found.get("properties", {}))
-    for field, (kind, several) in NESTED.items():
-        if field in properties:
-            properties[field] = {"type": "array", "items": schema(kind, inside)} if several else schema(kind, inside)
-    return {"type": "object", "properties": properties, "additionalProperties": False}

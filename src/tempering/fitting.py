@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,18 +19,23 @@ from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.choosing import choose
 from tempering.codec import encode
-from tempering.contracts import Seeds
+from tempering.contracts import Seeds, predicts
 from tempering.exporting import distinct
 from tempering.framings.output_head import language_head
 from tempering.learner import Learner
 from tempering.peak import peak_bytes, reset_peak, versions
 from tempering.recipe import Recipe
-from tempering.stages.setup import Surroundings
+from tempering.stages.kept import Kept, read_kept, write_kept
+from tempering.stages.setup import Surroundings, leave
+from tempering.stages.sources import fingerprints
 from tempering.streams import torch_stream
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Split, Task
+from tempering.train.device import on_first, wait
 from tempering.train.evaluate import Evaluator
-from tempering.train.progress import Listener, silent
+from tempering.train.progress import Listener, first_process, silent
+
+RECORD = "record.json"  # of a finished stage that is not the last, beside its backbone
 
 
 def fit(
@@ -58,15 +65,20 @@ def fit(
     notes = [*([why] if why else []), *task.notes, *recipe.check()]
     for note in notes:
         listener({"event": "note", "text": note})
+    sources = fingerprints(recipe.stages)
     if output_dir and not resume:  # what an older run left must not be taken for this one's later
         shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
     reset_peak()
     backbone = model if isinstance(model, Backbone) else Backbone.load(model, seeds.init)
-    around = _surroundings(recipe, task, backbone, seeds, Path(output_dir) if output_dir else None, resume, metrics, listener, cache)
+    around = Surroundings(Path(output_dir) / "checkpoints" if output_dir else None, resume, listener, cache, tuple(metrics))
+    if output_dir:
+        around = dataclasses.replace(around, identity=_identity(recipe, task, backbone, seeds, sources))
     learner = _run(recipe, backbone, task, seeds, around)
     train_seconds = time.perf_counter() - started
-    results = evaluate(learner, task, tuple(metrics), cache, listener)
+    results = on_first(lambda: evaluate(learner, task, tuple(metrics), cache, listener))
     account(learner, recipe, task, seeds, results, notes, started, train_seconds)
+    learner.record |= {"sources": sources} if sources else {}
+    learner.record["model_identity"] = dict(around.identity).get("model", "")
     return learner
 
 
@@ -86,7 +98,7 @@ def account(
         "recipe": recipe.to_plain(),
         "recipe_key": recipe.key(),
         "metrics": metrics,
-        "main_metric": default_metric(task.kind),
+        "main_metric": default_metric(task.kind, task.labels),
         "rows": {s.name: len(s) for s in (task.train, task.dev, task.test) if s is not None},
         "train_seconds": train_seconds,
         "seconds": time.perf_counter() - started,
@@ -102,39 +114,37 @@ def account(
     }
 
 
-def _surroundings(
-    recipe: Recipe,
-    task: Task,
-    backbone: Backbone,
-    seeds: Seeds,
-    folder: Path | None,
-    resume: bool,
-    metrics: Sequence[str],
-    listener: Listener,
-    cache: TrunkCache | None,
-) -> Surroundings:
-    """What belongs to the run; ``identity`` is what a checkpoint must agree with to be continued."""
-    if folder is None:
-        return Surroundings(None, resume, listener, cache, tuple(metrics))
-    identity = {
+def _identity(recipe: Recipe, task: Task, backbone: Backbone, seeds: Seeds, sources: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What a checkpoint must agree with to be continued; ``sources`` are the fingerprints of the data that stages name."""
+    found = {
         "recipe": recipe.key(),
         "data": task.fingerprint(),
+        **{f"data {path}": fingerprint for path, fingerprint in sources.items()},
         "seeds": json.dumps(asdict(seeds)),  # before the model: weights that its checkpoint lacks are drawn from them
-        "model": f"{backbone.source} with weights {backbone.fingerprint()}",
+        "model": identity_of(backbone),
     }
-    return Surroundings(folder / "checkpoints", resume, listener, cache, tuple(metrics), tuple(identity.items()))
+    return tuple(found.items())
+
+
+def identity_of(backbone: Backbone) -> str:
+    """What names a pretrained model for good: what the user called it, and its weights."""
+    return f"{backbone.source} with weights {backbone.fingerprint()}"
 
 
 def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: Surroundings) -> Learner:
     """Stage after stage. A finished stage leaves its backbone on disk, so that a resumed run starts in the stage it died in."""
-    last = len(recipe.stages) - 1
+    last, earlier = len(recipe.stages) - 1, []
     for i, stage in enumerate(recipe.stages):
         here = around.folder / f"stage-{i}" if around.folder else None
         done = here / "backbone.safetensors" if here else None
         if i < last and done is not None and around.resume and _finished(done, around):
             _restore(backbone, load_file(done), seeds)
             backbone.changed = True
+            around.kept.update(read_kept(done.parent))
+            earlier.append(json.loads((done.parent / RECORD).read_text(encoding="utf-8")))
             continue
+        if hasattr(stage.framing, "opens"):  # what the framing loads belongs to the base
+            stage.framing.opens(backbone)
         if i == last:
             backbone.base_fingerprint = backbone.fingerprint()
         if len(recipe.stages) > 1:
@@ -144,16 +154,28 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
                     "text": f"stage {i + 1} of {last + 1}: {encode(stage.framing, 'framing')}, {encode(stage.tuning, 'tuning')}",
                 }
             )
-        mine = Surroundings(here, around.resume, around.listener, around.cache, around.metrics, around.identity)
-        learner: Learner = stage.run(backbone, task, seeds, around=mine)
+        known = set(around.kept)
+        learner: Learner = stage.run(backbone, task, seeds, around=dataclasses.replace(around, folder=here))
         if i < last:
-            stage.tuning.merge(backbone)
-            backbone.changed = True
-            if done is not None:
-                part = done.with_suffix(".part")
-                save_file(distinct(backbone.state_dict()), part, dict(around.identity))
-                part.replace(done)
+            earlier.append(learner.record["stage"])
+            leave(stage, backbone)
+            if done is not None and first_process():
+                _finish(done, backbone, earlier[-1], {name: around.kept[name] for name in around.kept.keys() - known}, around.identity)
+            wait()
+    learner.record |= {"earlier": earlier} if earlier else {}
     return learner
+
+
+def _finish(
+    done: Path, backbone: Backbone, record: dict[str, Any], kept: Mapping[str, Kept], identity: tuple[tuple[str, str], ...]
+) -> None:
+    """Leave what a resumed run needs of a finished stage; the backbone comes last, as the sign that all of it is there."""
+    done.parent.mkdir(parents=True, exist_ok=True)
+    write_kept(done.parent, kept)
+    (done.parent / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    part = done.with_suffix(".part")
+    save_file(distinct(backbone.state_dict()), part, dict(identity))
+    part.replace(done)
 
 
 def _finished(done: Path, around: Surroundings) -> bool:
@@ -166,22 +188,27 @@ def _finished(done: Path, around: Surroundings) -> bool:
 
 def _restore(backbone: Backbone, state: dict[str, Tensor], seeds: Seeds) -> None:
     """The backbone as a finished stage left it, with its language-model head if it had one."""
+    if backbone.layout.decoder is not None and any(name.startswith(f"model.{backbone.layout.decoder.blocks}.") for name in state):
+        backbone.open_decoder()
     if any(name.startswith("lm_head.") for name in state):
         with torch_stream(seeds.init, "init", "framing"):
             language_head(backbone)
     backbone.load_state_dict(state, strict=False)  # tied tensors stand in the file once
 
 
+THRESHOLDS = ("multilabel", "question_answering")  # kinds whose predictions hang on what is chosen once training is over
+
+
 def evaluate(
     learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None, listener: Listener = silent
 ) -> dict[str, dict[str, float]]:
     """Metrics on the development and the test split; the test split is read here and nowhere else."""
-    if not getattr(learner.record["framing"], "supervised", True):
+    if not predicts(learner.record["framing"]):
         return {"dev": {"loss": learner.record["stage"]["history"][-1]["loss"]}} if learner.record["stage"]["history"] else {}
     found = {}
     for split in (task.dev, task.test):
         if split is not None:
-            known = _known(learner) if split is task.dev and task.kind != "multilabel" else None
+            known = _known(learner) if split is task.dev and task.kind not in THRESHOLDS else None
             found[split.name] = known or evaluator_of(learner, task, split, metrics, cache, listener)(learner)[0]
     return found
 

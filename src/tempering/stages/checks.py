@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tempering.contracts import predicts
 from tempering.errors import RecipeError
 from tempering.registry import name_of
 from tempering.train.hooks import SINGLE, at_most_one
@@ -28,31 +29,77 @@ def check_train(stage: Any, where: str, last: bool) -> list[str]:
                 f"{where}: {name_of(s)[1]} {getattr(s, 'does', 'draws trained weights back to their pretrained values')}, but tuning"
                 f" {name_of(stage.tuning)[1]} trains none of those; use tuning full or top_layers, or drop it"
             )
+    _check_recompute(live, stage, where)
+    if stage.text != "labeled" and stage.framing.supervised:
+        raise RecipeError(
+            f"{where}: framing {name_of(stage.framing)[1]} needs labels, but text is {stage.text!r}; set text: labeled or take masked_lm"
+        )
+    _check_trains(stage, where)
+    if getattr(stage, "data", None):
+        _check_data(stage, where, last)
+    _check_corpus(stage, where)
+    if not last and not stage.tuning.merges:
+        raise RecipeError(
+            f"{where}: tuning {name_of(stage.tuning)[1]} cannot be folded into the weights for the next stage; use full or lora there"
+        )
+    if last and not stage.framing.supervised and not hasattr(stage.framing, "predicts"):
+        return [f"{where}: the last stage reads no labels, so the model will predict masked words, not labels"]
+    if last and not predicts(stage.framing):
+        return [f"{where}: the last stage shapes the vectors of texts, so the model will predict a vector for each text, not labels"]
+    return [] if stage.tuning.trains_backbone or stage.framing.supervised else [f"{where}: nothing but the language-model head is trained"]
+
+
+def _check_recompute(live: Sequence[Any], stage: Any, where: str) -> None:
+    """Refuse activations that are computed again where a pass is not what it was."""
     moved = [name_of(s)[1] for s in live if {"weights", "noise"} & set(s.touches) or bool(getattr(s, "perturbations", 0))]
     if stage.gradient_checkpointing and moved:
         raise RecipeError(
             f"{where}: gradient_checkpointing recomputes a pass without what {moved[0]} changed in it, and gradients would be wrong;"
             " set it to false"
         )
-    if stage.text != "labeled" and stage.framing.supervised:
+
+
+def _check_trains(stage: Any, where: str) -> None:
+    """Refuse a stage in which nothing would be trained."""
+    if not stage.tuning.trains_backbone and not getattr(stage.framing, "trains", True):
         raise RecipeError(
-            f"{where}: framing {name_of(stage.framing)[1]} needs labels, but text is {stage.text!r}; set text: labeled or take masked_lm"
+            f"{where}: tuning {name_of(stage.tuning)[1]} trains nothing of the model, and framing {name_of(stage.framing)[1]} has no"
+            " weights of its own; use tuning full, lora or prompt_tuning, a verbalizer such as soft, or the stage use, which takes no step"
         )
-    if not last and not stage.tuning.merges:
+
+
+def _check_data(stage: Any, where: str, last: bool) -> None:
+    """Refuse a data set of its own in a last stage, or beside a file of texts."""
+    if last:
         raise RecipeError(
-            f"{where}: tuning {name_of(stage.tuning)[1]} cannot be folded into the weights for the next stage; use full or lora there"
+            f"{where}: the last stage would learn from {stage.data!r}, and nothing from your data; leave data out here, or add a stage"
         )
-    if last and not stage.framing.supervised:
-        return [f"{where}: the last stage reads no labels, so the model will predict masked words, not labels"]
-    return [] if stage.tuning.trains_backbone or stage.framing.supervised else [f"{where}: nothing but the language-model head is trained"]
+    if stage.text not in ("labeled", "unlabeled"):
+        raise RecipeError(f"{where}: both data ({stage.data!r}) and text ({stage.text!r}) name what to learn from; leave one out")
+
+
+def _check_corpus(stage: Any, where: str) -> None:
+    """Refuse settings of a corpus where none is named."""
+    if stage.text not in ("labeled", "unlabeled"):
+        return
+    given = [name for name in ("column", "curate") if getattr(stage, name, None) is not None]
+    given += ["documents"] if getattr(stage, "documents", "line") != "line" else []
+    if given:
+        raise RecipeError(f"{where}: {given[0]} says how a corpus is read, and text is {stage.text!r}; name a file or folder by text, too")
 
 
 def _check_needs(live: Sequence[Any], stage: Any, where: str) -> None:
     """Refuse methods that read labels, a trained backbone or a teacher where there is none that means anything."""
-    framing, tuning = name_of(stage.framing)[1], name_of(stage.tuning)[1]
+    framings = stage.framing if isinstance(stage.framing, tuple) else (stage.framing,)
+    framing, tuning = " and ".join(dict.fromkeys(name_of(f)[1] for f in framings)), name_of(stage.tuning)[1]
     for s in live:
         if getattr(s, "needs_labels", False) and not stage.framing.supervised:
             raise RecipeError(f"{where}: {name_of(s)[1]} reads labels, and framing {framing} has none; use framing head, or drop it")
+        if getattr(s, "compares", False) and not all(getattr(f, "whole_scores", True) for f in framings):
+            raise RecipeError(
+                f"{where}: {name_of(s)[1]} compares the distributions over all classes of two passes, and framing {framing} keeps no"
+                " more of the vocabulary than each token's likelihood; drop it, or use one that acts on weights, such as mixout"
+            )
         if getattr(s, "needs_backbone", False) and not stage.tuning.trains_backbone:
             raise RecipeError(
                 f"{where}: {name_of(s)[1]} moves what the model makes of texts, which depends on weights inside it, but tuning {tuning}"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
-from tempering.contracts import Example, Kind, Seeds
+from tempering.contracts import Example, Kind, Seeds, predicts
+from tempering.corpora.sources import Source
 from tempering.errors import RecipeError
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.kept import Kept
 from tempering.streams import key_of, torch_stream
 from tempering.tasks.metrics import check_metrics, default_metric
 from tempering.tasks.task import Task
@@ -24,11 +26,15 @@ from tempering.train.feed import Feed, balanced_weights
 from tempering.train.fit import Plan
 from tempering.train.probe import TaskProbe
 from tempering.train.progress import Listener, silent
+from tempering.train.stream import OWN, open_stream, source_of, streams, unseen
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a run brings to its stages: where checkpoints go, whether to resume, who listens, caches, extra metrics."""
+    """What a run brings to its stages: where checkpoints go, whether to resume, who listens, caches, extra metrics.
+
+    ``kept`` grows from stage to stage: what earlier ones left for later ones under a name.
+    """
 
     folder: Path | None = None
     resume: bool = False
@@ -36,6 +42,7 @@ class Surroundings:
     cache: TrunkCache | None = None
     metrics: tuple[str, ...] = ()
     identity: tuple[tuple[str, str], ...] = ()
+    kept: dict[str, Kept] = field(default_factory=dict)
 
 
 def prepared(stage: Any, learner: Learner, feed: Feed, plan: Plan, seeds: Seeds) -> Plan:
@@ -73,10 +80,31 @@ def assemble(stage: Any, backbone: Backbone, task: Any, seeds: Seeds) -> Learner
             f" of a task of kind {task.kind!r} has no such targets; leave it out"
         )
     framing.smoothing = stage.label_smoothing_factor
-    return Learner(backbone, framing, stage.tuning, {"framing": stage.framing, "positive": _positive(task)})
+    _check_trains(stage, backbone, framing)
+    learner = Learner(backbone, framing, stage.tuning, {"framing": stage.framing, "positive": positive_class(task)})
+    return learner if getattr(stage, "trains", True) else learner.requires_grad_(False)
 
 
-def _positive(task: Task) -> Any:
+def _check_trains(stage: Any, backbone: Backbone, framing: Any) -> None:
+    """Refuse a stage that takes steps and would train nothing."""
+    if stage.students and not any(w.requires_grad for part in (backbone, framing) for w in part.parameters()):
+        raise RecipeError(
+            f"framing {name_of(stage.framing)[1]} has no weights of its own here, and tuning {name_of(stage.tuning)[1]} trains none of"
+            f" {backbone.source} ({backbone.layout.family}), so that nothing would be trained; use another tuning such as lora, or put the"
+            " framing into a stage use"
+        )
+
+
+def leave(stage: Any, backbone: Backbone) -> None:
+    """After a stage that is not the last: its tuning is folded into the weights. A stage that worked on a copy has ``leave`` of its own."""
+    if hasattr(stage, "leave"):
+        stage.leave(backbone)
+    else:
+        stage.tuning.merge(backbone)
+    backbone.changed = True
+
+
+def positive_class(task: Task) -> Any:
     """The class that f1, precision and recall speak of in every split of a binary task: the rarer one in training."""
     if task.kind != "classification" or len(task.labels) != 2 or not len(task.train):
         return None
@@ -85,25 +113,54 @@ def _positive(task: Task) -> Any:
 
 
 def rows_of(stage: Any, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Sequence[Example]]:
-    """(training rows, rows to evaluate on while training). Unlabeled text is held out 1 in 20; labels are never read there."""
+    """(training rows, rows to evaluate on while training). Of unlabeled text 1 in 20 is held out, and copies of dev and test texts are
+    left out; labels are never read there. Running text has no examples: see `material`.
+    """
     if stage.text == "labeled" and stage.framing.supervised:
         return task.train.examples, task.dev.examples if task.dev is not None else ()
-    texts = list(task.unlabeled()) if stage.text in ("labeled", "unlabeled") else _texts(stage.text)
+    if streams(stage):
+        return (), ()
+    texts = unseen(task) if stage.text in OWN else unseen(task, list(_texts(source_of(stage))))
     order = np.random.default_rng(seeds.sampling).permutation(len(texts))
     held = len(texts) // 20
     return [texts[i] for i in order[held:]], [texts[i] for i in order[:held]]
 
 
-def _texts(path: str) -> list[Example]:
-    from tempering.tasks.readers import read_texts
+def _texts(source: Source) -> Iterator[Example]:
+    return (Example((text,), row=i) for i, text in enumerate(source, start=1))
 
-    return [Example((text,), row=i + 1) for i, text in enumerate(read_texts(path))]
+
+class Material(NamedTuple):
+    """What a stage trains and evaluates on. ``identity`` is what its checkpoints must agree with beside that of the run."""
+
+    feed: Feed
+    evaluator: Evaluator | None
+    identity: dict[str, str]
+
+
+def material(
+    stage: Any,
+    learner: Learner,
+    task: Task,
+    rows: tuple[Sequence[Example], Sequence[Example]],
+    seeds: Seeds,
+    around: Surroundings,
+) -> Material:
+    """The feed and the evaluator of ``stage``: on ``rows`` (see `rows_of`), or on the running text that it names."""
+    if not streams(stage):
+        feed = Feed(learner.framing, rows[0], stage, seeds, weights=row_weights(stage, task, rows[0]))
+        return Material(feed, evaluator_of(stage, task, rows[1], around), {})
+    stream = open_stream(stage, learner, task, seeds, around.listener)
+    feed = Feed(learner.framing, cast("Sequence[Example]", stream.rows), stage, seeds, ready=stream.rows)
+    size = stage.per_device_eval_batch_size
+    evaluator = Evaluator((), "text", (), (), size, listener=around.listener, ready=stream.held_out) if len(stream.held_out) else None
+    return Material(feed, evaluator, {"text": stream.key})
 
 
 def evaluator_of(stage: Any, task: Task, held_out: Sequence[Example], around: Surroundings) -> Evaluator | None:
     if not held_out:
         return None
-    kind: Kind = task.kind if stage.framing.supervised else "text"
+    kind: Kind = task.kind if predicts(stage.framing) else "text"
     own = stage.metric_for_best_model
     metrics = (*around.metrics, own) if own and own != "loss" else around.metrics
     return Evaluator(held_out, kind, task.labels, metrics, stage.per_device_eval_batch_size, listener=around.listener)
@@ -112,13 +169,14 @@ def evaluator_of(stage: Any, task: Task, held_out: Sequence[Example], around: Su
 def metric_of(stage: Any, task: Task, extra: Sequence[str]) -> str:
     """What chooses the best weights. A metric that means nothing here is refused before anything is trained."""
     own = stage.metric_for_best_model
-    if not stage.framing.supervised:
+    if not predicts(stage.framing):
         if own not in (None, "loss"):
             raise RecipeError(
-                f"metric_for_best_model {own!r} reads labels, and framing {name_of(stage.framing)[1]} does not; leave it out or set loss"
+                f"metric_for_best_model {own!r} compares labels, and framing {name_of(stage.framing)[1]} predicts none; leave it out or set"
+                " loss"
             )
         return "loss"
-    metric = own or default_metric(task.kind)
+    metric = own or default_metric(task.kind, task.labels)
     check_metrics([name for name in (metric, *extra) if name != "loss"], task.kind, task.labels)
     return metric
 
@@ -132,7 +190,24 @@ def fresh_note(learner: Learner) -> str:
     return f"{body.source} holds no {idle[0]}; it was drawn at random and this tuning leaves it so: take tuning=full, or framing.pool=mean"
 
 
+def tell_notes(learner: Learner, around: Surroundings) -> None:
+    """Tell of weights that stay as they were drawn, and what the framing found worth telling."""
+    for note in (fresh_note(learner), *learner.framing.notes):
+        if note:
+            around.listener({"event": "note", "text": note})
+
+
 def row_weights(stage: Any, task: Task, examples: Sequence[Example]) -> np.ndarray | None:
+    if stage.class_weights != "none" and task.kind in ("tagging", "question_answering") and stage.framing.supervised:
+        raise RecipeError(
+            f"class_weights {stage.class_weights!r} weighs a row by its one class, and a row of {task.kind.replace('_', ' ')} has none;"
+            " leave it out"
+        )
+    if stage.class_weights != "none" and stage.framing.supervised and not predicts(stage.framing):
+        raise RecipeError(
+            f"class_weights {stage.class_weights!r} weighs single rows, and framing {name_of(stage.framing)[1]} compares rows with each other;"
+            " leave it out here"
+        )
     if stage.class_weights == "none" or task.kind != "classification" or not stage.framing.supervised:
         return None
     return balanced_weights([task.label_index(e.label) for e in examples])

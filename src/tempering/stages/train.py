@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
@@ -10,16 +11,20 @@ from pydantic.dataclasses import dataclass
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.codec import methods
-from tempering.contracts import Seeds
+from tempering.contracts import Kind, Seeds
+from tempering.corpora.nearest import Curate
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.acting import Acting
 from tempering.stages.checks import check_train
-from tempering.stages.setup import Surroundings, assemble, evaluator_of, fresh_note, metric_of, parts_of, prepared, row_weights, rows_of
+from tempering.stages.kept import keep_head, start_from
+from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
+from tempering.stages.sources import read_source
 from tempering.streams import numpy_stream
 from tempering.train.checkpoint import latest
-from tempering.train.device import place, threads
-from tempering.train.evaluate import fit_thresholds, telling
+from tempering.train.device import on_first, place, threads
+from tempering.train.evaluate import Evaluator, fit_thresholds, telling
 from tempering.train.feed import Feed
 from tempering.train.fit import Plan, fit
 from tempering.train.settings import Loop
@@ -27,18 +32,31 @@ from tempering.tunings.full import Full
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Train(Loop):
+class Train(Loop, Acting):
     """Trains a tuning of the backbone under a framing, steadied by stabilizers.
 
-    ``text``: "labeled" trains on the task's rows; "unlabeled" on the texts of its training split alone; anything else is a file of
-    texts. What crosses to the next stage is the backbone with the tuning folded in; the framing's own weights stay behind.
+    ``text``: "labeled" trains on the task's rows; "unlabeled" on the texts of its training split alone; anything else is a corpus: a
+    text file, a table, a folder of them (each also packed by gzip) or a data set, of any size. ``documents`` says what one text is in a
+    text file, ``column`` where the texts of a table are, and ``curate`` keeps of a corpus only what is like the task's own texts.
+    What crosses to the next stage is the backbone with the tuning folded in; the framing's own weights stay behind.
+    ``data`` names another labelled data set (a file, a folder, a hub id) that this stage learns from in place of the user's: intermediate
+    training (STILTs, Phang, Fevry, Bowman 2018). Its kind and labels may differ. ``keep_head`` is a name under which the framing's own
+    weights wait for a later stage, which starts from them where its ``reuse_head`` says that name (the labels must agree);
+    ``reuse_tuning`` likewise is the name of a tuning's start that a stage `tempering.stages.prime.Prime` kept.
     The loop's settings (`tempering.train.settings.Loop`) are fields of this value too.
     """
 
     framing: Any = Field(default_factory=Head)
     tuning: Any = Field(default_factory=Full)
     stabilizers: tuple[Any, ...] = ()
-    text: str = "labeled"
+    text: str = Field(default="labeled", min_length=1)
+    documents: Literal["line", "paragraph", "file"] = "line"
+    column: str | None = Field(default=None, min_length=1)
+    curate: Curate | None = None
+    data: str | None = Field(default=None, min_length=1)
+    keep_head: str | None = Field(default=None, min_length=1)
+    reuse_head: str | None = Field(default=None, min_length=1)
+    reuse_tuning: str | None = Field(default=None, min_length=1)
 
     @field_validator("framing", "tuning", "stabilizers", mode="before")
     @classmethod
@@ -61,28 +79,23 @@ class Train(Loop):
             return "the trunk runs with dropout"
         if not self.framing.supervised:
             return "masks are drawn anew for every batch"
+        if reason := getattr(self.framing, "why_not_cached", ""):
+            return str(reason)
         return f"{touching[0]} changes weights or embeddings from pass to pass" if touching else ""
 
     @property
-    def acting(self) -> tuple[Any, ...]:
-        """Everything that has hooks while training: the stabilizers, and those parts of the tuning and framing that act along."""
-        return (*self.stabilizers, *(part for part in (*parts_of(self.tuning), self.framing) if hasattr(part, "start")))
+    def data_paths(self) -> tuple[str, ...]:
+        """The data sets beside the user's that are read."""
+        return (self.data,) if self.data else ()
 
-    @property
-    def live(self) -> tuple[Any, ...]:
-        """What acts and is not at its neutral setting."""
-        return tuple(s for s in self.acting if not s.neutral)
+    def learns(self, task: Any, read: bool = True) -> tuple[Any, ...]:
+        """The one task it trains on: its own data, or the user's ``task``, which without ``read`` stands for both."""
+        return (read_source(self.data) if self.data and read else task,)
 
-    @property
-    def students(self) -> int:
-        """Stochastic passes of one micro-batch: as many as any method reads, and one for the supervised loss unless it is replaced."""
-        plain = 0 if any("base" in s.touches for s in self.live) else 1
-        return max([plain, *(getattr(s, "students", 0) for s in self.live)])
-
-    @property
-    def passes_per_step(self) -> int:
-        """Forward passes one micro-batch costs."""
-        return self.students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in self.live)
+    def suited(self, kind: Kind) -> Train:
+        """This stage with the framing that stands for its own on a task of ``kind``: `Head` for `TokenHead`, say."""
+        framing = self.framing.suited(kind) if hasattr(self.framing, "suited") else self.framing
+        return self if framing is self.framing else dataclasses.replace(self, framing=framing)
 
     def check(self, where: str, last: bool) -> list[str]:
         """Refuse what cannot work or means nothing, before any weight is loaded; notes worth printing."""
@@ -91,33 +104,32 @@ class Train(Loop):
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
         """Train on ``backbone`` (changed in place) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
         around: Surroundings = context.get("around") or Surroundings()
+        if self.data:  # the user's own metrics are of the user's own task
+            (task,), around = self.learns(task), dataclasses.replace(around, metrics=())
+        if (mine := self.suited(task.kind)) is not self:
+            return dataclasses.replace(mine, data=None).run(backbone, task, seeds, around=around)
         metric = metric_of(self, task, around.metrics)
-        examples, held_out = rows_of(self, task, seeds)
+        rows = rows_of(self, task, seeds)
         learner = assemble(self, backbone, task, seeds)
-        if note := fresh_note(learner):
-            around.listener({"event": "note", "text": note})
-        evaluator = evaluator_of(self, task, held_out, around)
-        learner.framing.prepare(learner.to(place(self).device), examples, numpy_stream(seeds.sampling, "framing"))
-        feed = Feed(learner.framing, examples, self, seeds, weights=row_weights(self, task, examples))
+        start_from(learner, self, task, around.kept)
+        learner.framing.prepare(learner.to(place(self).device), rows[0], numpy_stream(seeds.sampling, "framing"))
+        tell_notes(learner, around)
+        feed, evaluator, identity = material(self, learner, task, rows, seeds, around)
         if self.cached:
-            learner.to(place(self).device)
-            cache = around.cache or TrunkCache()
-            with telling(learner, around.listener):
-                feed.features = cache.features(learner, feed.prompts(), self.per_device_eval_batch_size)
-            if evaluator is not None:
-                evaluator.features = lambda prompts: cache.features(learner, prompts, self.per_device_eval_batch_size)
-                with telling(learner, around.listener):
-                    evaluator.prompts(learner)  # here, where all threads are at work
+            self._compute_once(learner, feed, evaluator, around)
         backbone.recompute(self.gradient_checkpointing)
-        named = [(name_of(part)[1], part) for part in self.acting]
-        plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, dict(around.identity), around.listener)
+        named, identity = [(name_of(part)[1], part) for part in self.acting], dict(around.identity) | identity
+        plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, identity, around.listener)
         if not (around.resume and around.folder and latest(around.folder)):  # a checkpoint holds what was chosen
             plan = prepared(self, learner, feed, plan, seeds)
+        before = self._before(learner, evaluator)
         with threads(1 if self.cached else None):
             run = fit(learner, feed, plan)
-        learner.framing.finish(learner, examples, numpy_stream(seeds.sampling, "framing", "finish"))
+        learner.framing.finish(learner, rows[0], numpy_stream(seeds.sampling, "framing", "finish"))
         if evaluator is not None and self.framing.supervised:
             fit_thresholds(learner, evaluator)
+        if self.keep_head:
+            around.kept[self.keep_head] = keep_head(learner, self.framing, task)
         learner.record["stage"] = {
             "steps": run.step,
             "best_step": run.best_step,
@@ -127,6 +139,22 @@ class Train(Loop):
             "passes": run.passes,
             "cached": self.cached,
             "split": run.split,
-            "rows": len(examples),
+            "rows": len(feed.examples),
+            **before,
         }
         return learner
+
+    def _before(self, learner: Learner, evaluator: Evaluator | None) -> dict[str, Any]:
+        """Of plain text, what the model makes of the part that is held out before anything is trained."""
+        if self.framing.supervised or evaluator is None or self.eval_strategy == "no":
+            return {}
+        return {"before": on_first(lambda: evaluator(learner)[0])}
+
+    def _compute_once(self, learner: Learner, feed: Feed, evaluator: Evaluator | None, around: Surroundings) -> None:
+        """Put the trunk's outputs into the feed and the evaluator; both read those from then on."""
+        cache, size = around.cache or TrunkCache(), self.per_device_eval_batch_size
+        with telling(learner, around.listener):
+            feed.features = cache.features(learner, feed.prompts(), size)
+            if evaluator is not None:
+                evaluator.features = lambda prompts: cache.features(learner, prompts, size)
+                evaluator.prompts(learner)  # here, where all threads are at work

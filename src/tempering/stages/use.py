@@ -13,7 +13,7 @@ from tempering.contracts import Seeds
 from tempering.errors import RecipeError
 from tempering.learner import Learner
 from tempering.registry import name_of
-from tempering.stages.setup import Surroundings, assemble, metric_of, rows_of
+from tempering.stages.setup import Surroundings, assemble, metric_of, rows_of, tell_notes
 from tempering.streams import numpy_stream
 from tempering.train.device import place
 from tempering.train.settings import Loop
@@ -32,6 +32,7 @@ class Use:
     framing: Any
     per_device_eval_batch_size: Annotated[int, Field(gt=0)] = 64
 
+    trains: ClassVar[bool] = False
     tuning: ClassVar[Any] = Frozen()
     stabilizers: ClassVar[tuple[Any, ...]] = ()
     acting: ClassVar[tuple[Any, ...]] = ()
@@ -46,6 +47,8 @@ class Use:
     gradient_checkpointing: ClassVar[bool] = False
     metric_for_best_model: ClassVar[str | None] = None
     label_smoothing_factor: ClassVar[float] = 0.0
+    load_best_model_at_end: ClassVar[bool] = False
+    eval_strategy: ClassVar[str] = "no"
 
     @field_validator("framing", mode="before")
     @classmethod
@@ -72,12 +75,15 @@ class Use:
         examples, _ = rows_of(self, task, seeds)
         learner = assemble(self, backbone, task, seeds).to(place(_NO_STEPS).device)
         learner.framing.prepare(learner, examples, numpy_stream(seeds.sampling, "framing"))
+        tell_notes(learner, around)
         learner.framing.finish(learner, examples, numpy_stream(seeds.sampling, "framing", "finish"))
+        facts = learner.framing.facts()
         learner.record["stage"] = {
             "steps": 0,
             "best_step": 0,
             "best_kept": False,
             "history": [],
+            **({"found": facts} if facts else {}),
             "passes": 0,
             "cached": False,
             "split": 1,

@@ -1,0 +1,78 @@
+"""A small multilingual encoder made on the spot: a word-piece vocabulary and masked-language-model training on texts of all languages.
+
+MiniLM read English only, so that its features of German or French say little; this one is weak, but equally weak in each language.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tempering.exporting import save_body
+from tempering.fitting import fit
+from tempering.framings.masked_lm import MaskedLM
+from tempering.recipe import Recipe
+from tempering.stages.train import Train
+from tempering.streams import torch_stream
+from tempering.tasks.task import Task
+from tempering.train.progress import Listener, silent
+
+VOCABULARY, WIDTH, LAYERS, HEADS = 8000, 256, 4, 4
+
+
+def texts_of(folders: Sequence[Path]) -> list[str]:
+    """The training texts of data sets of tokens, words between spaces. Development and test texts are never read."""
+    found = []
+    for folder in folders:
+        for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines():
+            found.append(" ".join(json.loads(line)["tokens"]))
+    return found
+
+
+def untrained(texts: Sequence[str], folder: Path, seed: int = 0) -> Path:
+    """A random model with a vocabulary of the ``texts``, written to ``folder``."""
+    import transformers
+    from tokenizers import BertWordPieceTokenizer
+
+    pieces = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
+    pieces.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, show_progress=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "pad", "cls", "sep", "mask")}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, model_max_length=128, **names)
+    tokenizer.save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        max_position_embeddings=128,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch_stream(seed, "multilingual"):
+        transformers.BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def build(folders: Sequence[Path], target: Path, steps: int = 3000, seed: int = 0, listener: Listener = silent) -> Path:
+    """The model in ``target``, trained for ``steps`` steps of 64 texts; one that is there is taken as it is."""
+    if (target / "config.json").exists():
+        return target
+    texts = texts_of(folders)
+    start = untrained(texts, target.with_name(f"{target.name}-untrained"), seed)
+    corpus = target.with_name(f"{target.name}.txt")
+    corpus.write_text("\n".join(texts), encoding="utf-8")
+    stage = Train(
+        framing=MaskedLM(max_length=64),
+        text=str(corpus),
+        learning_rate=5e-4,
+        max_steps=steps,
+        per_device_train_batch_size=64,
+        weight_decay=0.01,
+        warmup_steps=0.06,
+    )
+    learner = fit(Recipe("multilingual", (stage,)), Task.from_file(folders[0]), str(start), seed=seed, listener=listener)
+    save_body(learner.backbone, target)
+    return target

@@ -1,0 +1,109 @@
+"""Labelled data sets of other tasks that a stage learns from: named by path in the recipe, read once, and known by their content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tempering.contracts import Kind
+from tempering.errors import DataError, RecipeError
+from tempering.registry import name_of
+from tempering.tasks.labels import label_key
+from tempering.tasks.task import Split, Task
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def read_source(path: str) -> Task:
+    """The task in ``path`` (a file, a folder, a hub data set); a file that has not changed since is not read again.
+
+    Rows to evaluate on, where it has none of its own, are the same in every run: they are taken off by seed 0.
+    """
+    try:
+        return _read(path, _stamp(Path(path)))
+    except DataError as error:
+        raise DataError(
+            f"data {path!r} of a stage: {error}; give the path of a file or folder whose columns have usual names (text, label)"
+        ) from None
+
+
+@lru_cache(maxsize=32)
+def _read(path: str, _: Stamp) -> Task:
+    return Task.from_file(path)
+
+
+def _stamp(path: Path) -> Stamp:
+    """Size and time of change of every file, so that a changed one is read again."""
+    try:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+        return tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
+    except (OSError, ValueError):  # not a path: the reader says so
+        return ()
+
+
+def paths_of(stages: Sequence[Any]) -> tuple[str, ...]:
+    """The data sets that ``stages`` name, each once, in their order."""
+    return tuple(dict.fromkeys(path for stage in stages for path in getattr(stage, "data_paths", ())))
+
+
+def fingerprints(stages: Sequence[Any]) -> dict[str, str]:
+    """Path -> fingerprint of the content, of every data set that ``stages`` name: a run belongs to these as to the user's own data."""
+    return {path: read_source(path).fingerprint() for path in paths_of(stages)}
+
+
+def suited(framing: Any, kind: Kind) -> Any:
+    """What stands for ``framing`` on a task of ``kind``."""
+    return framing.suited(kind) if hasattr(framing, "suited") else framing
+
+
+def learned(stage: Any, task: Task, read: bool = True) -> tuple[Task, ...]:
+    """The tasks that ``stage`` learns from, of a run on ``task``; without ``read`` that one stands for every data set by path."""
+    return tuple(stage.learns(task, read)) if hasattr(stage, "learns") else (task,)
+
+
+def distinct_names(tasks: Sequence[Task], given: Sequence[str | None] = ()) -> list[str]:
+    """A name for each task, all different and fit for a module: the ``given`` one, or the task's own, numbered where it comes twice."""
+    wanted = [name or task.name.replace(".", "_") for name, task in zip(given or [None] * len(tasks), tasks, strict=True)]
+    found: list[str] = []
+    for name in wanted:
+        number = 1 + sum(other == name for other in wanted[: len(found)])
+        found.append(name if number == 1 else f"{name}-{number}")
+    return found
+
+
+def pooled(tasks: Sequence[Task], names: Sequence[str], why: str) -> Task:
+    """The tasks as one, for what they share. Kinds must be equal, and one of them must have every label: else the first that does not
+    fit is refused, with what it was to share (``why``).
+    """
+    largest = max(range(len(tasks)), key=lambda i: len(tasks[i].labels))
+    known = {label_key(label) for label in tasks[largest].labels}
+    for name, task in zip(names, tasks, strict=True):
+        same = task.kind == tasks[largest].kind and {label_key(label) for label in task.labels} <= known
+        if not same:
+            raise RecipeError(
+                f"{names[largest]} ({described(tasks[largest])}) and {name} ({described(task)}) cannot share {why}; give data sets with"
+                " the same labels, or each a head of its own"
+            )
+    examples = tuple(example for task in tasks for example in task.train)
+    return replace(tasks[largest], name="+".join(names), train=Split("train", examples))
+
+
+def described(task: Task) -> str:
+    """Kind and labels of a task in a few words."""
+    if not task.labels:
+        return task.kind
+    shown = ", ".join(str(label) for label in task.labels[:6])
+    return f"{task.kind} into {shown}" + (f" and {len(task.labels) - 6} more" if len(task.labels) > 6 else "")
+
+
+def refuse_kinds(tasks: Sequence[Task], names: Sequence[str], framing: Any, own: Task) -> None:
+    """Refuse data sets of another kind than the user's task, whose tuning they are to rehearse."""
+    for name, task in zip(names, tasks, strict=True):
+        if task.kind != own.kind:
+            raise RecipeError(
+                f"source {name} is {described(task)}, and your task {own.name} is {described(own)}; framing {name_of(framing)[1]} is"
+                " rehearsed for your task, so give data sets of its kind, or take another stage for the others, such as train with data"
+            )

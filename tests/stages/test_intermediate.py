@@ -1,0 +1,119 @@
+"""Training on another labelled data set first, and what of it crosses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tempering.contracts import Seeds
+from tempering.errors import DataError, RecipeError
+from tempering.fitting import fit
+from tempering.framings.head import Head
+from tempering.framings.masked_lm import MaskedLM
+from tempering.plan import explain
+from tempering.recipe import Recipe
+from tempering.stages.setup import Surroundings
+from tempering.stages.sources import distinct_names, pooled, read_source
+from tempering.stages.train import Train
+from tests.laws.bench import bits, differing
+from tests.stages.conftest import Write
+from tests.tiny import save_tiny, tiny_backbone, tiny_task
+
+SEEDS = Seeds.of(0)
+LOOP: dict[str, Any] = {"max_steps": 3, "num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
+STILL: dict[str, Any] = {"max_steps": 1, "learning_rate": 1e-12, "load_best_model_at_end": False}
+
+
+def test_it_learns_from_its_own_data_of_whatever_kind(write: Write) -> None:
+    path = write("value", rows=40, kind="regression")
+    recipe = Recipe("stilts", (Train(data=path, **LOOP), Train(**LOOP)))
+    learner = fit(recipe, tiny_task(), tiny_backbone(), metrics=("macro_f1",))
+    first = learner.record["earlier"][0]
+    assert first["rows"] == 40 and "spearman" in first["history"][0] and "macro_f1" not in first["history"][0]
+    assert learner.record["sources"] == {path: read_source(path).fingerprint()}
+    assert learner.framing.labels == ("bad", "good")
+    alone = fit(Recipe("r", (Train(**LOOP),)), tiny_task(), tiny_backbone())
+    assert differing(bits(alone), bits(learner)) and "sources" not in alone.record
+
+
+def test_texts_of_its_own_data_without_their_labels(write: Write) -> None:
+    told: list[dict[str, Any]] = []
+    stage = Train(framing=MaskedLM(), text="unlabeled", data=write("texts", rows=60), **LOOP)
+    learner = stage.run(tiny_backbone(), tiny_task(), SEEDS, around=Surroundings(listener=told.append))
+    assert learner.record["stage"]["rows"] == 57  # one in twenty is held out
+
+
+def test_a_head_is_dropped_or_starts_a_later_stage(write: Write) -> None:
+    around, backbone = Surroundings(), tiny_backbone()
+    first = Train(data=write("a"), keep_head="tone", **LOOP).run(backbone, tiny_task(), SEEDS, around=around)
+    kept = {n: t.clone() for n, t in first.framing.state_dict().items()}
+    reused = Train(reuse_head="tone", **STILL).run(backbone, tiny_task(), SEEDS, around=around).framing.state_dict()
+    drawn = Train(**STILL).run(backbone, tiny_task(), SEEDS, around=around).framing.state_dict()
+    assert all(torch.allclose(kept[n], reused[n], atol=1e-6) for n in kept)
+    assert not torch.allclose(kept["final.weight"], drawn["final.weight"], atol=1e-3)
+
+
+def test_labels_that_do_not_agree_are_named_with_both_tasks(write: Write) -> None:
+    around, backbone = Surroundings(), tiny_backbone()
+    Train(data=write("nli", good="yes", bad="no"), keep_head="h", **LOOP).run(backbone, tiny_task(), SEEDS, around=around)
+    with pytest.raises(RecipeError, match=r"trained on nli \(classification into no, yes\), and task is classification into bad, good"):
+        Train(reuse_head="h", **LOOP).run(backbone, tiny_task(), SEEDS, around=around)
+    with pytest.raises(RecipeError, match="classification into no, yes.*and task is regression"):
+        Train(reuse_head="h", **LOOP).run(tiny_backbone(), tiny_task(24, "regression"), SEEDS, around=around)
+
+
+def test_a_head_of_another_shape_is_named_with_both_framings(write: Write) -> None:
+    around, backbone = Surroundings(), tiny_backbone()
+    Train(data=write("a"), framing=Head(heads=2), keep_head="h", **LOOP).run(backbone, tiny_task(), SEEDS, around=around)
+    with pytest.raises(RecipeError, match=r'kept by \{"head": \{"heads": 2\}\} and does not fit "head" here'):
+        Train(reuse_head="h", **LOOP).run(backbone, tiny_task(), SEEDS, around=around)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ((Train(data="a.csv"),), "the last stage would learn from 'a.csv'"),
+        ((Train(data="a.csv", text="b.txt", framing=MaskedLM()), Train()), "both data .* and text"),
+        ((Train(data="a.csv"), Train(reuse_head="h")), r"stages.1: reuse_head 'h', but no earlier stage has keep_head 'h' \(there: none\)"),
+        ((Train(data="a.csv", keep_head="g"), Train(reuse_head="h")), r"\(there: g\)"),
+        ((Train(data="a.csv", keep_head="g"), Train(reuse_tuning="g")), "no earlier stage has keep_tuning 'g'"),
+        ((Train(data="a.csv"), Train(keep_head="h")), "in the last stage is for nobody"),
+        ((Train(data="a", keep_head="h"), Train(data="b", keep_head="h"), Train()), "an earlier stage keeps something by that name"),
+    ],
+)
+def test_what_is_refused_before_anything_is_read(stages: Any, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Recipe("r", stages).check()
+
+
+def test_a_data_set_that_is_not_there_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data 'not-here.jsonl' of a stage.*give the path of a file"):
+        fit(Recipe("r", (Train(data="not-here.jsonl"), Train())), tiny_task(), str(tmp_path / "no-model"))
+
+
+def test_a_data_set_is_read_again_only_if_it_changed(write: Write) -> None:
+    path = write("a")
+    first = read_source(path)
+    assert read_source(path) is first
+    write("a", seed=7)
+    assert read_source(path).fingerprint() != first.fingerprint()
+
+
+def test_names_are_told_apart_and_pools_need_one_set_of_labels(write: Write) -> None:
+    tasks = [read_source(write("a")), read_source(write("a")), read_source(write("c", seed=1))]
+    assert distinct_names(tasks) == ["a", "a-2", "c"]
+    assert distinct_names(tasks, ["x", None, None]) == ["x", "a", "c"]
+    assert len(pooled(tasks, ["a", "a-2", "c"], "a head").train) == 72
+    with pytest.raises(RecipeError, match="cannot share a head"):
+        pooled([tasks[0], read_source(write("v", kind="regression"))], ["a", "v"], "a head")
+
+
+def test_explain_counts_rows_of_the_stages_own_data(write: Write, tmp_path: Path) -> None:
+    base = str(save_tiny("bert", tmp_path / "base"))
+    recipe = Recipe("r", (Train(data=write("a", rows=40)), Train()))
+    assert [stage.rows for stage in explain(recipe, base, tiny_task()).stages] == [40, 24]
+    missing = Recipe("r", (Train(data="none.csv"), Train()))
+    assert [stage.rows for stage in explain(missing, base).stages] == [None, None]
