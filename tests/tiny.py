@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from tempering.backbone import Backbone
-from tempering.layouts import layout_of
+from tempering.layouts import LAYOUTS, layout_of
 from tempering.streams import torch_stream
 
 POSITIVE = ("good", "great", "lovely", "fine", "bright", "warm", "clever", "happy")
@@ -63,6 +64,13 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "T5Config",
         {"vocab_size": len(VOCAB), "d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64, "pad_token_id": ROLE["pad"]}
         | {"eos_token_id": ROLE["eos"], "decoder_start_token_id": ROLE["pad"]},
+    ),
+    "bart": (
+        "BartConfig",
+        {"vocab_size": len(VOCAB), "d_model": 32, "max_position_embeddings": LENGTH, "decoder_start_token_id": ROLE["sep"]}
+        | {f"{half}_{name}": n for half in ("encoder", "decoder") for name, n in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}
+        | _IDS
+        | {"forced_eos_token_id": None},
     ),
 }
 FAMILIES = tuple(_CONFIGS)
@@ -145,6 +153,13 @@ def tiny_model(family: str, seed: int = 0, loader: str = "") -> Any:
     return body.eval()
 
 
+def tiny_whole(family: str, seed: int = 0) -> tuple[Any, frozenset[str]]:
+    """Both halves of an encoder-decoder, the encoder that of `tiny_model`; and that nothing was missing."""
+    body = tiny_model(family, seed, "AutoModel")
+    body.load_state_dict(tiny_model(family, seed).state_dict(), strict=False)
+    return body, frozenset()
+
+
 def tiny_backbone(family: str = "bert", seed: int = 0) -> Backbone:
     """A tiny random backbone of ``family`` (see `FAMILIES`): the body a `Backbone.load` of the same folder would hold."""
     model, tokenizer = tiny_model(family, seed), tiny_tokenizer(family)
@@ -155,12 +170,13 @@ def tiny_backbone(family: str = "bert", seed: int = 0) -> Backbone:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return Backbone(model, tokenizer, f"tiny-{family}")
+    return Backbone(model, tokenizer, f"tiny-{family}", whole=partial(tiny_whole, family, seed) if layout.decoder else None)
 
 
 def save_tiny(family: str, folder: Path | str, seed: int = 0) -> Path:
     """Write the tiny model and its tokenizer as transformers does; the folder."""
-    tiny_model(family, seed).save_pretrained(folder)
+    model = tiny_whole(family, seed)[0] if LAYOUTS[family].decoder else tiny_model(family, seed)
+    model.save_pretrained(folder)
     tiny_tokenizer(family).save_pretrained(folder)
     return Path(folder)
 
@@ -179,8 +195,35 @@ def tiny_examples(n: int, kind: str = "classification", seed: int = 0, start: in
         label: Any = {"classification": ("bad", "good")[tone], "regression": float(tone) + rng.random() / 10}.get(kind)
         if kind == "multilabel":
             label = tuple(name for name, on in (("good", tone), ("long", len(words) > 8)) if on)
+        if kind == "tagging":
+            rows.append(_tagged(words, start + i))
+            continue
+        if kind == "question_answering":
+            rows.append(_asked(words, start + i))
+            continue
         rows.append(Example((" ".join(words),), label, start + i))
     return rows
+
+
+def _tagged(words: list[str], row: int) -> Any:
+    """Stretches of words of one tone are entities of it; every third word of no tone is glued to another, for more tokens than words."""
+    from tempering.contracts import Example
+    from tempering.tags import Entity, entities, joined, written
+
+    tokens = [f"{word}-{word}" if i % 3 == 0 and word in WORDS else word for i, word in enumerate(words)]
+    tone = ["I-good" if word in POSITIVE else "I-bad" if word in NEGATIVE else "O" for word in words]
+    text, places = joined(tokens)
+    return Example((text,), written([Entity(*found) for found in entities(tone)], len(tokens), "IOB2"), row, places)
+
+
+def _asked(words: list[str], row: int) -> Any:
+    """Which word is of the tone that is asked for: the first, if there is one."""
+    from tempering.contracts import Example
+
+    tone, context = ("good", "bad")[row % 2], " ".join(words)
+    found = [word for word in words if word in (POSITIVE if tone == "good" else NEGATIVE)]
+    answer = ((f" {context} ".index(f" {found[0]} "), found[0]),) if found else ()
+    return Example((f"is it {tone}", context), answer, row)
 
 
 def tiny_task(n: int = 24, kind: str = "classification", seed: int = 0) -> Any:

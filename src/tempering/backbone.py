@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,13 @@ from torch import Tensor, nn
 
 from tempering.errors import ModelError
 from tempering.layouts import Layout, layout_of
-from tempering.pretrained import body_class, loaded, locate, quiet, tokenizer_of
+from tempering.pretrained import Whole, body_class, loaded, locate, quiet, read_whole, tokenizer_of
 from tempering.streams import torch_stream
+
+_BELOW = (
+    *("embed", "wte", "wpe", "shared", "rel_embeddings", "prompt.", "encoder.rel", "encoder.LayerNorm", "encoder.conv"),
+    *(f"{half}.{name}" for half in ("encoder", "decoder") for name in ("embed", "layernorm_embedding", "prompt.")),
+)
 
 
 class Encoded(NamedTuple):
@@ -31,15 +37,17 @@ class Backbone(nn.Module):
 
     ``model`` is the transformers body without a head, ``layout`` its row of the table of architectures, ``lm_head`` the
     language-model head once a stage has built or loaded one (it stays with the backbone from stage to stage), ``source`` what
-    the user called it. ``changed`` tells whether a stage has altered the pretrained weights.
+    the user called it. ``changed`` tells whether a stage has altered the pretrained weights. ``whole`` reads the body of an
+    encoder-decoder with its decoder, which `open_decoder` asks for.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, source: str, where: str = "") -> None:
+    def __init__(self, model: Any, tokenizer: Any, source: str, where: str = "", whole: Whole | None = None) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.source = source
         self.where = where
+        self.whole = whole
         self.layout: Layout = layout_of(model.config)
         self.lm_head: nn.Module | None = None
         self.changed = False
@@ -66,7 +74,9 @@ class Backbone(nn.Module):
             tokenizer = tokenizer_of(where)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
-        backbone = cls(model, tokenizer, source, where)
+        decoder = layout_of(config).decoder
+        whole = partial(read_whole, where, decoder.blocks) if decoder else None
+        backbone = cls(model, tokenizer, source, where, whole)
         backbone.pretrained -= set(info["missing_keys"])
         return backbone
 
@@ -82,9 +92,49 @@ class Backbone(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The transformer blocks, bottom first (one, where blocks share their weights)."""
+        """The transformer blocks, bottom first (one, where blocks share their weights), those of an open decoder above the encoder's."""
         self.layout.require("this method", "blocks")
-        return list(self.model.get_submodule(self.layout.blocks))
+        return [block for stack in self.stacks for block in self.model.get_submodule(stack)]
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Paths in the body of its stacks of blocks: one, and in an encoder-decoder whose decoder is open two."""
+        decoder = [self.layout.decoder.blocks] if self.layout.decoder is not None and self.opened else []
+        return tuple(stack for stack in (self.layout.blocks, *decoder) if stack)
+
+    def inside(self, path: str) -> bool:
+        """Whether what lies at ``path`` in the body is part of a block."""
+        return path.startswith(tuple(f"{stack}." for stack in self.stacks))
+
+    @property
+    def opened(self) -> bool:
+        """Whether the body has a decoder beside its encoder."""
+        decoder = self.layout.decoder
+        return decoder is not None and hasattr(self.model, decoder.stack)
+
+    @property
+    def reader(self) -> Any:
+        """What reads the text: the encoder beside an open decoder, else the whole body."""
+        return self.model.get_submodule(self.layout.decoder.reader) if self.opened and self.layout.decoder else self.model
+
+    def open_decoder(self) -> None:
+        """Put the whole encoder-decoder in the place of its encoder, whose weights stay as they are. Nothing where it is there already."""
+        if self.opened:
+            return
+        if self.layout.decoder is None or self.whole is None:
+            raise ModelError(
+                f"{self.source} ({self.layout.family}) has no decoder to load; take an encoder-decoder such as t5-small or bart-base, or"
+                " a causal model"
+            )
+        with torch_stream("init", "decoder"):
+            body, missing = self.whole()
+        body.load_state_dict(self.model.state_dict(), strict=False)
+        like = self.embeddings.get_parameter("weight")
+        self.model = body.to(like.device).train(self.model.training)
+        if self.config.pad_token_id is None:
+            self.config.pad_token_id = self.tokenizer.pad_token_id
+        self.own = frozenset(body.state_dict())
+        self.pretrained = self.own - missing
 
     @property
     def embeddings(self) -> nn.Module:
@@ -102,11 +152,15 @@ class Backbone(nn.Module):
 
     def depth(self, name: str) -> int:
         """Height of a body weight in the network: 0 for embeddings, 1 .. L for blocks, L + 1 for what lies above them."""
-        path = name.removeprefix("backbone.").removeprefix("model.")
-        if self.layout.blocks and path.startswith(self.layout.blocks + "."):
-            return 1 + int(path.removeprefix(self.layout.blocks + ".").split(".", 1)[0])
-        below = ("embed", "wte", "wpe", "shared", "rel_embeddings", "encoder.embed", "encoder.rel", "encoder.LayerNorm", "encoder.conv")
-        return 0 if path.startswith((*below, "prompt.")) else self.top
+        path, under = name.removeprefix("backbone.").removeprefix("model."), 0
+        for stack in self.stacks:
+            if path.startswith(f"{stack}."):
+                return 1 + under + int(path.removeprefix(f"{stack}.").split(".", 1)[0])
+            under += len(self.model.get_submodule(stack))
+        if path.startswith(_BELOW):
+            return 0
+        encoder = self.layout.decoder is not None and self.opened and path.startswith(f"{self.layout.decoder.reader}.")
+        return len(self.model.get_submodule(self.layout.blocks)) if encoder else self.top
 
     @property
     def top(self) -> int:
@@ -115,10 +169,28 @@ class Backbone(nn.Module):
 
     def encode(self, inputs: dict[str, Tensor], layers: bool = False) -> Encoded:
         """Run the body on ``input_ids`` [rows, length] (with ``attention_mask`` and ``token_type_ids`` where given)."""
-        body = self.model
-        extra = {"use_cache": False} if self.layout.kind == "decoder" else {}
+        body = self.reader if self.layout.kind == "text-encoder" else self.model
+        extra = {"use_cache": False} if self.layout.kind in ("decoder", "encoder-decoder") else {}
         out = body(**inputs, output_hidden_states=layers, return_dict=True, **extra)
-        return Encoded(out.last_hidden_state, out.hidden_states if layers else None, out.get("pooler_output"))
+        states = "decoder_hidden_states" if self.layout.kind == "encoder-decoder" else "hidden_states"
+        return Encoded(out.last_hidden_state, out[states] if layers else None, out.get("pooler_output"))
+
+    @property
+    def layers(self) -> int:
+        """How many layers' states `encode` can give beside the embeddings."""
+        last = self.layout.decoder.blocks if self.layout.kind == "encoder-decoder" and self.layout.decoder else ""
+        return len(self.model.get_submodule(last)) if last else int(self.config.num_hidden_layers)
+
+    def memory(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The encoder's states [rows, length, dim] of an encoder-decoder whose decoder is open: what its decoder attends to."""
+        return self.reader(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    def decoded(self, ids: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The decoder's states [rows, steps, dim] for tokens ``ids`` that are given; ``mask`` [rows, length] is that of ``memory``."""
+        assert self.layout.decoder is not None  # whoever asks has opened it
+        decoder = self.model.get_submodule(self.layout.decoder.stack)
+        out = decoder(input_ids=ids, encoder_hidden_states=memory, encoder_attention_mask=mask, use_cache=False)
+        return out.last_hidden_state  # type: ignore[no-any-return]
 
     def recompute(self, on: bool) -> None:
         """Keep no activations inside blocks and compute them again in the backward pass: less memory, about a third more time."""

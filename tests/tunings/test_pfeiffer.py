@@ -19,7 +19,7 @@ from tests.tunings.adapters import counted
 from tests.tunings.shared import attached, disturb, inputs, states
 from tests.tunings.shared import trained as weights
 
-POST = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2")
+POST = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta-v2", "bart")
 
 
 @pytest.mark.parametrize(

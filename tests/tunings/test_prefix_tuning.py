@@ -57,7 +57,8 @@ def test_every_weight_gets_a_gradient_and_no_other(family: str, tuning: PrefixTu
 def test_each_layer_has_its_own_prefix_and_each_text_its_own_answer(family: str) -> None:
     """Also where blocks share one layer; a mask of ones is no mask; padding and neighbors change nothing."""
     backbone = attached(FLAT, family).eval()
-    assert sum(prefix.shape.calls for prefix in prefixes(backbone)) == backbone.config.num_hidden_layers
+    sites = 3 if backbone.opened else 1  # encoder, decoder, and between them
+    assert sum(prefix.shape.calls for prefix in prefixes(backbone)) == sites * backbone.config.num_hidden_layers
     given, together = inputs(backbone), states(backbone)
     with torch.no_grad():
         for row in range(2):

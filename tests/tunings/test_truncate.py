@@ -27,7 +27,7 @@ from tests.laws.bench import SEEDS, dev, logits, stage_of
 from tests.tiny import FAMILIES, save_tiny, tiny_backbone, tiny_config, tiny_task, tiny_tokenizer
 from tests.tunings.shared import inputs, one_step, states, trained
 
-SHORTER = [f for f in FAMILIES if f != "albert"]
+SHORTER = [f for f in FAMILIES if f not in ("albert", "bart")]
 
 
 def deep(family: str = "bert", layers: int = 6) -> Backbone:
@@ -158,3 +158,11 @@ def test_the_nested_tuning_is_part_of_the_recipe() -> None:
     recipe = Recipe("r", (Train(tuning=Truncate(k=1, tuning=LoRA(r=4))),))
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     assert Truncate().tuning == Full() and Truncate(k=1, tuning=LoRA(r=4)).tunings == (LoRA(r=4),)
+
+
+def test_two_stacks_in_use_are_refused() -> None:
+    opened = tiny_backbone("t5")
+    opened.open_decoder()
+    for backbone in (tiny_backbone("bart"), opened):
+        with pytest.raises(ModelError, match="drops blocks of one stack; use lora or top_layers"):
+            Truncate(k=1).attach(backbone)

@@ -8,6 +8,7 @@ layer. So the names of pretrained weights stay as they are, several tunings can 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from torch import Tensor, nn
@@ -93,15 +94,18 @@ def norms(backbone: Backbone) -> dict[str, nn.Module]:
 def places(backbone: Backbone, method: str, names: Sequence[str]) -> list[Place]:
     """The modules at the layout's places ``names`` in every block, bottom first; a fused matrix that is several of them once.
 
+    Where a decoder is open its blocks are among them, cross-attention after self-attention.
+
     A family without such a place, or a model of it that is built differently, is a `ModelError` in the name of ``method``.
     """
-    layout = backbone.layout
+    layout, decoder = backbone.layout, backbone.layout.decoder
     layout.require(method, "blocks", *names)
     found: dict[str, nn.Module] = {}
-    for i, block in enumerate(backbone.blocks):
-        for name in names:
-            inner = getattr(layout, name)
-            path = f"{layout.blocks}.{i}.{inner}"
+    for stack in backbone.stacks:
+        other = decoder is not None and stack == decoder.blocks
+        inside = [(n, inner) for n in names for inner in (decoder.places[n] if decoder and other else (getattr(layout, n),))]
+        for (i, block), (name, inner) in product(enumerate(backbone.model.get_submodule(stack)), inside):
+            path = f"{stack}.{i}.{inner}"
             try:
                 found[path] = block.get_submodule(inner)
             except AttributeError:

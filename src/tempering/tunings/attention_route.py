@@ -20,7 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
-from tempering.tunings.attach import Place
+from tempering.tunings.attach import Place, places
 
 ROUTES = {base: f"tempering_over_{base}" for base in ("sdpa", "eager")}  # the name tells what to go back to, also in a copy of the model
 
@@ -103,9 +103,8 @@ def _rows(front: Tensor, own: Tensor) -> Tensor:
 
 def attention_layers(backbone: Backbone, method: str) -> list[Place]:
     """(path in the body, attention layer) of every block, bottom first: the modules that call the attention function."""
-    backbone.layout.require(method, "blocks", "query")
-    inner = backbone.layout.query.rpartition(".")[0]
-    return [(f"{backbone.layout.blocks}.{i}.{inner}", block.get_submodule(inner)) for i, block in enumerate(backbone.blocks)]
+    paths = [path.rpartition(".")[0] for path, _ in places(backbone, method, ["query"])]
+    return [(path, backbone.model.get_submodule(path)) for path in paths]
 
 
 def route(backbone: Backbone, method: str) -> None:

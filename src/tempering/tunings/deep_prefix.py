@@ -140,7 +140,7 @@ def start_from(backbone: Backbone, layers: Sequence[Place], text: str) -> None:
     with recording(layers) as seen, still(backbone.model):
         for prefix in prefixes:
             prefix.hidden = True
-        backbone.encode({"input_ids": rows})
+        states(backbone, {"input_ids": rows, "attention_mask": torch.ones_like(rows)})
         for prefix in prefixes:
             prefix.hidden = False
     pairs = torch.stack([torch.cat(pair) for pair in seen])  # [layers * calls, 2, heads, p, head_dim]

@@ -116,7 +116,7 @@ class GRFT:
 
     def _maps(self, backbone: Backbone) -> list[Place]:
         backbone.layout.require("grft", "blocks")
-        found = [(path, layer) for path, layer in linear_maps(backbone).items() if path.startswith(backbone.layout.blocks + ".")]
+        found = [(path, layer) for path, layer in linear_maps(backbone).items() if backbone.inside(path)]
         path, least = min(((path, sizes(layer)[self.axis == "rows"]) for path, layer in found), key=lambda pair: pair[1])
         if self.r > least:
             raise ModelError(f"grft: r = {self.r} is more than the {least} {self.axis} of {path}; give r of at most {least}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tempering.backbone import Backbone
 from tempering.contracts import Weights
-from tempering.tunings.attach import Added, Place, freeze, linear_maps, places, plug, sizes, transposed, unplug, walk
+from tempering.tunings.attach import Added, Place, freeze, places, plug, sizes, transposed, unplug, walk
 from tempering.tunings.by_row import vectors_by_row
 from tempering.tunings.peft_format import carriers
 
@@ -109,12 +109,12 @@ class IA3:
         layout = backbone.layout
         names = ["key", "value", *(["ffn_in"] if self.before_activation else [])]
         share = 2 / 3 if layout.query == layout.key == layout.value else 1.0  # fused as query, key, value
-        found = _everywhere(backbone, names)
+        found = places(backbone, "ia3", names)
         fused = {path for path, _ in places(backbone, "ia3", ["key"])} if share < 1 else set()
         return [(path, layer, round(sizes(layer)[1] * (share if path in fused else 1))) for path, layer in found]
 
     def _inputs(self, backbone: Backbone) -> list[Place]:
-        return [] if self.before_activation else _everywhere(backbone, ["ffn_out"])
+        return [] if self.before_activation else places(backbone, "ia3", ["ffn_out"])
 
     def peft_config(self, backbone: Backbone, task_type: str, modules_to_save: Sequence[str]) -> dict[str, Any]:
         """``adapter_config.json`` with a pattern that means the feed-forward map alone."""
@@ -127,7 +127,7 @@ class IA3:
             "target_modules": _pattern([*outputs, *inputs]),
             "feedforward_modules": _pattern(inputs),
             "modules_to_save": list(modules_to_save) or None,
-            "fan_in_fan_out": all(transposed(layer) for _, layer in _everywhere(backbone, ["key", "value"])),
+            "fan_in_fan_out": all(transposed(layer) for _, layer in places(backbone, "ia3", ["key", "value"])),
             "init_ia3_weights": True,
         }
 
@@ -149,16 +149,6 @@ class IA3:
         """Our state again."""
         names, state = self.peft_names(backbone, prefix), backbone.state_dict()
         return {mine: stored[theirs].flatten()[-len(state[mine]) :] for mine, theirs in names.items()}
-
-
-def _everywhere(backbone: Backbone, names: Sequence[str]) -> list[Place]:
-    """The maps at ``names`` in every block, and in an encoder-decoder those of the same names in the other half."""
-    found = dict(places(backbone, "ia3", names))
-    if getattr(backbone.config, "is_encoder_decoder", False):
-        last = {path.rpartition(".")[2] for path in found}
-        inside = backbone.layout.blocks + "."
-        found |= {p: m for p, m in linear_maps(backbone).items() if p.rpartition(".")[2] in last and not p.startswith(inside)}
-    return list(found.items())
 
 
 def _pattern(paths: Sequence[str]) -> str:

@@ -140,9 +140,7 @@ class LoRA:
         """LoRA+: B learns at ``loraplus_lr_ratio`` times the rate of everything else."""
         return Hooks(rate=lambda name, _progress: self.loraplus_lr_ratio if name.endswith(".lora.B") else 1.0)
 
-    def peft_config(
-        self, backbone: Backbone, task_type: Literal["SEQ_CLS", "FEATURE_EXTRACTION"], modules_to_save: Sequence[str]
-    ) -> dict[str, Any]:
+    def peft_config(self, backbone: Backbone, task_type: str, modules_to_save: Sequence[str]) -> dict[str, Any]:
         """``adapter_config.json`` of this LoRA (`tempering.tunings.peft_format`)."""
         from tempering.tunings.peft_format import peft_config
 

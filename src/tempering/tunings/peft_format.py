@@ -7,7 +7,7 @@ load them: ``prefix`` is the attribute under which that class keeps the body (`H
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from tempering.backbone import Backbone
 from tempering.tunings.attach import Place, linear_maps, transposed, walk
@@ -19,7 +19,7 @@ LORA = {"A": "lora_A.weight", "B": "lora_B.weight"}
 def peft_config(
     value: LoRA,
     backbone: Backbone,
-    task_type: Literal["SEQ_CLS", "FEATURE_EXTRACTION"],
+    task_type: str,
     modules_to_save: Sequence[str] = (),
     base_model_name_or_path: str | None = None,
 ) -> dict[str, Any]:

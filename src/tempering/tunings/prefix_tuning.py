@@ -23,7 +23,8 @@ class PrefixTuning:
 
     *Paper*: Li and Liang 2021; Liu et al. 2022 (P-tuning v2: no MLP, dropout on the prefix). *Formula*: attention over [P_K; K] and
     [P_V; V], P [p, key heads * head_dim] in each of L layers: 2 L p d numbers; with the MLP (P_K; P_V) = tanh(E W^T + b) U^T + c, E
-    (p, d), W (m, d), U (2 L d, m): p d + d m + m + (m + 1) 2 L d. Fewer where key heads are shared by query heads. *Needs*: a family
+    (p, d), W (m, d), U (2 L d, m): p d + d m + m + (m + 1) 2 L d. Fewer where key heads are shared by query heads; where a decoder is
+    open L counts its self-attention and its cross-attention too, each with a prefix of its own. *Needs*: a family
     whose attention function can be replaced (`tempering.tunings.attention_route`); checked on the model itself at `attach`. *Costs*: one
     pass with p more keys a layer, also when used: it does not merge. Not the backbone at the start, even with p zeros.
     *Differs*: real tokens keep their own positions, where PEFT, like P-tuning v2's code, moves them by p: a PEFT folder of this

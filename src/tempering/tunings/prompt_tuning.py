@@ -14,6 +14,7 @@ from tempering.backbone import Backbone
 from tempering.errors import ModelError
 from tempering.tunings.prompts import Prompt, attach_prompt, prompt_of, require_room
 from tempering.tunings.reach import still
+from tempering.tunings.saved_adapters import base_fingerprint
 
 if TYPE_CHECKING:
     from tempering.contracts import Probe
@@ -40,19 +41,22 @@ class PromptTuning:
     """Puts ``p`` trained vectors before the embeddings of every text, and trains nothing else of the body.
 
     ``init``: "random" draws U(-0.5, 0.5); "vocab" takes embeddings of p different frequent words; "text" those of the pieces of
-    ``text`` in order; "labels" the mean over the pieces of each label's name, one position each. Positions left over are as in "vocab".
+    ``text`` in order; "labels" the mean over the pieces of each label's name, one position each; "file" takes the prompt that another run
+    saved in the folder ``file`` (SPoT, Vu et al. 2022; `tempering.tunings.saved_prompts`). Positions left over are as in "vocab".
 
     *Paper*: Lester et al. 2021. *Formula*: the body reads [P; E(x)], P (p, d): p d numbers; the states of P are cut off again, so that
     a head sees the text's own. *Needs*: a body that takes embeddings in the place of tokens; checked on the model itself at
     `attach`. *Costs*: one pass over texts p tokens longer, also when used: it does not merge; texts are cut to what positions are left.
     *Differs*: AdamW here, the paper's Adafactor at rate 0.3; flax's uniform(0.5) draws from [0, 0.5), here symmetric. PEFT's prompt
     tuning leaves the prompt's states in place, so that a first-token or pooler head reads the prompt and not the text: its folder
-    would score differently, and this prompt is saved as a delta.
+    would score differently, and this prompt is saved as a delta. In an encoder-decoder the vectors stand before the source, and the decoder
+    attends to the states of the source alone.
     """
 
     p: int = Field(default=20, ge=1)
-    init: Literal["random", "vocab", "text", "labels"] = "vocab"
+    init: Literal["random", "vocab", "text", "labels", "file"] = "vocab"
     text: str = ""
+    file: str = ""
 
     trunk_eval: ClassVar[bool] = False
     trains_pretrained: ClassVar[bool] = False
@@ -64,6 +68,8 @@ class PromptTuning:
     def _text_fits(self) -> PromptTuning:
         if (self.init == "text") != bool(self.text.strip()):
             raise ValueError('init: text and a text belong together; give both, as in  init: text, text: "is the film good or bad?"')
+        if (self.init == "file") != bool(self.file.strip()):
+            raise ValueError("init: file and a file belong together; give both, as in  init: file, file: source-model/")
         return self
 
     def attach(self, backbone: Backbone) -> None:
@@ -78,10 +84,18 @@ class PromptTuning:
         _fill(backbone, found + [[i] for i in _frequent(backbone, self.p - len(found))])
 
     def prepare(self, learner: Learner, probe: Probe) -> None:
-        """With ``init: labels``, the first positions become the labels' names, which `attach` does not know yet."""
+        """With ``init: labels``, the first positions become the labels' names, which `attach` does not know yet; with ``init: file`` those
+        of the saved prompt, whose folder a model that is loaded needs no more.
+        """
         prompt: Any = prompt_of(learner.backbone)
         if self.init == "labels" and prompt.untouched:
             _fill(learner.backbone, [_pieces(learner.backbone, str(label)) for label in learner.framing.labels][: self.p])
+        if self.init == "file" and prompt.untouched:
+            from tempering.tunings.saved_prompts import saved_prompt
+
+            saved = saved_prompt(self.file, prompt.weight.shape[1], base_fingerprint(learner.backbone))
+            with torch.no_grad():
+                prompt.weight[: len(saved)] = saved[: self.p].to(prompt.weight)
 
     def merge(self, backbone: Backbone) -> None:
         """Refused: no weight of the body can hold tokens."""

@@ -23,13 +23,16 @@ LEAST = 3  # tokens of text that must fit behind a prompt
 
 
 class Prompt(Added):
-    """Base of what makes ``p`` vectors. ``table`` is the path in the body of the module that looks tokens up."""
+    """Base of what makes ``p`` vectors. ``table`` is the path in the body of the module that looks tokens up; ``led``: the last call put
+    the vectors in (not where a cache held them already).
+    """
 
     def __init__(self, kind: str, p: int, table: str) -> None:
         super().__init__()
         self.p = p
         self.table = table
         self.setting = (kind, p)
+        self.led = True
 
     @abstractmethod
     def forward(self) -> Tensor:
@@ -37,9 +40,13 @@ class Prompt(Added):
 
 
 def _insert(body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Before the body: tokens become embeddings with the prompt in front; mask and token types grow along."""
+    """Before the body: tokens become embeddings with the prompt in front; mask, positions and token types grow along."""
     prompt: Any = body.get_submodule(NAME)
     given = {**dict(zip(("input_ids", "attention_mask"), args, strict=False)), **kwargs}
+    past = given.get("past_key_values")
+    prompt.led = past is None or not past.get_seq_length()
+    if not prompt.led:
+        return (), _behind(prompt.p, given)
     ids = given.pop("input_ids", None)
     text = given.pop("inputs_embeds", None)
     if text is None:
@@ -51,13 +58,27 @@ def _insert(body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
     grown = {"attention_mask": nn.functional.pad(mask, (prompt.p, 0), value=1)}
     if given.get("token_type_ids") is not None:
         grown["token_type_ids"] = nn.functional.pad(given["token_type_ids"], (prompt.p, 0))
+    if given.get("position_ids") is not None:
+        own = torch.arange(prompt.p, device=text.device).expand(len(given["position_ids"]), -1)
+        grown["position_ids"] = torch.cat([own, given["position_ids"] + prompt.p], 1)
     vectors = prompt().to(text.dtype).expand(rows, -1, -1)
     return (), {**given, **grown, "inputs_embeds": torch.cat([vectors, text], 1)}
+
+
+def _behind(p: int, given: dict[str, Any]) -> dict[str, Any]:
+    """The call of a later step, whose cache holds the prompt: mask and positions count it."""
+    if given.get("attention_mask") is not None:
+        given["attention_mask"] = nn.functional.pad(given["attention_mask"], (p, 0), value=1)
+    if given.get("position_ids") is not None:
+        given["position_ids"] = given["position_ids"] + p
+    return given
 
 
 def _cut(body: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     """After the body: the states of the text alone, and the pooler's vector of the text's first token."""
     prompt: Any = body.get_submodule(NAME)
+    if not prompt.led:
+        return output
     output.last_hidden_state = output.last_hidden_state[:, prompt.p :]
     if output.get("hidden_states") is not None:
         output.hidden_states = tuple(layer[:, prompt.p :] for layer in output.hidden_states)
@@ -76,7 +97,7 @@ def _pooled(body: nn.Module, last: Tensor) -> Tensor:
 
 def prompt_of(backbone: Backbone) -> Prompt | None:
     """The prompt that is attached, if there is one."""
-    found = getattr(backbone.model, NAME, None)
+    found = getattr(backbone.reader, NAME, None)
     return found if isinstance(found, Prompt) else None
 
 
@@ -93,18 +114,19 @@ def require_room(backbone: Backbone, method: str, p: int) -> None:
 def attach_prompt(backbone: Backbone, method: str, p: int, make: Callable[[str, int], Prompt]) -> bool:
     """Freeze the backbone and train the prompt that ``make(table, width)`` gives; one that is there is trained on. Whether it is new."""
     require_room(backbone, method, p)
-    check_free(("the body", backbone.model), NAME, (method, p))
+    body = backbone.reader
+    check_free(("the body", body), NAME, (method, p))
     freeze(backbone)
-    table = next(path for path, module in backbone.model.named_modules() if module is backbone.embeddings)
+    table = next(path for path, module in body.named_modules() if module is backbone.embeddings)
     weight = backbone.embeddings.get_parameter("weight")
     fresh = prompt_of(backbone) is None
     inputs = {} if weight.is_meta or not fresh else made_up(backbone, p + LEAST)
-    before = states(backbone, {name: x[:, p:] for name, x in inputs.items()}) if inputs else None
-    whole = states(backbone, inputs) if inputs else None
-    plug(backbone.model, NAME, lambda: make(table, int(weight.shape[1])), _cut, weight)
+    before = states(backbone, {name: x[:, p:] for name, x in inputs.items()}, body) if inputs else None
+    whole = states(backbone, inputs, body) if inputs else None
+    plug(body, NAME, lambda: make(table, int(weight.shape[1])), _cut, weight)
     backbone.reserved = p
     if fresh:
-        backbone.model.register_forward_pre_hook(_insert, with_kwargs=True)
+        body.register_forward_pre_hook(_insert, with_kwargs=True)
     if before is not None and whole is not None:
         try:
             _check(backbone, method, inputs, before, whole)
@@ -124,18 +146,18 @@ def _check(backbone: Backbone, method: str, inputs: dict[str, Tensor], before: T
         mine = []
         for row in range(len(known)):
             handle = prompt.register_forward_hook(lambda _m, _a, _out, vectors=known[row]: vectors)
-            one = backbone.encode({name: x[row : row + 1] for name, x in rest.items()}).last
-            mine.append(one[rest["attention_mask"][row : row + 1].bool()])
+            mine.append(states(backbone, {name: x[row : row + 1] for name, x in rest.items()}, backbone.reader))
             handle.remove()
     kept = torch.arange(inputs["input_ids"].shape[1], device=whole.device).expand_as(inputs["input_ids"])[inputs["attention_mask"].bool()]
     if not same(whole[kept >= p], torch.cat(mine)):
         raise unreached(backbone, method, "the embeddings of a text do not say what the text says")
-    check_arrives(backbone, method, [f"{NAME}.{name}" for name, _ in prompt.named_parameters()], rest, before)
+    names = [f"{NAME}.{name}" for name, _ in prompt.named_parameters()]
+    check_arrives(backbone, method, names, rest, before, backbone.reader)
 
 
 def remove(backbone: Backbone) -> None:
     """Take the prompt off again."""
-    body = backbone.model
+    body = backbone.reader
     delattr(body, NAME)
     for hooks, mine, named in (
         (body._forward_hooks, _cut, body._forward_hooks_with_kwargs),

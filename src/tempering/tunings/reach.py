@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,21 @@ def made_up(backbone: Backbone, length: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def states(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
-    """The last hidden states of the real tokens [tokens, dim]."""
+def states(backbone: Backbone, inputs: dict[str, Tensor], body: nn.Module | None = None) -> Tensor:
+    """The last hidden states of the real tokens [tokens, dim], of the whole ``body``, its decoder included where that is open."""
+    body = body or backbone.model
     with still(backbone.model):
-        return backbone.encode(inputs).last[inputs["attention_mask"].bool()]
+        found: Tensor = body(**_asked(backbone, inputs, body)).last_hidden_state[inputs["attention_mask"].bool()]
+    return found
+
+
+def _asked(backbone: Backbone, inputs: dict[str, Tensor], body: nn.Module) -> dict[str, Any]:
+    """What ``body`` is called with: the decoder of an encoder-decoder that does not choose its own tokens gets those of the text."""
+    whole, kind = body is backbone.model, backbone.layout.kind
+    extra: dict[str, Any] = {"use_cache": False} if whole and (kind == "decoder" or backbone.opened) else {}
+    if whole and backbone.opened and kind == "text-encoder":
+        extra["decoder_input_ids"] = inputs["input_ids"]
+    return {**inputs, **extra}
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -55,17 +67,25 @@ def same(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= LEAST * a.abs().max())
 
 
-def check_arrives(backbone: Backbone, method: str, names: Sequence[str], inputs: dict[str, Tensor], before: Tensor) -> None:
-    """Refuse where other values of the weights ``names`` (in the body) leave the states as ``before``, or get no gradient."""
-    body, rng = backbone.model, numpy_stream("reach", "values")
+def check_arrives(
+    backbone: Backbone,
+    method: str,
+    names: Sequence[str],
+    inputs: dict[str, Tensor],
+    before: Tensor,
+    part: nn.Module | None = None,
+) -> None:
+    """Refuse where other values of the weights ``names`` (in the body, or ``part`` of it) leave its states as ``before``, or get no
+    gradient.
+    """
+    body, rng = part or backbone.model, numpy_stream("reach", "values")
     weights = {}
     for name in names:
         now = body.get_parameter(name)
         drawn = torch.from_numpy(rng.standard_normal(tuple(now.shape))).to(now.device, now.dtype)
         weights[name] = (drawn * now.shape[-1] ** -0.5).requires_grad_(True)
-    extra = {"use_cache": False} if backbone.layout.kind == "decoder" else {}
     with still(body), torch.enable_grad():
-        last = functional_call(body, weights, kwargs={**inputs, **extra}).last_hidden_state[inputs["attention_mask"].bool()]
+        last = functional_call(body, weights, kwargs=_asked(backbone, inputs, body)).last_hidden_state[inputs["attention_mask"].bool()]
         if same(before, last.detach()):
             raise unreached(backbone, method, "it leaves the output as it is")
         if not last.requires_grad:

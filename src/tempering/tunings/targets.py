@@ -34,7 +34,7 @@ def targets_of(backbone: Backbone, method: str, target_modules: tuple[str, ...] 
     maps = linear_maps(backbone)
     if target_modules == "all-linear":
         backbone.layout.require(method, "blocks")
-        chosen = {path for path in maps if path.startswith(backbone.layout.blocks + ".")}
+        chosen = {path for path in maps if backbone.inside(path)}
     elif isinstance(target_modules, str):
         chosen = _matching(backbone, method, maps, target_modules)
     else:

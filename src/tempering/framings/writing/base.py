@@ -1,0 +1,132 @@
+"""What scoring and writing share at run time: sources and targets as tokens, and batches of them."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tempering.contracts import Batch, Example, Kind, Prediction, Prompt
+from tempering.errors import RecipeError
+from tempering.framings.module import FramingBase
+from tempering.framings.output_head import ensure_output_head
+from tempering.framings.text import pad, tensors
+from tempering.framings.writing.source import Source
+from tempering.framings.writing.states import end_id, output_head
+from tempering.framings.writing.targets import Targets, Values, targets_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tempering.backbone import Backbone
+    from tempering.framings.text_to_text import TextToText
+
+CUE = "\nAnswer:"  # ends the source of a causal model, which would else go on with the source
+TARGET = 128  # tokens of a target, where no more are asked for
+
+
+class Writing(FramingBase, ABC):
+    """Base of `LabelScorer` and `TextWriter`. It has no weights of its own: the output matrix is the backbone's (``backbone.lm_head``)."""
+
+    deterministic = True
+    reads_lm_head = True
+    form = "text"
+
+    def __init__(self, framing: TextToText, task: Any, backbone: Backbone) -> None:
+        super().__init__()
+        self.kind: Kind = task.kind
+        self.labels = tuple(task.labels)
+        self.framing = framing
+        self.source_only = backbone.opened  # an encoder-decoder reads the source apart
+        self.limit = limit = backbone.max_length
+        self.room = min(framing.max_target_length or TARGET, limit if self.source_only else limit // 2)
+        length = min(framing.max_source_length or limit, limit if self.source_only else limit - self.room)
+        if length < 2 or self.room < 2:
+            raise RecipeError(
+                f"text_to_text: max_source_length and max_target_length leave {length} and {self.room} tokens of the {limit} that"
+                f" {backbone.source} reads; give at least 2 to each"
+            )
+        cue = ("" if self.source_only else CUE) if framing.cue is None else framing.cue
+        self.tokenizer = backbone.tokenizer
+        self.source = Source(backbone.tokenizer, framing.source, cue, length, task.kind)
+        self.targets: Targets = targets_of(task, dict(framing.words), framing.step)
+        self.end, self.pad_id = end_id(backbone), int(backbone.tokenizer.pad_token_id or 0)
+        output_head(backbone)
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a target, the one that ends it last; a longer one than there is room for loses its end."""
+        given = self._after_cue(text) if not self.source_only else list(self.tokenizer(text_target=text, verbose=False)["input_ids"])
+        given = given[:-1] if given and given[-1] == self.end else given
+        return [*given[: self.room - 1], self.end]
+
+    def _after_cue(self, text: str) -> list[int]:
+        """What a text adds behind the cue: its tokens after the longest prefix that the two encodings share, a space before it."""
+        alone, joined = (
+            list(ids)
+            for ids in self.tokenizer([self.source.cue, f"{self.source.cue} {text}"], add_special_tokens=False, verbose=False)["input_ids"]
+        )
+        shared = next((i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b), min(len(alone), len(joined)))
+        if joined[shared:] and shared == len(alone):
+            return joined[shared:]
+        return list(self.tokenizer(f" {text}", add_special_tokens=False, verbose=False)["input_ids"])
+
+    def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
+        """One source an example, with its target where it has a label."""
+        rows = zip(examples, self.source.encode(examples), strict=True)
+        return [[Prompt(ids, None, None if e.label is None else self.target(e))] for e, ids in rows]
+
+    def target(self, example: Example) -> Any:
+        """What a prompt carries as its target: here the tokens of its text."""
+        return self.ids(self.targets.text(example))
+
+    def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        """Sources padded on the right."""
+        return tensors(pad(prompts, self.pad_id))
+
+    def logits(self, backbone: Backbone, states: Tensor) -> Tensor:
+        """[tokens, vocabulary]."""
+        table: Any = backbone.embeddings.weight
+        found: Tensor = ensure_output_head(backbone)(states, table)[0]
+        return found
+
+    def trunk_key(self) -> str:
+        """Template, cue and lengths."""
+        made = self.source
+        return f"text_to_text source={made.template!r} cue={made.cue!r} lengths={made.length}/{self.room} kind={self.kind}"
+
+    def keep(self) -> dict[str, Any]:
+        """The range of the training values."""
+        return {"range": [self.targets.low, self.targets.high]} if isinstance(self.targets, Values) else {}
+
+    def recall(self, kept: dict[str, Any]) -> None:
+        """Take the range back."""
+        if isinstance(self.targets, Values):
+            self.targets.low, self.targets.high = kept["range"]
+
+    def facts(self) -> dict[str, float]:
+        """How much of what was written last could not be read as it stands, by reason."""
+        return {why: float(count) for why, count in sorted(self.targets.missed.items())}
+
+    def said(self, texts: Sequence[Sequence[tuple[str, float]]], examples: Sequence[Example]) -> list[Prediction]:
+        """Predictions from the texts written for each example, best first, with their weights."""
+        self.targets.missed.clear()
+        found = []
+        for written, example in zip(texts, examples, strict=True):
+            best = self.targets.read(written[0][0], example)
+            chances: dict[Any, float] = dict.fromkeys(self.labels, 0.0) if self.kind == "classification" and len(written) > 1 else {}
+            for text, weight in written if len(written) > 1 else ():
+                label = text if self.kind in ("text", "tagging") else self.targets.read(text, example).label
+                chances[label] = chances.get(label, 0.0) + weight
+            found.append(Prediction(best.label, chances, best.spans, best.each))
+        return found
+
+
+def turned(batch: Batch, pad_id: int) -> dict[str, Tensor]:
+    """Sources padded on the left instead, with their mask: how a causal model is given rows to go on from."""
+    ids = batch.inputs["input_ids"]
+    mask = batch.inputs.get("attention_mask", torch.ones_like(ids))
+    order = mask.argsort(dim=1, stable=True)  # padding first, every text in its order
+    return {"input_ids": ids.gather(1, order).masked_fill(mask.gather(1, order) == 0, pad_id), "attention_mask": mask.gather(1, order)}

@@ -1,0 +1,56 @@
+"""A model of transformers with ``generate`` around a backbone's own modules: the family's class, sharing every weight."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tempering.framings.output_head import OutputHead
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+
+
+class Output(nn.Module):
+    """The output matrix in the place where the class has its own; what is scaled is scaled by the class."""
+
+    def __init__(self, head: OutputHead, table: nn.Module) -> None:
+        super().__init__()
+        self.parts = (head, table)  # in a tuple: they hang in the backbone
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """States [rows, steps, dim] -> logits [rows, steps, vocabulary]."""
+        head, table = self.parts
+        return head.logits(hidden, table.get_parameter("weight"))
+
+
+def generator_class(backbone: Backbone) -> Any:
+    """transformers' auto class of the family's model that writes."""
+    import transformers
+
+    return transformers.AutoModelForSeq2SeqLM if backbone.opened else transformers.AutoModelForCausalLM
+
+
+def body_prefix(model: Any) -> str:
+    """The attribute under which a class of transformers keeps its body; empty where the body's parts are its own."""
+    prefix = str(model.base_model_prefix)
+    return prefix if prefix and hasattr(model, prefix) else ""
+
+
+def assembled(backbone: Backbone, head: OutputHead) -> Any:
+    """The model: built without weights, with the backbone's own modules in the places of its own, so that what tunings hung in acts too."""
+    with torch.device("meta"):
+        model = generator_class(backbone).from_config(copy.deepcopy(backbone.config), dtype=torch.float32)
+    prefix = body_prefix(model)
+    if prefix:
+        setattr(model, prefix, backbone.model)
+    else:
+        for name, part in backbone.model.named_children():
+            setattr(model, name, part)
+    model.set_output_embeddings(Output(head, backbone.embeddings))
+    for name, buffer in list(model.named_buffers(recurse=False)):  # a bias that the head adds already
+        setattr(model, name, nn.Buffer(torch.zeros(buffer.shape, device=next(backbone.model.parameters()).device)))
+    return model.eval()

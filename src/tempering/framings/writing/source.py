@@ -1,0 +1,104 @@
+"""The text that a model reads before it writes: a template with places for an example's texts, shortened where those are too long."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tempering.contracts import Example, Kind
+from tempering.errors import DataError, RecipeError
+
+NAMES = ("text", "text_pair")
+_FIELD = re.compile(r"\{(\w*)\}")
+_SINGLE, _PAIR = "{text}", "sentence1: {text} sentence2: {text_pair}"  # T5's names of the two sentences of a pair
+_QUESTION = "question: {text} context: {text_pair}"  # as T5 writes SQuAD
+
+
+def fields_of(template: str, what: str = "source") -> list[str]:
+    """The places of ``template``, in order; another than `NAMES`, or none at all, is a `RecipeError`."""
+    found = _FIELD.findall(template)
+    wrong = [name for name in found if name not in NAMES]
+    if wrong or not found:
+        asked = f"unknown place {{{wrong[0]}}}" if wrong else "it has no place for the text"
+        raise RecipeError(
+            f"text_to_text.{what} {template!r}: {asked}; write {{text}} where the text goes, {{text_pair}} for the second one"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tokenizer with a ``template`` ("": the usual one of the kind and the number of texts), the ``cue`` that ends every source of
+    a causal model, and ``length`` in tokens, special ones counted.
+
+    A source that is too long loses the ends of its longest text, token by token: never a word of the template.
+    """
+
+    tokenizer: Any
+    template: str
+    cue: str
+    length: int
+    kind: Kind
+
+    def template_of(self, example: Example) -> str:
+        """The template for one example; one that reads a second text where there is none is a `DataError`."""
+        usual = _SINGLE if len(example.texts) == 1 else _QUESTION if self.kind == "question_answering" else _PAIR
+        chosen = self.template or usual
+        if len(example.texts) == 1 and "text_pair" in fields_of(chosen):
+            raise DataError(
+                f"row {example.row}: text_to_text.source {chosen!r} reads {{text_pair}}, and this row has one text; name the second column"
+                " with --text-pair, or take {text_pair} out"
+            )
+        return chosen
+
+    def fill(self, example: Example, texts: Sequence[str] | None = None) -> str:
+        """The whole source of ``example``, or of other ``texts`` in their place."""
+        given = dict(zip(NAMES, example.texts if texts is None else texts, strict=False))
+        return _FIELD.sub(lambda place: given[place[1]], self.template_of(example)) + self.cue
+
+    def encode(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Token ids of every source, with the special tokens that the tokenizer adds, at most ``length`` of them."""
+        rows = self._ids([self.fill(e) for e in examples])
+        return [row if len(row) <= self.length else self._shortened(e) for e, row in zip(examples, rows, strict=True)]
+
+    def blank(self, template: str | None) -> list[int]:
+        """Token ids of a source that says nothing: ``template`` as it stands, or our own with empty texts (`Decoding.guidance`)."""
+        usual = self.template or (_QUESTION if self.kind == "question_answering" else _SINGLE)
+        text = _FIELD.sub("", usual if template is None else template)
+        return self._ids([text + self.cue])[0] or [self._filler]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        rows = self.tokenizer(texts, truncation=False, verbose=False, return_attention_mask=False)["input_ids"]
+        return [list(row) or [self._filler] for row in rows]
+
+    @property
+    def _filler(self) -> int:
+        """What stands for a source of no tokens: a model cannot read an empty row."""
+        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return next((int(i) for i in known if i is not None), 0)
+
+    def _shortened(self, example: Example) -> list[int]:
+        texts = list(example.texts)
+        while len(row := self._ids([self.fill(example, texts)])[0]) > self.length:
+            ends = [self._ends(text) for text in texts]
+            sizes = [len(e) for e in ends]
+            longest = max(range(len(texts)), key=sizes.__getitem__)
+            if not sizes[longest]:
+                raise RecipeError(
+                    f"text_to_text.source {self.template_of(example)!r} alone takes {len(row)} tokens of max_source_length={self.length};"
+                    " shorten it, or give more"
+                )
+            over, others = len(row) - self.length, max([0, *(n for i, n in enumerate(sizes) if i != longest)])
+            cut = min(over, max(1, sizes[longest] - others)) if others else over  # the longer loses until both are alike
+            kept = max(0, sizes[longest] - cut)
+            texts[longest] = texts[longest][: ends[longest][kept - 1]] if kept else ""
+        return row
+
+    def _ends(self, text: str) -> list[int]:
+        """Where in ``text`` each of its tokens ends; every character counts as one where the tokenizer cannot tell."""
+        if not self.tokenizer.is_fast:
+            return list(range(1, len(text) + 1))
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        return [end for _, end in found if end]
