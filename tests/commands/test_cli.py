@@ -89,7 +89,7 @@ def test_a_bad_file_leaves_no_folder(name: str, here: Path, bert: str, capsys: p
         (("--recipe", "mixout", "tuning=lora"), "trains none of those"),
         (("--text", "txt"), "did you mean 'text'"),
         (("--dev", "absent.csv"), "absent.csv"),
-        (("--kind", "tagging"), "tagging"),
+        (("--kind", "ranking"), "ranking"),
         (("--metric", "acuracy"), "did you mean accuracy"),
         (("--report-to", "paper"), "choose one of tensorboard"),
         (("--model", "./nowhere"), "there is no such folder"),

@@ -56,6 +56,34 @@ def test_compare_dry_run_counts_and_writes_nothing(here: Path, bert: str, capsys
     assert sorted(here.rglob("*")) == before
 
 
+def test_the_variance_is_decomposed_where_asked_for(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = (
+        "compare",
+        "train.csv",
+        "--recipes",
+        "head",
+        "--sizes",
+        "8",
+        "--seeds",
+        "3",
+        "--decompose",
+        "--model",
+        bert,
+        *QUICK,
+        "--workers",
+        "0",
+    )
+    done(*asked, "--dry-run")
+    assert "1 recipes x 1 sizes x 3 x 3 crossed seeds = 9 runs" in capsys.readouterr().out
+    done(*asked)
+    said = capsys.readouterr()
+    assert "crossed: head, 8 rows, sample 0, init 1, order 2: accuracy" in said.err
+    assert "Where the spread comes from" in said.out and "9 of 9" in said.out
+    done("report", "study", "--format", "json")
+    assert json.loads(capsys.readouterr().out)["parts"][0]["runs"] == 9
+    refuses(*asked[:7], "2", *asked[8:], said="--decompose needs --seeds 3 at least", capsys=capsys)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

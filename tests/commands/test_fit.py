@@ -162,3 +162,18 @@ def test_interrupting_says_how_to_go_on(here: Path, bert: str, monkeypatch: pyte
     assert cli.run(["fit", "train.csv", "--model", bert, *QUICK]) == 130
     said = capsys.readouterr().err
     assert "--resume goes on from checkpoints/stage-0/checkpoint-4" in said and said.endswith("error: stopped\n")
+
+
+def test_the_best_of_several_tries_is_kept_and_all_are_told_of(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("fit", "train.csv", "--test", "test.csv", "--model", bert, "--recipe", "head", "min_steps=6", "--output-dir", "tries")
+    done(*asked, "--tries", "3", "--stop-worst", "0.6", "--stop-at", "0.2")
+    found = json.loads(Path("tries/metrics.json").read_text())
+    assert [t["state"] for t in found["tries"]].count("stopped") == 2
+    assert "of 3, chosen on the development split (2 were stopped early)" in Path("tries/README.md").read_text()
+    assert not Path("tries/checkpoints").exists()
+    done(*asked, "--tries", "3", "--resume")
+    assert "is finished already" in capsys.readouterr().err
+    refuses(*asked, "--resume", said="another number of tries", capsys=capsys)
+    other = (*asked[:-1], "other")
+    refuses(*other, "--stop-at", "0.5", said="speak of several tries", capsys=capsys)
+    refuses(*other, "--tries", "2", "--stop-worst", "2", said="--stop-worst 2.0: expected a share", capsys=capsys)

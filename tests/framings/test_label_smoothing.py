@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional as F
 from transformers.trainer_pt_utils import LabelSmoother
 
-from tempering.contracts import Kind, Slab
+from tempering.contracts import Batch, Kind, Scores, Slab
 from tempering.errors import RecipeError
 from tempering.framings.losses import supervised_loss
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.prototypes import Prototypes
 from tempering.passes import Passes
 from tempering.stages.train import Train
 from tests.laws.bench import bits, dev, differing, losses, run, stage_of, untrained
@@ -98,6 +99,22 @@ def test_masked_words_are_smoothed_too() -> None:
     stage = dataclasses.replace(stage_of(framing=MaskedLM(0.5)), text="unlabeled")
     smooth = dataclasses.replace(stage, label_smoothing_factor=0.3)
     assert differing(bits(run(stage)), bits(run(smooth)))
+
+
+@pytest.mark.parametrize("value", [Prototypes(), Prototypes(readout="nearest"), Prototypes(soft_labels=True)])
+def test_the_chances_of_a_mixture_meet_the_smoothed_target(value: Prototypes) -> None:
+    """- sum_y q(y) log P(y | x): what the framing puts out are log-probabilities already."""
+    module = untrained(stage_of(framing=value)).framing
+    module.smoothing = 0.3
+    torch.manual_seed(1)
+    logits, _ = module(torch.randn(6, 32) / 10)
+    targets = torch.tensor([0, 1, 1, 0, 0, 1])
+    scores = Scores((Slab(logits, targets, None, None, "classification"),))
+    torch.testing.assert_close(logits.exp().sum(-1), torch.ones(1, 6))
+    q = 0.7 * F.one_hot(targets, 2) + 0.15
+    batch = Batch({"features": torch.zeros(6, 32)})
+    torch.testing.assert_close(module.train().loss(scores, batch), -(q * logits[0]).sum(-1).mean())
+    torch.testing.assert_close(module.eval().loss(scores, batch), -logits[0][torch.arange(6), targets].mean())
 
 
 def test_values_have_nothing_to_smooth() -> None:

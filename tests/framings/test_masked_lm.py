@@ -13,15 +13,18 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from tempering.backbone import Backbone
-from tempering.contracts import Batch, Example
+from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import ModelError, RecipeError
-from tempering.framings.lm_head import LMHead, lm_state
+from tempering.framings.lm_head import LMHead, ensure_lm_head, lm_state
 from tempering.framings.masked_lm import MaskedLM
 from tempering.layouts import Layout
-from tests.tiny import FAMILIES, tiny_backbone, tiny_model, tiny_tokenizer
+from tempering.pretrained import quiet
+from tempering.saving import loads_with
+from tempering.stages.train import Train
+from tests.tiny import FAMILIES, tiny_backbone, tiny_model, tiny_task, tiny_tokenizer
 
 BatchOf = Callable[[Any, list[Example]], Batch]
-REFUSED = ("gpt2", "llama", "qwen2", "t5")
+REFUSED = ("gpt2", "llama", "qwen2", "t5", "bart")
 ENCODERS = [f for f in FAMILIES if f not in REFUSED]
 
 
@@ -156,7 +159,7 @@ def test_whole_words(rng: np.random.Generator) -> None:
     core.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     backbone.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=64, **roles)
-    module = MaskedLM(0.3, whole_word=True).build(None, backbone)
+    module = MaskedLM(0.3, masking="whole_word").build(None, backbone)
     (prompt,), (short,) = module.render([Example(("abcdef x abcd",)), Example(("x",))], (), rng)
     assert list(prompt.input_ids) == [2, 5, 6, 7, 8, 5, 6, 3] and prompt.target == [-1, 0, 0, 0, 1, 2, 2, -1]
     chosen = [set(module.collate([short, prompt], np.random.default_rng(s)).extra["positions"].tolist()) for s in range(60)]
@@ -208,3 +211,27 @@ def test_real_weights_fill_masks_better_than_chance(batch_of: BatchOf) -> None:
     )
     batch = batch_of(module, [Example((t,)) for t in texts * 8])
     assert module.loss(module.scores(backbone, batch), batch).item() < 0.7 * np.log(len(backbone.tokenizer))
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_saved_folder_is_one_of_transformers_and_a_model_to_start_from(family: str, tmp_path: Path, examples: list[Example]) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    save_masked_lm(family, tmp_path / "base")
+    stage = Train(framing=MaskedLM(0.3), text="unlabeled", max_steps=2, learning_rate=1e-2)
+    learner = stage.run(Backbone.load(str(tmp_path / "base")), tiny_task(24), Seeds.of(0)).eval()
+    learner.save_pretrained(tmp_path / "saved")
+    assert loads_with(learner) == ["transformers", "tempering"]
+    with quiet():
+        theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved").eval()
+    inputs = learner.backbone.tokenizer(examples[0].texts[0], return_tensors="pt")
+    ids = {"input_ids": inputs["input_ids"]}
+    head = ensure_lm_head(learner.backbone)
+    with torch.no_grad():
+        mine, _ = head(learner.backbone.encode(ids).last, learner.backbone.embeddings.weight)
+        assert (theirs(**ids).logits - mine).abs().max() < 1e-4
+    again = Backbone.load(str(tmp_path / "saved"))
+    MaskedLM().build(None, again)
+    assert isinstance(again.lm_head, LMHead) and not again.lm_head.fresh
+    assert all(torch.equal(a, b) for a, b in zip(again.lm_head.state_dict().values(), head.state_dict().values(), strict=True))
+    assert all(torch.equal(again.model.state_dict()[n], t) for n, t in learner.backbone.model.state_dict().items())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tempering.framings.masking import Masking
+from tempering.framings.masking import MOST, SPANS, Choice, Masking
 
 SPECIAL = (0, 1, 2)
 MASK, VOCABULARY = 2, 1000
 
 
-def masking(probability: float = 0.15, mask_share: float = 0.8, random_share: float = 0.1) -> Masking:
+def masking(probability: float = 0.15, mask_share: float = 0.8, random_share: float = 0.1, choice: Choice = "token") -> Masking:
     special = np.isin(np.arange(VOCABULARY), SPECIAL)
-    return Masking(probability, mask_share, random_share, MASK, VOCABULARY, special)
+    return Masking(probability, mask_share, random_share, MASK, VOCABULARY, special, choice)
 
 
 def text(rows: int, length: int) -> np.ndarray:
@@ -86,3 +86,59 @@ def test_the_one_word_that_must_be_chosen_is_whole_and_in_one_row() -> None:
     rng = np.random.default_rng(0)
     found = {tuple(masking(1e-9).corrupt(ids, None, words, rng)[1].tolist()) for _ in range(60)}
     assert found == {(1, 2), (3,), (6, 7, 8)}
+
+
+def lines(rows: int, words: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of [special, words of ``size`` tokens each, special] and their word numbers."""
+    numbers = np.concatenate([[-1], np.repeat(np.arange(words), size), [-1]])[None].repeat(rows, 0)
+    ids = np.random.default_rng(1).integers(3, VOCABULARY, numbers.shape)
+    ids[numbers < 0] = 0
+    return ids, numbers
+
+
+def runs(chosen: np.ndarray) -> list[int]:
+    """Lengths of the stretches of chosen tokens."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(int), [0]])))
+    return (edges[1::2] - edges[::2]).tolist()
+
+
+def test_the_lengths_of_spans_are_those_of_the_paper() -> None:
+    assert len(SPANS) == MOST == 10 and SPANS.sum() == pytest.approx(1.0)
+    assert (SPANS * np.arange(1, 11)).sum() == pytest.approx(3.8, abs=0.01)  # Joshi et al. 2020, section 3.1
+    assert SPANS[0] / SPANS[1] == pytest.approx(1 / 0.8)
+
+
+@pytest.mark.parametrize(("words", "size"), [(100, 1), (40, 2), (6, 1)])
+def test_spans_reach_the_rate_in_long_and_in_short_rows(words: int, size: int) -> None:
+    ids, numbers = lines(64, words, size)
+    found = [masking(choice="span").corrupt(ids, None, numbers, np.random.default_rng(s))[1] for s in range(12)]
+    assert np.mean([len(f) for f in found]) / (64 * words * size) == pytest.approx(0.15, abs=0.003)
+
+
+def test_a_span_is_of_whole_neighboring_words_of_one_row_and_one_fate() -> None:
+    ids, numbers = lines(4000, 60, 2)
+    ids[:, 61], numbers[:, 61] = 0, -1  # a special token in the middle: two texts in one row
+    hidden, positions = masking(0.02, 0.5, 0.0, "span").corrupt(ids, None, numbers, np.random.default_rng(0))
+    chosen = np.zeros(ids.size, bool)
+    chosen[positions] = True
+    chosen = chosen.reshape(ids.shape)
+    assert not chosen[numbers < 0].any()
+    lengths = [length for row in chosen for length in runs(row)]
+    assert np.mean(lengths) / 2 == pytest.approx(3.8, rel=0.08) and max(lengths) >= 20
+    odd = [length for length in lengths if length % 2]
+    assert len(odd) < 0.04 * len(lengths)  # only where the special token cut a word
+    masked = (hidden == MASK) & chosen
+    assert masked[chosen].mean() == pytest.approx(0.5, abs=0.05)
+    fates = [len(set(masked[r][chosen[r]].tolist())) for r in range(4000) if len(runs(chosen[r])) == 1]
+    assert len(fates) > 500 and np.mean(np.array(fates) == 1) > 0.97  # but where two spans touch
+
+
+def test_spans_repeat_with_their_stream_and_one_is_enough() -> None:
+    ids, numbers = lines(4, 30, 1)
+    first, again, other = (masking(choice="span").corrupt(ids, None, numbers, np.random.default_rng(s)) for s in (3, 3, 4))
+    assert (first[0] == again[0]).all() and first[1].tolist() == again[1].tolist() != other[1].tolist()
+    short, two = lines(1, 2, 1)
+    few = [masking(1e-9, choice="span").corrupt(short, None, two, np.random.default_rng(s))[1].tolist() for s in range(9)]
+    assert {tuple(f) for f in few} == {(1,), (2,)}
+    everything = masking(1.0, choice="span").corrupt(ids, None, numbers, np.random.default_rng(0))[1]
+    assert len(everything) == 120

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tempering.contracts import Kind, Slab
-from tempering.framings.head import Head
+from tempering.contracts import Batch, Kind, Scores, Slab
+from tempering.framings.head import Head, HeadModule
 from tempering.framings.losses import supervised_loss
 from tempering.recipe import Recipe
 from tests.tiny import tiny_backbone, tiny_task
@@ -87,3 +87,32 @@ def test_the_spread_over_seeds_falls_with_the_root_of_the_number_of_heads() -> N
 
 def test_the_recipe_has_ten_heads() -> None:
     assert Recipe.load("multi-head").stages[0].framing == Head(heads=10)
+
+
+def test_the_sum_over_heads_trains_each_as_one_and_hands_the_body_all_their_gradients() -> None:
+    torch.manual_seed(3)
+    summed, mean = (Head(heads=4, reduction=how).build(tiny_task(8), tiny_backbone()).double().train() for how in ("sum", "mean"))
+    mean.load_state_dict(summed.state_dict())
+    features, targets = torch.randn(7, 32, dtype=torch.float64, requires_grad=True), torch.randint(0, 2, (7,))
+
+    def gradients(module: HeadModule) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = module.final(features).view(7, 4, 2).transpose(0, 1)
+        loss = module.loss(Scores((_slab(logits, targets),)), Batch({"features": features}))
+        weight, feature = torch.autograd.grad(loss, (module.final.weight, features))
+        return weight.view(4, 2, 32), feature
+
+    (of_sum, body_sum), (of_mean, body_mean) = gradients(summed), gradients(mean)
+    for weight, bias, grad in zip(summed.final.weight.view(4, 2, 32), summed.final.bias.view(4, 2), of_sum, strict=True):
+        alone = weight.detach().requires_grad_()
+        (single,) = torch.autograd.grad(F.cross_entropy(features.detach() @ alone.T + bias.detach(), targets), alone)
+        torch.testing.assert_close(grad, single)
+    torch.testing.assert_close(of_sum, 4 * of_mean)
+    torch.testing.assert_close(body_sum, 4 * body_mean)
+
+
+def test_one_head_has_the_same_loss_to_the_bit_summed_or_averaged() -> None:
+    torch.manual_seed(4)
+    scores, batch = Scores((_slab(torch.randn(1, 6, 2), torch.randint(0, 2, (6,))),)), Batch({"features": torch.zeros(6, 32)})
+    found = [Head(reduction=how).build(tiny_task(8), tiny_backbone()).loss(scores, batch) for how in ("sum", "mean")]
+    assert torch.equal(*found)
+    assert torch.equal(found[0], F.cross_entropy(scores.only.logits[0], scores.only.targets))

@@ -24,6 +24,7 @@ class Rows:
     """A framing whose prompts carry their row number as target."""
 
     renders_anew = False
+    deterministic = True
     made = 0
 
     def render(self, examples: Sequence[Example], support: Any, rng: Any) -> list[list[Prompt]]:

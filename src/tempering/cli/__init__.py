@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from tempering.cli import basics, choosing  # noqa: F401 - they hang their commands on the program, in this order
+from tempering.cli import basics, before, choosing, prompting, ranking  # noqa: F401 - they hang their commands on the program, in this order
 from tempering.cli.root import app
 from tempering.commands import options as o
 from tempering.commands.console import quieten, surprise

@@ -50,6 +50,9 @@ def fit(
     init_seed: o.InitSeed = None,
     order_seed: o.OrderSeed = None,
     dropout_seed: o.DropoutSeed = None,
+    tries: o.Tries = 1,
+    stop_worst: o.StopWorst = 0.5,
+    stop_at: o.StopAt = 0.3,
     output_dir: o.OutputDir = Path("model"),
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
@@ -61,13 +64,14 @@ def fit(
 ) -> None:
     """Fine-tune a model and write it to a folder."""
     from tempering.commands import fit as command
+    from tempering.commands.tries import Several
 
     source = Source(data, dev, test, text, text_pair, label, kind)
     place = command.Place(output_dir, resume, overwrite, merge, dry_run, json)
     own = {"sampling": sampling_seed, "init": init_seed, "order": order_seed, "dropout": dropout_seed}
-    command.run(
-        command.Request(source, recipe, tuple(settings or ()), model, seed, own, tuple(metric or ()), tuple(report_to or ()), place)
-    )
+    several = Several(tries, stop_worst, stop_at)
+    words, metrics, trackers = tuple(settings or ()), tuple(metric or ()), tuple(report_to or ())
+    command.run(command.Request(source, recipe, words, model, seed, own, metrics, trackers, place, several))
 
 
 @app.command()
@@ -95,3 +99,14 @@ def evaluate(
     from tempering.commands import evaluate as command
 
     command.run(folder, Source(data, text=text, text_pair=text_pair, label=label), tuple(metric or ()), json)
+
+
+@app.command()
+def merge(folders: o.Folders, weights: o.Weights = None, output_dir: o.OutputDir = Path("merged"), overwrite: o.Overwrite = False) -> None:
+    """Fold what a tuning added into the weights.
+
+    The merged model is as fast as the plain one. Several models that were tuned from one base are added up.
+    """
+    from tempering.commands import merging as command
+
+    command.run(folders, weights, output_dir, overwrite)

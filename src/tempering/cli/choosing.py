@@ -26,6 +26,7 @@ def compare(
     model: o.Model = "minilm",
     seed: o.Seed = 0,
     metric: o.Metrics = None,
+    decompose: o.Decompose = False,
     workers: o.Workers = 1,
     output_dir: o.OutputDir = Path("study"),
     dry_run: o.DryRun = False,
@@ -39,7 +40,9 @@ def compare(
 
     source = Source(data, dev, test, text, text_pair, label, kind)
     words, names = tuple(settings or ()), tuple(metric or ())
-    command.run(command.Request(source, recipes, words, sizes, seeds, budget, model, seed, names, workers, output_dir), dry_run, json)
+    command.run(
+        command.Request(source, recipes, words, sizes, seeds, budget, model, seed, names, workers, output_dir, decompose), dry_run, json
+    )
 
 
 @app.command()

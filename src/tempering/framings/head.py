@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -16,7 +16,9 @@ from tempering.framings.initial import activation, draw, first, layer_norm
 from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
 from tempering.framings.pooling import Combine, Pool, Pooling
+from tempering.framings.span_head import SpanHead
 from tempering.framings.text import TextEncoder, Truncation, pad, tensors
+from tempering.framings.token_head import TokenHead
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,40 +27,60 @@ if TYPE_CHECKING:
     from tempering.layouts import HeadSpec
 
 
+KINDS_OF_THEIR_OWN = ("tagging", "question_answering")  # where this head stands for another
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Head:
     """Trains a new linear map from the pooled text to the classes, the value, or the labels.
 
     With the defaults this is the family's own transformers head (pooler or dense layer, activation, norm, dropout), and what is
     trained loads into its ``ForSequenceClassification`` class. With other ``layers`` (0 = embeddings, 1 .. L = blocks, negative
-    from the top), another ``pool``, or a family without such a head, it is: pool each layer, combine, dropout, linear.
+    from the top), another ``pool``, or a family without such a head, it is: pool each layer, combine, dropout, linear. ``normalize``
+    divides the pooled vector by its length, as models of sentence vectors often do.
 
     Paper: Devlin et al. 2019 (the head); Sun et al. 2019, "How to fine-tune BERT for text classification", section 5.3 (layers,
     pooling, truncation "head+tail"); several ``heads``: after MHLoss (Fu et al. 2022).
-    Formula: logits_m = h W_m^T + b_m with h [rows, d], W_m [classes, d], m = 1 .. H; loss = mean over heads and rows of
-    cross entropy, binary cross entropy (mean over labels), or squared error of (y - mean) / std of the training values; the
-    prediction averages logits over heads, which is the one linear map that `HeadModule.fold` returns.
+    Formula: logits_m = h W_m^T + b_m with h [rows, d], W_m [classes, d], m = 1 .. H; loss = mean (``reduction: sum``: sum) over heads of
+    the mean over rows of cross entropy, binary cross entropy (mean over labels), or squared error of (y - mean) / std of the training
+    values; the prediction averages logits over heads, which is the one linear map that `HeadModule.fold` returns.
     Needs: labels. ``layers`` other than the top make the body return all hidden states.
     Costs: one pass; H d classes weights beside the family's dense layer.
-    Differs: MHLoss may sum over heads, here the mean is taken. A family head without a bias (decoders) cannot hold a mean, so that
-    its values are divided by their root mean square only. A pair of texts always loses the end of its longer text first.
+    Differs: whether MHLoss sums over its heads or averages them is not known here. The sum trains each head as a single one and hands the
+    body H times its gradient; the mean keeps the body's gradient and divides each head's by H. Adam's steps are the same size either way;
+    what differs is clipping and the weight of a stabilizer's term beside the loss. One head has the same loss with both. A family head
+    without a bias (decoders) cannot hold a mean, so that its values are divided by their root mean square only. A pair of texts always
+    loses the end of its longer text first.
     """
 
     heads: Annotated[int, Field(ge=1)] = 1
+    reduction: Literal["mean", "sum"] = "mean"
     layers: tuple[int, ...] = (-1,)
     pool: Pool = "auto"
     combine: Combine = "concat"
+    normalize: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     truncation: Truncation = "head"
 
     supervised: ClassVar[bool] = True
 
-    def build(self, task: Any, backbone: Backbone) -> HeadModule:
+    def build(self, task: Any, backbone: Backbone) -> FramingBase:
         """The module for ``task`` (its kind, labels, and for regression its training values). Weights come from torch's generator."""
+        if task.kind in KINDS_OF_THEIR_OWN:
+            return self.suited(task.kind).build(task, backbone)
         if task.kind not in ("classification", "regression", "multilabel"):
             raise RecipeError(f"head cannot serve a task of kind {task.kind!r}: it predicts classes, values or sets of labels")
         return HeadModule(self, task, backbone)
+
+    def suited(self, kind: Kind) -> Head | TokenHead | SpanHead:
+        """The head that a task of ``kind`` needs: this one, or over words or starts and ends of answers, of which no text is pooled."""
+        if kind not in KINDS_OF_THEIR_OWN:
+            return self
+        if self.layers != (-1,):
+            raise RecipeError(f"head.layers={list(self.layers)}: words are read at the top layer only; leave head.layers at [-1]")
+        known = {"heads": self.heads, "dropout": self.dropout, "max_length": self.max_length}
+        return TokenHead(**known) if kind == "tagging" else SpanHead(**known)  # type: ignore[arg-type]
 
 
 class HeadModule(FramingBase):
@@ -74,9 +96,9 @@ class HeadModule(FramingBase):
         super().__init__()
         self.kind: Kind = task.kind
         self.labels = tuple(task.labels) if task.kind != "regression" else ()
-        self.heads = head.heads
+        self.heads, self.times = head.heads, head.heads if head.reduction == "sum" else 1
         self.classes = len(self.labels) or 1
-        self.pooling = Pooling.of(backbone, head.pool, head.layers, head.combine)
+        self.pooling = Pooling.of(backbone, head.pool, head.layers, head.combine, unit=head.normalize)
         self.reads = self.pooling.how
         self.smooths = task.kind != "regression"
         self.text = TextEncoder.of(backbone, head.max_length, head.truncation)
@@ -152,8 +174,9 @@ class HeadModule(FramingBase):
         return Scores((Slab(logits, targets, batch.weights, features, self.kind, batch.task),))
 
     def loss(self, scores: Scores, batch: Batch) -> Tensor:
-        """The supervised loss (`supervised_loss`) of the only slab; targets are smoothed in training mode only."""
-        return supervised_loss(scores.only, self.smoothing if self.training else 0.0)
+        """The supervised loss (`supervised_loss`) of the only slab, mean or sum over heads; targets are smoothed in training mode only."""
+        loss = supervised_loss(scores.only, self.smoothing if self.training else 0.0)
+        return loss if self.times == 1 else loss * self.times
 
     def decode(self, scores: Scores) -> list[Prediction]:
         """Predictions from logits averaged over heads: labels as the user gave them, values on the user's scale."""
@@ -177,6 +200,13 @@ class HeadModule(FramingBase):
         weight = self.final.weight.detach().view(self.heads, self.classes, -1).mean(0)
         bias = None if self.final.bias is None else self.final.bias.detach().view(self.heads, self.classes).mean(0)
         return weight, bias
+
+    def beside(self, output: Any, scores: Scores, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits of the family's classifier, and ours: heads averaged, values on the user's scale."""
+        theirs = output.logits.float()
+        if self.kind == "regression":
+            return theirs, torch.tensor([[p.label] for p in self.decode(scores)], device=theirs.device)
+        return theirs, scores.only.logits.mean(0)
 
     def export_state(self) -> dict[str, Tensor] | None:
         """Weights named as in the family's ``ForSequenceClassification`` class, heads folded, values on the user's scale.
@@ -203,7 +233,7 @@ def _own_spec(head: Head, pooling: Pooling, backbone: Backbone) -> HeadSpec | No
     """The family's own head, if that is what ``head`` asks for."""
     spec = backbone.layout.head
     asked = head.pool == "auto" or (spec is not None and head.pool == spec.pool == "pooler")
-    return spec if asked and pooling.layers == (pooling.top,) else None
+    return spec if asked and not head.normalize and pooling.layers == (pooling.top,) else None
 
 
 def _dropout(config: Any, names: tuple[str, ...], given: float | None) -> nn.Dropout:

@@ -40,11 +40,27 @@ class LMHead(nn.Module):
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [masked, dim] -> logits [masked, vocabulary] and what the output matrix read [masked, width]."""
-        features = self.norm(self.activation(self.dense(hidden)))
+        features = self.features(hidden)
+        return self.logits(features, embeddings), features
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., dim] -> what the output matrix reads [..., width]."""
+        features: Tensor = self.norm(self.activation(self.dense(hidden)))
         added: list[Any] = [child for table in self.tied for child in table.children() if hasattr(child, "inverse")]
         for change in added:  # what a tuning does to embeddings is undone before the matrix tied to them
             features = change.inverse(features)
-        return F.linear(features, embeddings, self.bias), features
+        return features
+
+    def logits(self, features: Tensor, embeddings: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits of the whole vocabulary, or of the tokens ``ids`` alone: only their rows of the matrix are read."""
+        return read_rows(features, embeddings, self.bias, ids)
+
+
+def read_rows(features: Tensor, matrix: Tensor, bias: Tensor | None, ids: Tensor | None) -> Tensor:
+    """features [..., width] by the rows ``ids`` (None: all) of ``matrix`` [vocabulary, width], plus their bias."""
+    if ids is None:
+        return F.linear(features, matrix, bias)
+    return F.linear(features, matrix[ids], None if bias is None else bias[ids])
 
 
 def ensure_lm_head(backbone: Backbone) -> LMHead:
@@ -97,6 +113,8 @@ def stored_tensors(where: str, names: dict[str, str]) -> dict[str, Tensor] | Non
 def _spellings(name: str) -> tuple[str, ...]:
     """A checkpoint may keep the output bias with the output matrix, and one from before 2019 calls a norm's weights gamma and beta."""
     stem, _, leaf = name.rpartition(".")
+    if not stem:
+        return (name,)
     return name, f"{stem}.decoder.{leaf}", f"{stem}.{ {'weight': 'gamma', 'bias': 'beta'}[leaf] }"
 
 

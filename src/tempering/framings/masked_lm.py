@@ -13,11 +13,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
+from tempering.contracts import Batch, Example, Prediction, Prompt, RowForm, Scores, Slab
 from tempering.errors import ModelError, RecipeError
-from tempering.framings.lm_head import ensure_lm_head
-from tempering.framings.masking import Ids, Masking
+from tempering.framings.lm_head import ensure_lm_head, lm_state
+from tempering.framings.masking import Choice, Ids, Masking
 from tempering.framings.module import FramingBase
+from tempering.framings.packing import Packing, segmented, sizes_of, unpacked
 from tempering.framings.text import TextEncoder, pad, tensors
 
 if TYPE_CHECKING:
@@ -36,17 +37,23 @@ class MaskedLM:
     backbone's embeddings; loss = mean over masked positions of the cross entropy with the token that was there.
     Needs: an encoder with a mask token. A backbone without a head for it gets a fresh one, tied to the embeddings.
     Costs: one pass; only masked positions go through the output matrix: 0.15 rows length vocabulary logits.
-    Differs: tokens are chosen independently, so that their number varies; ``whole_word`` draws a word and decides mask, random or
-    unchanged for each of its tokens. The output matrix is always tied to the embeddings.
+    Differs: tokens are chosen independently, so that their number varies; ``masking: whole_word`` draws a word and decides mask, random
+    or unchanged for each of its tokens; ``span`` draws spans of 1 to 10 words, P(l) ~ 0.2 * 0.8^(l - 1), until the share is reached,
+    and decides once for each span (Joshi et al. 2020, without their boundary loss). The output matrix is always tied to the embeddings.
+
+    ``packed`` fills rows of ``max_length`` with several texts, each with its special tokens, its own positions and attention to itself
+    alone, so that no row is padded and each text comes out as it would alone. Where a family cannot do that, each has a row of its own.
     """
 
     probability: Annotated[float, Field(gt=0, le=1)] = 0.15
     max_length: Annotated[int, Field(ge=1)] | None = None
-    whole_word: bool = False
+    masking: Choice = "token"
+    packed: bool = False
     mask_share: Share = 0.8
     random_share: Share = 0.1
 
     supervised: ClassVar[bool] = False
+    running: ClassVar[bool] = True  # any row of tokens will do: it need not be a text from its beginning
 
     def build(self, task: Any, backbone: Backbone) -> MaskedLMModule:
         """The module for ``backbone``, whose ``lm_head`` is put in place. A model that cannot fill masks is a `ModelError`."""
@@ -69,10 +76,20 @@ class MaskedLMModule(FramingBase):
 
     def __init__(self, framing: MaskedLM, backbone: Backbone) -> None:
         super().__init__()
-        self.text = TextEncoder.of(backbone, framing.max_length, words=framing.whole_word)
+        self.text = TextEncoder.of(backbone, framing.max_length, words=framing.masking != "token")
         table: Any = backbone.embeddings.weight
-        self.masking = Masking.of(backbone.tokenizer, len(table), framing.probability, framing.mask_share, framing.random_share)
+        shares = (framing.mask_share, framing.random_share)
+        self.masking = Masking.of(backbone.tokenizer, len(table), framing.probability, shares, framing.masking)
         self.pad_id = int(backbone.tokenizer.pad_token_id or 0)
+        self.packing = Packing.of(backbone, self.text.length) if framing.packed else None
+        if framing.packed and self.packing is None:
+            self.notes = (unpacked(backbone),)
+        self.form = "masked" if backbone.layout.lm is not None else "sequence"
+
+    @property
+    def row_form(self) -> RowForm:
+        """How it wants running text."""
+        return RowForm(self.text.length, *self.text.affixes, packed=self.packing is not None, words=self.text.words)
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """One unmasked prompt an example. Its ``target`` is the word number of each token where whole words are masked, else None."""
@@ -84,8 +101,24 @@ class MaskedLMModule(FramingBase):
         ids, mask = arrays["input_ids"], arrays.get("attention_mask")
         words = self._words(prompts, ids.shape) if self.text.words else None
         arrays["input_ids"], positions = self.masking.corrupt(ids, None if mask is None else mask.astype(bool), words, rng)
-        targets = torch.from_numpy(ids.reshape(-1)[positions])
-        return Batch(tensors(arrays), targets, extra={"positions": torch.from_numpy(positions)})
+        targets, extra = torch.from_numpy(ids.reshape(-1)[positions]), {"positions": torch.from_numpy(positions)}
+        if self.packing is not None:
+            arrays.pop("attention_mask", None)
+            extra |= segmented(sizes_of(prompts), ids.shape[1])
+        return Batch(tensors(arrays), targets, extra=extra)
+
+    def part(self, batch: Batch, rows: slice) -> Batch:
+        """Some of the rows of a collated batch, with the masks they have in it."""
+        count, length = batch.inputs["input_ids"].shape
+        chosen = torch.arange(count)[rows]
+        number = torch.full((count,), -1)
+        number[chosen] = torch.arange(len(chosen))
+        positions = batch.extra["positions"]
+        mine = number[positions // length] >= 0
+        extra = {name: values[chosen] for name, values in batch.extra.items() if name != "positions"}
+        extra["positions"] = (number[positions // length] * length + positions % length)[mine]
+        assert batch.targets is not None  # `collate` always makes them
+        return Batch({name: values[chosen] for name, values in batch.inputs.items()}, batch.targets[mine], extra=extra)
 
     def _words(self, prompts: Sequence[Prompt], shape: tuple[int, ...]) -> Ids:
         words = np.full(shape, -1, np.int64)
@@ -96,7 +129,12 @@ class MaskedLMModule(FramingBase):
 
     def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Hidden states at the masked positions [masked, dim]."""
-        return backbone.encode(batch.inputs).last.flatten(0, 1)[batch.extra["positions"]]
+        hidden = backbone.encode(batch.inputs).last if self.packing is None else self.packing.hidden(backbone, batch)
+        return hidden.flatten(0, 1)[batch.extra["positions"]]
+
+    def language_state(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The head by its names in the family's ``ForMaskedLM`` class."""
+        return lm_state(backbone)
 
     def trunk_key(self) -> str:
         """Length and masking: masks are drawn anew for each batch, so that the trunk's output is never worth keeping."""

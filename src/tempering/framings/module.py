@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
+from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,12 @@ class FramingBase(nn.Module, ABC):
     between two calls of `refresh` (0: they come with the epochs); ``undecayed``: weights that weight decay leaves alone; ``smooths``: its
     loss spreads the share ``smoothing`` of each target over all classes in training mode; ``reads_lm_head``: its scores come from the
     backbone's language-model head, which is saved along; ``keeps_scores``: the scores of a whole split fit into memory (not where a
-    row has a vocabulary of logits: then the loss is taken batch by batch, and `predictions` is given no scores).
+    row has a vocabulary of logits: then the loss is taken batch by batch, and `predictions` is given no scores); ``notes``: what is worth
+    telling the user once the framing is prepared; ``windows``: several prompts of an example are parts of it, all of which are trained
+    on (those of weight 0 hold nothing to learn); ``walks``: an epoch goes through what `walk` makes of the prompts of all rows;
+    ``couples_rows``: its loss compares the rows of a batch, which can then be neither cut nor shared by processes; ``texts_a_row``: how
+    many texts go through the model for one row; ``predicts_labels``: it predicts what the task asks for; ``form``: which kind of
+    transformers class holds its weights (`tempering.exporting.FORMS`).
     Defaults: rendering and collating draw nothing, there is no state to refresh, and the weights have no home in a transformers
     class.
     """
@@ -55,14 +61,39 @@ class FramingBase(nn.Module, ABC):
     smoothing: float = 0.0
     reads_lm_head: bool = False
     keeps_scores: bool = True
+    windows: bool = False
+    walks: bool = False
+    couples_rows: bool = False
+    texts_a_row: int = 1
+    predicts_labels: bool = True
+    form: str = "sequence"
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """Prompts of each example; more than one prompt = averaged scores."""
 
+    def walk(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        """What an epoch goes through, made of the prompts of all rows (pairs of them, say); by default these themselves.
+
+        It may have ``batches(size, rng)`` where it is too long for its order to be laid out.
+        """
+        return prompts
+
     @abstractmethod
     def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """Pad prompts into a batch."""
+
+    def part(self, batch: Batch, rows: slice) -> Batch:
+        """Some of the rows of a collated batch: what one of several processes works on, where collating draws.
+
+        A framing that draws and keeps things of its own in ``Batch.extra`` says which of them belong to these rows.
+        """
+        if batch.extra:
+            raise RecipeError(f"{type(self).__name__.removesuffix('Module')} cannot share a batch between processes; run it in one process")
+        inputs = {name: values[rows] for name, values in batch.inputs.items()}
+        targets, weights = (None if values is None else values[rows] for values in (batch.targets, batch.weights))
+        return Batch(inputs, targets, weights, batch.task)
 
     @abstractmethod
     def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
@@ -126,6 +157,14 @@ class FramingBase(nn.Module, ABC):
 
     def facts(self) -> dict[str, float]:
         """What is worth following while training, by name; told after each `refresh`. Default: nothing."""
+        return {}
+
+    def beside(self, output: Any, scores: Scores, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the family's transformers class put out for ``batch``, and our ``scores``, in the same form, to be compared."""
+        return output.logits.float(), scores.only.logits.mean(0)
+
+    def language_state(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The language-model head's weights under the names of the family's class that fills masks; empty where it has none."""
         return {}
 
     def export_state(self) -> dict[str, Tensor] | None:

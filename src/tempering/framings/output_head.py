@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tempering.framings.initial import draw
-from tempering.framings.lm_head import LMHead, ensure_lm_head, stored_tensors
+from tempering.framings.lm_head import LMHead, ensure_lm_head, read_rows, stored_tensors
 from tempering.layouts import OutputSpec
 
 if TYPE_CHECKING:
@@ -22,23 +21,42 @@ class OutputHead(nn.Module):
     """Hidden states -> logits over the vocabulary, by the embeddings transposed (tied) or a matrix of its own, plus a bias if any.
 
     As `LMHead` it is handed the embedding matrix [vocabulary, width] at each call, so that the two stay tied whatever happens to
-    either. ``scale`` multiplies the hidden states first. ``fresh`` tells that weights were drawn and not read.
+    either. ``scale`` multiplies the hidden states first. ``fresh`` tells that weights were drawn and not read. A family whose
+    configuration says only whether states are scaled (transformers 5 calls every such model tied) is untied where weights to load
+    hold a matrix.
     """
 
     def __init__(self, config: Any, vocabulary: int, width: int, spec: OutputSpec) -> None:
         super().__init__()
         tied = bool(getattr(config, "tie_word_embeddings", True))
-        self.scale = width**-0.5 if spec.scaled and tied else 1.0
+        self.scale = width**-0.5 if spec.scaled and getattr(config, "scale_decoder_outputs", tied) else 1.0
         self.own = None if tied else nn.Linear(width, vocabulary, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocabulary)) if spec.bias else None
         self.fresh = not tied
         if self.own is not None:
             draw(self.own, config)
+        self.shape = (width, vocabulary)
+        self.register_load_state_dict_pre_hook(_untie)  # type: ignore[no-untyped-call]
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [..., width] -> logits [..., vocabulary] and what the matrix read."""
-        features = hidden if self.scale == 1.0 else hidden * self.scale
-        return F.linear(features, embeddings if self.own is None else self.own.weight, self.bias), features
+        features = self.features(hidden)
+        return self.logits(features, embeddings), features
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Hidden states -> what the output matrix reads."""
+        return hidden if self.scale == 1.0 else hidden * self.scale
+
+    def logits(self, features: Tensor, embeddings: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits of the whole vocabulary, or of the tokens ``ids`` alone."""
+        return read_rows(features, embeddings if self.own is None else self.own.weight, self.bias, ids)
+
+
+def _untie(head: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: a matrix among them gets a place."""
+    if f"{prefix}own.weight" in state and head.own is None:
+        width, vocabulary = head.shape
+        head.own = nn.Linear(width, vocabulary, bias=False, device=state[f"{prefix}own.weight"].device)
 
 
 def ensure_output_head(backbone: Backbone) -> OutputHead:
@@ -47,11 +65,12 @@ def ensure_output_head(backbone: Backbone) -> OutputHead:
         table: Any = backbone.embeddings.weight
         spec = backbone.layout.output or GENERIC
         head = OutputHead(backbone.config, len(table), table.shape[1], spec)
-        names = {"own.weight": spec.weight} if head.own is not None else {}
+        odd = spec.scaled and head.scale == 1.0 and stored_tensors(backbone.where, {"own.weight": spec.weight}) is not None
+        names = {"own.weight": spec.weight} if head.own is not None or odd else {}
         names |= {"bias": spec.bias} if head.bias is not None else {}
         stored = stored_tensors(backbone.where, names) if names else {}
         if stored is not None:
-            state = {name: value.reshape(head.get_parameter(name).shape) for name, value in stored.items()}
+            state = {name: value.reshape(-1) if name == "bias" else value for name, value in stored.items()}
             head.load_state_dict(state, strict=False)
             head.fresh = False
         backbone.lm_head = head.to(table.device)

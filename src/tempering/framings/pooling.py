@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tempering.errors import RecipeError
 
@@ -41,17 +42,20 @@ def pool(hidden: Tensor, mask: Tensor | None, how: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """``how`` to pool the chosen ``layers`` (0 = embeddings, 1 .. L = blocks) and ``combine`` them; ``top`` is L."""
+    """``how`` to pool the chosen ``layers`` (0 = embeddings, 1 .. L = blocks) and ``combine`` them; ``top`` is L; of ``unit`` length."""
 
     how: str
     layers: tuple[int, ...]
     combine: Combine
     top: int
+    unit: bool = False
 
     @classmethod
-    def of(cls, backbone: Backbone, how: Pool, layers: tuple[int, ...], combine: Combine, name: str = "head") -> Pooling:
+    def of(
+        cls, backbone: Backbone, how: Pool, layers: tuple[int, ...], combine: Combine, name: str = "head", unit: bool = False
+    ) -> Pooling:
         """Resolve ``auto`` and negative layers for ``backbone``; a layer or pooler it lacks is a `RecipeError` to framing ``name``."""
-        top = int(backbone.config.num_hidden_layers)
+        top = backbone.layers
         wrong = [i for i in layers if not -top - 1 <= i <= top]
         if wrong or not layers:
             raise RecipeError(
@@ -59,7 +63,7 @@ class Pooling:
                 f" {wrong or 'none'}; this model has {top} blocks"
             )
         chosen = tuple(i if i >= 0 else top + 1 + i for i in layers)
-        return cls(_resolve(backbone, how, chosen == (top,), name), chosen, combine, top)
+        return cls(_resolve(backbone, how, chosen == (top,), name), chosen, combine, top, unit)
 
     def width(self, hidden: int) -> int:
         """Width of the pooled vector."""
@@ -67,10 +71,17 @@ class Pooling:
 
     def key(self, text: TextEncoder) -> str:
         """Everything that the pooled vectors depend on, beside backbone and texts: framings with an equal key share a cached trunk."""
-        return f"head how={self.how} layers={self.layers} combine={self.combine} max_length={text.length} truncation={text.truncation}"
+        unit = " unit" if self.unit else ""
+        return (
+            f"head how={self.how} layers={self.layers} combine={self.combine} max_length={text.length} truncation={text.truncation}{unit}"
+        )
 
     def read(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Run the backbone on the batch and pool: [rows, width]."""
+        pooled = self._pooled(backbone, batch)
+        return F.normalize(pooled, dim=-1) if self.unit else pooled
+
+    def _pooled(self, backbone: Backbone, batch: Batch) -> Tensor:
         encoded = backbone.encode(batch.inputs, layers=self.layers != (self.top,))
         if self.how == "pooler":
             assert encoded.pooled is not None  # `of` saw the pooler

@@ -115,6 +115,7 @@ class PrototypesModule(FramingBase):
     """
 
     undecayed = frozenset({"prototypes", "soft"})
+    smooths = True
 
     def __init__(self, value: Prototypes, task: Any, backbone: Backbone) -> None:
         super().__init__()
@@ -184,8 +185,8 @@ class PrototypesModule(FramingBase):
         return Scores((Slab(logits, batch.targets, batch.weights, rows, kind, batch.task),))
 
     def loss(self, scores: Scores, batch: Batch) -> Tensor:
-        """-log P(y | x), mean over rows."""
-        return supervised_loss(scores.only)
+        """-log P(y | x), mean over rows; with smoothing, cross entropy of P with the smoothed target, in training mode only."""
+        return supervised_loss(scores.only, self.smoothing if self.training else 0.0)
 
     def decode(self, scores: Scores) -> list[Prediction]:
         """The likeliest class, and the probability of each."""

@@ -56,7 +56,7 @@ class TextEncoder:
             raise RecipeError(
                 "whole words need a fast tokenizer (one with a tokenizer.json) and truncation=head; mask single tokens instead"
             )
-        return cls(backbone.tokenizer, length, truncation, _reads_types(backbone), words)
+        return cls(backbone.tokenizer, length, truncation, reads_types(backbone), words)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
         """Token ids, and token types of pairs, of each example, in bulk. An example holds one text or two, else a `DataError`."""
@@ -86,10 +86,19 @@ class TextEncoder:
             else:
                 yield Encoding([self._filler], None, [-1] if self.words else None)
 
+    @property
+    def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens before and after a single text."""
+        known = self.tokenizer("a", return_special_tokens_mask=True)
+        ids, marks = known["input_ids"], known["special_tokens_mask"]
+        if 0 not in marks:
+            return (), ()
+        before, after = marks.index(0), marks[::-1].index(0)
+        return tuple(ids[:before]), tuple(ids[len(ids) - after :])
+
     def _shortener(self) -> Any:
         """Row of ids -> row of ``length`` ids with the special tokens at both ends kept."""
-        marks = self.tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-        before, after = (marks.index(0), marks[::-1].index(0)) if 0 in marks else (0, 0)
+        before, after = (len(affix) for affix in self.affixes)
         budget = self.length - before - after
         head = min(HEAD_TOKENS, budget // 2) if self.truncation == "head+tail" else 0
 
@@ -117,7 +126,7 @@ def _words(out: Any, row: int) -> list[int]:
     return numbers
 
 
-def _reads_types(backbone: Backbone) -> bool:
+def reads_types(backbone: Backbone) -> bool:
     """Whether tokenizer and body both know token types, and the body has more than one."""
     known = "token_type_ids" in backbone.tokenizer.model_input_names
     return (

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from tempering.errors import TemperingError
 from tempering.train.settings import Loop
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -24,23 +28,55 @@ class Place:
     rank: int
     world: int
 
-    def total(self, value: float) -> float:
-        """The sum of ``value`` over processes."""
+    def total(self, *values: float) -> tuple[float, ...]:
+        """The sum of each value over processes."""
         if self.world == 1:
-            return value
-        shared = torch.tensor([value], device=self.device)
+            return values
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(shared)
-        return float(shared)
+        return tuple(shared.tolist())
 
     def sum_gradients(self, weights: Iterable[Tensor]) -> None:
-        """Add gradients over processes, once, in one flat exchange. Nothing is wrapped in DDP (DESIGN, leak 9)."""
+        """Add gradients over processes, once, in one flat exchange. Nothing is wrapped in DDP (DESIGN, leak 9).
+
+        A weight that no process has a gradient for keeps none: the optimizer would move it by its momentum.
+        """
         if self.world == 1:
             return
         weights = list(weights)
-        flat = torch.cat([(w.grad if w.grad is not None else torch.zeros_like(w)).flatten() for w in weights])
+        there = torch.tensor([float(w.grad is not None) for w in weights], device=self.device)
+        flat = torch.cat([*(torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in weights), there])
         torch.distributed.all_reduce(flat)
-        for w, part in zip(weights, flat.split([w.numel() for w in weights]), strict=True):
-            w.grad = part.view_as(w)
+        *parts, there = flat.split([*(w.numel() for w in weights), len(weights)])
+        for w, part, count in zip(weights, parts, there.tolist(), strict=True):
+            w.grad = part.view_as(w) if count else None
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if _several():
+        torch.distributed.barrier()
+
+
+def on_first(work: Callable[[], Result]) -> Result:
+    """What ``work`` gives in the first process, in all of them; what it raises on purpose is raised in all of them too."""
+    if not _several():
+        return work()
+    box: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            box[0] = work()
+        except TemperingError as error:
+            box[1] = error
+    torch.distributed.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise box[1]
+    result: Result = box[0]
+    return result
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 @contextmanager
@@ -78,6 +114,7 @@ def place(settings: Loop) -> Place:
     keep_large_blocks()
     on_gpu = torch.cuda.is_available()
     bf16 = settings.bf16 if settings.bf16 is not None else on_gpu and torch.cuda.is_bf16_supported()
-    found = Accelerator()
+    # Without being told so, accelerate leaves processes on CPUs to train each on its own.
+    found = Accelerator(cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available())
     autocast = partial(torch.autocast, found.device.type, dtype=torch.bfloat16) if bf16 else nullcontext
     return Place(found.device, autocast, found.process_index, found.num_processes)

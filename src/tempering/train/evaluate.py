@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tempering.contracts import Example, Kind, Prediction, Prompt, Scores
 from tempering.learner import Learner
+from tempering.tasks.answers import best_margin
 from tempering.tasks.metrics import choose_thresholds, compute
 from tempering.train.progress import Listener, silent
 
@@ -29,7 +30,10 @@ def telling(learner: Learner, listener: Listener) -> Iterator[None]:
 
 @dataclass
 class Evaluator:
-    """Evaluates on one split; prompts are rendered once. ``features`` are cached trunk outputs of the split, if any."""
+    """Evaluates on one split; prompts are rendered once. ``features`` are cached trunk outputs of the split, if any.
+
+    ``ready`` are prompts that are there already, such as the rows of a corpus; then ``examples`` is empty.
+    """
 
     examples: Sequence[Example]
     kind: Kind
@@ -38,17 +42,24 @@ class Evaluator:
     batch_size: int = 64
     features: Callable[[Sequence[Prompt]], Tensor] | None = None
     listener: Listener = silent
+    ready: Sequence[Prompt] | None = None
     _prompts: list[Prompt] | None = None
     _counts: list[int] = field(default_factory=list)
     _cached: Tensor | None = None
 
     def prompts(self, learner: Learner) -> list[Prompt]:
         """The prompts of the split, rendered at first use."""
+        if self._prompts is None and self.ready is not None:
+            self._prompts, self._counts = list(self.ready), [1] * len(self.ready)
         if self._prompts is None:
             rendered = learner.framing.render(self.examples, (), np.random.default_rng(0))
             self._prompts, self._counts = [p for found in rendered for p in found], [len(found) for found in rendered]
             self._cached = self.features(self._prompts) if self.features else None
         return self._prompts
+
+    def laid_out(self, learner: Learner) -> tuple[list[Prompt], list[int], Sequence[Example]]:
+        """The prompts, how many each example has, and the examples."""
+        return self.prompts(learner), self._counts, self.examples
 
     def scores(self, learner: Learner) -> Scores:
         """Evaluation-mode scores of the split, in order."""
@@ -64,7 +75,8 @@ class Evaluator:
         else:
             with telling(learner, self.listener):
                 scores, loss = None, learner.mean_loss(self.prompts(learner), self.batch_size)
-            if learner.framing.keeps_scores or any(e.label is None for e in self.examples):
+            unjudged = learner.framing.keeps_scores or not getattr(learner.framing, "predicts_labels", True)
+            if unjudged or self.ready is not None or any(e.label is None for e in self.examples):
                 return {"loss": loss}, []
         predictions = list(
             learner.framing.predictions(learner, self.prompts(learner), self._counts, self.examples, scores, self.batch_size)
@@ -84,8 +96,16 @@ class Evaluator:
 
 
 def fit_thresholds(learner: Learner, evaluator: Evaluator) -> None:
-    """Multi-label: choose on the development split the threshold of each label that gives the best F1, and keep it."""
-    if evaluator.kind != "multilabel":
+    """Multi-label: choose on the development split the threshold of each label that gives the best F1, and keep it.
+
+    Question answering: the same of the threshold by which "no answer" must exceed the best answer, where questions may have none.
+    """
+    if evaluator.kind == "question_answering" and hasattr(learner.framing, "margins"):
+        if bool(learner.framing.threshold.isfinite()):
+            found = learner.framing.margins(*evaluator.laid_out(learner), evaluator.scores(learner))
+            learner.framing.threshold.fill_(best_margin(found, [e.label for e in evaluator.examples]))
+        return
+    if evaluator.kind != "multilabel" or not hasattr(learner.framing, "thresholds"):
         return
     slab = evaluator.scores(learner).only
     probabilities = slab.logits.mean(0).sigmoid().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,8 +12,24 @@ from torch import Tensor
 
 from tempering.batching import Rows, length_batches, random_batches
 from tempering.contracts import Batch, Example, Prompt, Seeds
+from tempering.errors import RecipeError
 from tempering.streams import numpy_stream
 from tempering.train.settings import Loop
+
+
+@runtime_checkable
+class Lazy(Protocol):
+    """Prompts whose ``lengths`` [rows] are known without making them."""
+
+    lengths: Sequence[int]
+
+
+@runtime_checkable
+class Walk(Protocol):
+    """Prompts that are too many to list: they make the batches of an epoch themselves, each as it is asked for."""
+
+    def batches(self, size: int, rng: np.random.Generator) -> Sequence[Rows]:
+        """All of them once, in an order drawn from ``rng``."""
 
 
 @dataclass
@@ -21,7 +37,8 @@ class Feed:
     """The training rows of one stage, as micro-batches by optimizer step.
 
     ``weights`` [rows] are row weights or None; ``features`` [rows, dim] are cached trunk outputs, used instead of token ids.
-    ``rank`` of ``world`` processes takes every world-th row of each batch.
+    ``rank`` of ``world`` processes takes every world-th row of each batch. ``ready`` are prompts that are there already, such as the rows
+    of a corpus, which are made as they are asked for: then ``examples`` only tells how many there are.
     """
 
     framing: Any
@@ -32,20 +49,32 @@ class Feed:
     features: Tensor | None = None
     rank: int = 0
     world: int = 1
+    ready: Sequence[Prompt] | None = None
     _epoch: int = field(default=-1, repr=False)
-    _prompts: list[Prompt] = field(default_factory=list, repr=False)
-    _plan: list[Rows] = field(default_factory=list, repr=False)
+    _prompts: Sequence[Prompt] = field(default_factory=list, repr=False)
+    _plan: Sequence[Rows] = field(default_factory=list, repr=False)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one pass over the rows."""
-        return self.settings.steps_per_epoch(len(self.examples))
+        return self.settings.steps_per_epoch(self.rows)
 
-    def prompts(self, epoch: int = 0) -> list[Prompt]:
-        """One prompt a row; made once where rendering draws nothing."""
+    @property
+    def rows(self) -> int:
+        """What an epoch walks through: the examples, the windows of their texts, or what the framing makes of them all."""
+        many = getattr(self.framing, "windows", False) or getattr(self.framing, "walks", False)
+        return len(self.prompts()) if many else len(self.examples)
+
+    def prompts(self, epoch: int = 0) -> Sequence[Prompt]:
+        """One prompt a row, or all windows that hold something to learn; made once where rendering draws nothing."""
+        if self.ready is not None:
+            return self.ready
         if not self._prompts or self.framing.renders_anew:
             rng = numpy_stream(self.seeds.order, "render", epoch)
-            self._prompts = [found[0] for found in self.framing.render(self.examples, self.examples, rng)]
+            rendered = self.framing.render(self.examples, self.examples, rng)
+            whole = getattr(self.framing, "windows", False)
+            listed = [p for found in rendered for p in (found if whole else found[:1]) if p.weight or not whole]
+            self._prompts = self.framing.walk(listed) if getattr(self.framing, "walks", False) else listed
         return self._prompts
 
     def _enter(self, epoch: int) -> None:
@@ -54,7 +83,10 @@ class Feed:
         prompts = self.prompts(epoch)
         rng = numpy_stream(self.seeds.order, "order", epoch)
         size = self.settings.per_device_train_batch_size
-        lengths = [len(p.input_ids) for p in prompts]
+        if isinstance(prompts, Walk):
+            self._plan, self._epoch = prompts.batches(size, rng), epoch
+            return
+        lengths = prompts.lengths if isinstance(prompts, Lazy) else [len(p.input_ids) for p in prompts]
         self._plan = length_batches(lengths, size, rng) if self.settings.group_by_length else random_batches(len(prompts), size, rng)
         self._epoch = epoch
 
@@ -64,13 +96,21 @@ class Feed:
         self._enter(epoch)
         each = self.settings.gradient_accumulation_steps
         parts = [p for rows in self._plan[inside * each : (inside + 1) * each] for p in np.array_split(rows, min(split, len(rows)))]
-        return [b for i, rows in enumerate(parts) if (b := self._batch(rows[self.rank :: self.world], step, i)) is not None]
+        return [b for i, rows in enumerate(parts) if (b := self._batch(rows, step, i)) is not None]
 
-    def _batch(self, rows: Rows, step: int, i: int) -> Batch | None:
+    def _batch(self, whole: Rows, step: int, i: int) -> Batch | None:
+        """This process's share of the rows ``whole``. What is drawn is drawn for all of them, so that it does not depend on who shares."""
+        rows = whole[self.rank :: self.world]
         if len(rows) == 0:
             return None
-        rng = numpy_stream(self.seeds.dropout, "collate", step, i, self.rank)
-        batch: Batch = self.framing.collate([self._prompts[r] for r in rows], rng)
+        if self.world > 1 and getattr(self.framing, "couples_rows", False):
+            name = type(self.framing).__name__.removesuffix("Module").lower()
+            raise RecipeError(f"{name} compares the rows of a batch, so that processes cannot share it; run it in one process")
+        drawn = self.world > 1 and not self.framing.deterministic
+        prompts, rng = self.ready or self._prompts, numpy_stream(self.seeds.dropout, "collate", step, i, 0)
+        batch: Batch = self.framing.collate([prompts[r] for r in (whole if drawn else rows)], rng)
+        if drawn:
+            batch = self.framing.part(batch, slice(self.rank, None, self.world))
         if self.features is not None:
             batch.inputs = {"features": self.features[torch.from_numpy(rows)]}
         if self.weights is not None:
@@ -87,7 +127,12 @@ def balanced_weights(targets: Sequence[int]) -> np.ndarray:
 
 
 def mass(batch: Batch) -> float:
-    """What a micro-batch counts for in the mean over a step: its rows (masked tokens), or the sum of their weights."""
+    """What a micro-batch counts for in the mean over a step: its rows (masked tokens), or the sum of their weights.
+
+    Where batches of a step are of several tasks, the feed says what each counts for, as their rows are not alike.
+    """
+    if "mass" in batch.extra:
+        return float(batch.extra["mass"])
     if batch.weights is not None:
         return float(batch.weights.sum())
     return float(len(batch.targets)) if batch.targets is not None else float(len(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tempering.learner import Learner
 from tempering.passes import Passes
 from tempering.tasks.metrics import higher_is_better
 from tempering.train import checkpoint, hooks, optimizer
-from tempering.train.device import Place, place
+from tempering.train.device import Place, on_first, place
 from tempering.train.evaluate import Evaluator
 from tempering.train.feed import Feed, mass
 from tempering.train.memory import backed_off, refuse_back_off
@@ -69,8 +70,9 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
     settings, where = plan.settings, place(plan.settings)
     learner.to(where.device)
     feed.rank, feed.world = where.rank, where.world
+    plan = plan if where.rank == 0 else dataclasses.replace(plan, listener=silent)
     trained = learner.trained()
-    learner.steps = steps = settings.total_steps(len(feed.examples))
+    learner.steps = steps = settings.total_steps(feed.rows)
     folded = hooks.start(plan.stabilizers, learner, trained, plan.seed, plan.prepared)
     kept = learner.kept()
     evaluate_at = settings.marks(settings.eval_strategy, settings.eval_steps, steps) if plan.evaluator else frozenset()
@@ -99,7 +101,7 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
         if run.step in evaluate_at:
             best = evaluate_and_keep(learner, plan, folded, kept, run, best, steps)
         if run.step in save_at or run.stopped:
-            _save(plan, where, kept, optim, folded, run, best)
+            _save(plan, where, kept, optim, folded, run, best, steps)
 
     final = best if settings.load_best_model_at_end and best else folded.final() if folded.final else {}
     assign(kept, final)
@@ -113,25 +115,31 @@ def _refuse_collapse(loss: float, step: int, steps: int, rate: float) -> None:
 
 
 def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Weights, run: Run, plan: Plan, where: Place) -> float:
-    """Gradients of one optimizer step, averaged over all its rows. Out of memory: halve the micro-batches and do the step again."""
+    """Gradients of one optimizer step, averaged over all its rows in all processes, and the loss that is.
+
+    Out of memory: halve the micro-batches and do the step again; in every process, as soon as one has no memory left.
+    """
     while True:
+        loss, made, short = 0.0, 0, False
+        batches = feed.micro(run.step, run.split)
+        (total,) = where.total(sum(mass(b) for b in batches))
         try:
-            batches = feed.micro(run.step, run.split)
-            total = where.total(sum(mass(b) for b in batches))
-            loss, made = 0.0, 0
             for i, batch in enumerate(batches):
                 passes = _passes(learner, batch, folded, trained, plan, (plan.seed, run.step, i, where.rank), where)
                 part = folded.loss(passes, supervised) * (mass(batch) / total)
                 part.backward()
                 loss, made = loss + float(part.detach()), made + passes.made
-            where.sum_gradients(trained.values())
-            run.passes += made
-            return loss
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            refuse_back_off(plan.stabilizers, feed, run.split)
-            run.split = backed_off(run.split, trained, plan.listener)
+            short = True
+        anywhere, loss = where.total(float(short), loss)
+        if not anywhere:
+            where.sum_gradients(trained.values())
+            run.passes += made
+            return loss
+        refuse_back_off(plan.stabilizers, feed, run.split)
+        run.split = backed_off(run.split, trained, plan.listener)
 
 
 def _passes(
@@ -154,10 +162,11 @@ def _passes(
 
 def evaluate_and_keep(learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights, run: Run, best: Weights, steps: int) -> Weights:
     """Evaluate on the development split; keep the weights if they are the best so far; stop when patience is spent."""
-    assert plan.evaluator is not None
+    evaluator = plan.evaluator
+    assert evaluator is not None
     now = {n: w.detach().clone() for n, w in kept.items()}
     assign(kept, folded.final() if folded.final else {})
-    metrics, _ = plan.evaluator(learner)
+    metrics = on_first(lambda: evaluator(learner)[0])
     shown = {n: w.detach().clone() for n, w in kept.items()} if folded.final else now
     assign(kept, now if folded.final else {})
     run.history.append({"step": run.step, **metrics})
@@ -178,12 +187,15 @@ def assign(kept: Weights, values: Weights) -> None:
         kept[name].copy_(value)
 
 
-def _save(plan: Plan, where: Place, kept: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights) -> None:
+def _save(
+    plan: Plan, where: Place, kept: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights, steps: int
+) -> None:
     if plan.folder is None or where.rank > 0:
         return
     tensors = {"weights": kept, "optimizer": checkpoint.optimizer_tensors(optim), "stabilizers": folded.save(), "best": best}
     state = {k: v for k, v in vars(run).items() if k != "step"}
-    checkpoint.write(plan.folder, run.step, tensors, state | {"identity": plan.identity})
+    checkpoint.write(plan.folder, run.step, tensors, state | {"total": steps, "identity": plan.identity})
+    plan.listener({"event": "save", "step": run.step, "total": steps, "folder": str(plan.folder), "best": run.best})
 
 
 def _resume(plan: Plan, kept: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded) -> tuple[Run, Weights]:

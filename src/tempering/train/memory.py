@@ -14,6 +14,8 @@ from tempering.train.progress import Listener
 def refuse_back_off(stabilizers: Sequence[tuple[str, Stabilizer]], feed: Any, split: int) -> None:
     """Refuse to cut micro-batches where a loss couples their rows, or where they are single rows already."""
     coupling = [name for name, s in stabilizers if getattr(s, "couples_rows", False) and not s.neutral]
+    parts = [getattr(one, "framing", None) for one in (feed.feeds.values() if hasattr(feed, "feeds") else (feed,))]
+    coupling += [type(part).__name__.removesuffix("Module").lower() for part in parts if getattr(part, "couples_rows", False)]
     size = feed.settings.per_device_train_batch_size
     if coupling:
         raise MemoryShort(

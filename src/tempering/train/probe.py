@@ -30,7 +30,7 @@ class TaskProbe:
 
     def gradients(self, rows: int | None = None, batch_size: int = 1, sampled: bool = False) -> Iterator[Weights]:
         """Gradients of the supervised loss by the body's own weights, in evaluation mode, a batch of ``batch_size`` rows at a time."""
-        order = numpy_stream(self.plan.seed, "probe", "order").permutation(len(self.feed.examples))[:rows]
+        order = numpy_stream(self.plan.seed, "probe", "order").permutation(self.feed.rows)[:rows]
         learner = self._copy()
         learner.eval()
         for name, weight in learner.named_parameters():
@@ -56,7 +56,7 @@ class TaskProbe:
         plan = dataclasses.replace(
             self.plan, settings=settings, stabilizers=own, evaluator=None, folder=None, resume=False, listener=silent
         )
-        steps = settings.total_steps(len(self.feed.examples))
+        steps = settings.total_steps(self.feed.rows)
         self.plan.listener({"event": "note", "text": f"a run of {steps} steps on a copy comes first: it chooses what is trained"})
         fit(learner, self.feed, plan)
         return {n: w.detach() for n, w in learner.trained().items() if n.startswith("backbone.")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -11,6 +12,11 @@ from typing import Any
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
+
+
+def first_process() -> bool:
+    """Whether this process speaks and writes for all: the only one, or the first of those that ``accelerate launch`` started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def silent(_: Event) -> None:
@@ -30,6 +36,9 @@ def both(*listeners: Listener) -> Listener:
 @contextmanager
 def bar(title: str) -> Iterator[Listener]:
     """A live line with steps, loss, best score and time left on standard error; plain lines where it is no terminal."""
+    if not first_process():
+        yield silent
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -59,7 +68,7 @@ TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 @contextmanager
 def trackers(names: Sequence[str], folder: Path, config: dict[str, Any]) -> Iterator[Listener]:
     """Send losses and metrics to the trackers in ``names`` through accelerate; none by default."""
-    if not names:
+    if not names or not first_process():
         yield silent
         return
     from accelerate import Accelerator

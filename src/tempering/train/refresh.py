@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +33,12 @@ class TrainingRows:
     step: int
 
     def __post_init__(self) -> None:
-        self.targets: Sequence[Any] = [p.target for p in self.feed.prompts()]
         self.rng = numpy_stream(self.feed.seeds.init, "refresh", self.step)
+
+    @cached_property
+    def targets(self) -> Sequence[Any]:
+        """Those of all rows; a framing that does not read them does not pay for them."""
+        return [p.target for p in self.feed.prompts()]
 
     def trunk(self, rows: Sequence[int] | None = None) -> Tensor:
         """What the framing reads of the backbone for all rows, or some: [rows, dim]. Of a cached trunk, the cache."""
@@ -46,7 +51,7 @@ class TrainingRows:
             trunk: Tensor = learner.framing.trunk(learner.backbone, batch.to(learner.device))
             return trunk.float().cpu()
 
-        found = learner.evaluated([prompts[i] for i in chosen], self.feed.settings.per_device_eval_batch_size, work)
+        found = learner.evaluated([prompts[int(i)] for i in chosen], self.feed.settings.per_device_eval_batch_size, work)
         order = torch.from_numpy(np.argsort(np.concatenate([part for part, _ in found])))
         return torch.cat([part for _, part in found])[order]
 

@@ -20,7 +20,8 @@ class Loop:
     ``learning_rate``). ``class_weights: balanced`` weighs rows by n / (classes x count of the row's class). The schedule
     ``slanted_triangular`` (Howard and Ruder 2018) rises over the warm-up from a 32nd of the rate and falls back to it; ``polynomial`` falls
     as (1 - share) to ``lr_scheduler_power``. ``adam_bias_correction: false`` is Adam as BERT's first code had it, whose first steps are
-    too long: to see what that does, not to train with.
+    too long: to see what that does, not to train with. Several processes (``accelerate launch``) share the rows of each micro-batch:
+    ``per_device_train_batch_size`` is what one alone would take, so that a recipe does the same however many there are.
     """
 
     learning_rate: float = Field(default=5e-5, gt=0)

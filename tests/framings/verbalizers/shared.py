@@ -16,6 +16,7 @@ from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
 from tempering.framings.text import pad, tensors
 from tempering.framings.verbalizers.base import MASKS, VerbalizerModule, class_scores, unlabeled
+from tempering.framings.verbalizers.composed import Composed
 from tempering.learner import Learner
 from tempering.streams import numpy_stream, torch_stream
 from tempering.tunings.frozen import Frozen
@@ -73,6 +74,12 @@ class Blank(FramingBase):
         return [Prediction(self.labels[i]) for i in best]
 
 
+def words_for(value: Any, words: Any) -> Any:
+    """``words`` as ``value`` takes them: those of composed prompts are one a mask, as many for every class."""
+    fewest = min(map(len, words.values()))
+    return {label: given[:fewest] for label, given in words.items()} if isinstance(value, Composed) else words
+
+
 def learner_of(
     value: Any, words: Any = WORDS, rows: int = 12, family: str = "bert", task: Any = None, backbone: Backbone | None = None
 ) -> Learner:
@@ -83,7 +90,7 @@ def learner_of(
         ensure_lm_head(backbone)
         backbone.lm_head.bias.data.normal_()  # a fresh head has a bias of zeros: make it matter
     with torch_stream(0, "verbalizer"):
-        module = value.build(task, backbone, words)
+        module = value.build(task, backbone, words_for(value, words))
     return Learner(backbone, Blank(module, task, backbone), Frozen()).eval()
 
 

@@ -14,7 +14,7 @@ from tempering.learner import Learner
 from tempering.registry import names
 from tempering.streams import numpy_stream
 from tempering.tasks import Task
-from tests.framings.verbalizers.shared import LONGER, Blank, learner_of, ready, scores_of
+from tests.framings.verbalizers.shared import LONGER, Blank, learner_of, ready, scores_of, words_for
 from tests.laws.settings import TABLE, Row, rows
 from tests.tiny import tiny_examples, tiny_task
 
@@ -103,7 +103,7 @@ def test_what_was_kept_makes_the_same_verbalizer_again(row: Row) -> None:
     before = scores_of(learner, examples)
     kept, state = json.loads(json.dumps(module.keep())), {k: v.clone() for k, v in module.state_dict().items()}
     stub = Task("task", "classification", ("bad", "good"), type(tiny_task(4).train)("train", ()))
-    again = row.live.build(stub, learner.backbone, LONGER)
+    again = row.live.build(stub, learner.backbone, words_for(row.live, LONGER))
     if kept:
         again.recall(kept)
     again.load_state_dict(state)

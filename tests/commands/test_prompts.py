@@ -1,0 +1,101 @@
+"""``temper prompts``: prompts shown with their masks and cuts, zero-shot scores, the search's recipe, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tempering.commands.prompts import read_words
+from tempering.errors import RecipeError
+from tempering.recipe import Recipe
+from tests.commands.shared import done, refuses
+from tests.framings.test_masked_lm import save_masked_lm
+from tests.tiny import tiny_task
+
+DATA = ("train.csv", "--dev", "dev.csv")
+WORDS = ("--words", "sad,great")
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("masked")
+    save_masked_lm("bert", folder)
+    return str(folder)
+
+
+def test_prompts_are_shown_and_scored(here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    row = "the film was " * 40
+    (here / "dev.csv").write_text(f"text,label\n{row},good\na dull room,bad\n" + "a good film,good\n" * 8, encoding="utf-8")
+    templates = ("--template", "{text} it was {mask}", "--template", "{soft:it was} {mask} and {text}")
+    done("prompts", *DATA, "--model", masked, *templates, *WORDS, "--words", "bad=bad|poor,good=good", "--rows", "10", "--json")
+    found = json.loads(capsys.readouterr().out)
+    first = found["prompts"][0]
+    assert (
+        first["word"] == "great" and first["text"].endswith("it was [mask: great] [SEP]") and first["text"].startswith("[CLS] the film was")
+    )
+    assert first["tokens"] == first["limit"] == 64 and first["cut"] == 120 - (64 - 2 - 3)
+    assert found["prompts"][1]["cut"] == 0 and found["prompts"][1]["word"] == "sad" and found["prompts"][1]["tokens"] == 8
+    soft = next(p for p in found["prompts"] if "[soft]" in p["text"])
+    assert soft["text"].startswith("[CLS] [soft] [soft] [mask: great] and")
+    assert len(found["scores"]) == 4 and found["on"] == "dev" and {s["rows"] for s in found["scores"]} == {10}
+    keys = [(-s["metrics"]["accuracy"], s["metrics"]["loss"]) for s in found["scores"]]
+    assert keys == sorted(keys)
+    assert {json.dumps(s["words"]) for s in found["scores"]} == {
+        '{"bad": ["sad"], "good": ["great"]}',
+        '{"bad": ["bad", "poor"], "good": ["good"]}',
+    }
+    done("prompts", *DATA, "--model", masked, *WORDS, "--on", "train", "--show", "1")
+    said = capsys.readouterr().out
+    assert "tokens" in said and "scores on 24 train rows" in said and "[mask: " in said and "bad=sad, good=great" in said
+
+
+def test_the_search_writes_a_recipe_that_fit_takes(here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ("max_steps=2", "num_train_epochs=1", "min_steps=0")
+    more = ("--search", "--candidates", "4", "--beam", "3", "--finalists", "2", "--output", "found.yaml")
+    done("prompts", *DATA[:1], *quick, *DATA[1:], "--model", masked, *WORDS, *more)
+    said = capsys.readouterr()
+    recipe = Recipe.load("found.yaml")
+    framing = recipe.stages[-1].framing
+    assert len(framing.templates) == 1 and framing.templates[0] in said.out and "temper fit train.csv --recipe found.yaml" in said.out
+    assert dict(framing.words) == {"bad": ("sad",), "good": ("great",)}
+    done("fit", *DATA, "--recipe", "found.yaml", "--model", masked)
+    refuses("prompts", *DATA, "--model", masked, *WORDS, *more, said="there is such a file", capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--template", "{text} it was good"), "has no mask; write {mask}"),
+        (("--words", "the film,good"), "label word 'the film' of class 'bad' is 2 tokens"),
+        (("--words", "sad"), "expected a word for each of bad, good, in this order, found 1"),
+        (("--on", "test"), "prompts are scored on dev or train rows"),
+        (("--auto-words",), "--auto-words is for a search"),
+        (("max_steps=3",), "KEY=VALUE is for a search"),
+        (("--search", "--template", "{text} {mask}", "--template", "{mask} {text}"), "begins at one prompt, and 2 are given"),
+        (("--search", "--filler", "{masked}"), "cannot fill spans"),
+    ],
+)
+def test_mistakes_are_told(words: tuple[str, ...], said: str, here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [word.replace("{masked}", masked) for word in words]
+    refuses("prompts", *DATA[:1], *[w for w in given if w == "max_steps=3"], *DATA[1:], "--model", masked,
+            *[w for w in given if w != "max_steps=3"], said=said, capsys=capsys)  # fmt: skip
+
+
+def test_a_model_without_masks_or_without_their_head_is_refused(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refuses("prompts", *DATA, "--model", bert, *WORDS, said="holds no weights of a language-model head", capsys=capsys)
+
+
+def test_words_are_read_in_either_form() -> None:
+    task = tiny_task()
+    assert read_words("sad|bad, great", task) == (("bad", ("sad", "bad")), ("good", ("great",)))
+    assert read_words("good=great,bad=sad", task) == (("good", ("great",)), ("bad", ("sad",)))
+    assert read_words("No,Yes", tiny_task(kind="regression")) == (("low", ("No",)), ("high", ("Yes",)))
+    for wrong, said in (
+        ("good=great,sad", "every label or none"),
+        ("so=sad,good=great", "no label of the data"),
+        ("good=great", "no word for 'bad'"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            read_words(wrong, task)

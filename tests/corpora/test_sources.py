@@ -1,0 +1,131 @@
+"""Files, folders, tables and data sets as one stream of documents, with a key of their content."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tempering.corpora.sources import Source
+from tempering.errors import DataError
+
+TEXTS = ["one, with a comma", 'two "quoted"\nlines', "drei \u00e4\u00f6", "  four "]
+STRIPPED = [text.strip() for text in TEXTS]
+
+
+def jsonl(path: Path) -> None:
+    path.write_text("\n".join(json.dumps({"id": i, "text": t}) for i, t in enumerate(TEXTS)) + "\n\n")
+
+
+def delimited(path: Path, mark: str = ",") -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=mark).writerows([["id", "text"], *enumerate(TEXTS)])
+
+
+def parquet(path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    write_table(pyarrow.table({"id": list(range(4)), "text": TEXTS}), path)
+
+
+def packed(path: Path) -> None:
+    path.write_bytes(gzip.compress("\n".join(json.dumps({"text": t}) for t in TEXTS).encode()))
+
+
+def dataset(path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict({"id": list(range(4)), "text": TEXTS}).save_to_disk(path)
+
+
+FORMS: dict[str, Callable[[Path], None]] = {
+    "a.jsonl": jsonl,
+    "a.csv": delimited,
+    "a.tsv": lambda path: delimited(path, "\t"),
+    "b.csv": lambda path: delimited(path, ";"),
+    "a.parquet": parquet,
+    "a.jsonl.gz": packed,
+    "saved": dataset,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_table(name: str, tmp_path: Path) -> None:
+    FORMS[name](tmp_path / name)
+    found = Source(str(tmp_path / name))
+    assert list(found) == STRIPPED == list(found)  # as often as it is asked
+    assert found.size > 0 and len(found.key) == 24 and not found.plain
+    if not name.endswith(".gz"):
+        assert list(Source(str(tmp_path / name), column="text")) == STRIPPED
+        with pytest.raises(DataError, match="expected a column 'body', found 'id', 'text'"):
+            list(Source(str(tmp_path / name), column="body"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "saved"])
+def test_a_column_of_numbers_is_no_text(name: str, tmp_path: Path) -> None:
+    FORMS[name](tmp_path / name)
+    with pytest.raises(DataError, match=r"row 1, column 'id': expected text, found 0 \(int\)"):
+        list(Source(str(tmp_path / name), column="id"))
+
+
+def test_a_folder_of_everything_in_the_order_of_paths(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "b.txt").write_text("b1\nb2")
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a1"))
+    (tmp_path / "sub" / "c.jsonl").write_text('{"text": "c1"}\n{"text": null}\n{"text": ""}\n')
+    (tmp_path / ".hidden" / "d.txt").write_text("never")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    assert list(Source(str(tmp_path))) == ["a1", "b1", "b2", "c1"]
+
+
+def test_the_key_is_of_the_content_and_of_how_it_is_read(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "one\n\ntwo"), ("b.txt", "one\n\ntwo"), ("c.txt", "one\n\ntwe")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (Source(str(tmp_path / f"{name}.txt")) for name in "abc")
+    assert a.key == b.key != c.key
+    assert len({a.key, Source(a.path, "paragraph").key, Source(a.path, column="x").key}) == 3
+    assert a.plain and a.size == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", '{"text": "x"}\n{"text": }\n', "row 2: expected a JSON object a line"),
+        ("a.jsonl", '{"text": "x"}\n["x"]\n', "row 2: expected an object such as"),
+        ("a.jsonl", '{"text": "\\ud800"}\n', "row 1, column 'text': expected Unicode text"),
+        ("a.jsonl", '{"text": "x"}\n{"text": 5}\n', "row 2, column 'text': expected text, found 5 (int)"),
+        ("a.jsonl", "\n\n", "expected rows with a text, found none"),
+        ("a.csv", "text,label\nx,1\ny\n", "row 3: expected 2 fields as in the header, found 1"),
+        ("a.csv", 'text,label\n"x,1\n', "row 2: expected a row of delimited text"),
+        ("a.csv", "", "the file is empty"),
+        ("a.parquet", "no table", "expected a Parquet file, found a damaged one"),
+        ("a.txt", "\n \n", "expected texts, found none; the corpus is empty"),
+        ("a.pdf", "x", "expected a file ending in .txt"),
+        ("nothing", "x", "found none; rename it"),
+    ],
+)
+def test_bad_files_name_the_place(name: str, content: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DataError) as error:
+        list(Source(str(path)))
+    assert str(path) in str(error.value) and said in str(error.value)
+
+
+def test_paths_that_hold_nothing(tmp_path: Path) -> None:
+    cases: list[Any] = [
+        (tmp_path / "none.txt", "no such file"),
+        (tmp_path, "expected files ending in"),
+        (tmp_path / "x" / "y", "no such file"),
+    ]
+    for path, said in cases:
+        with pytest.raises(DataError, match=said):
+            list(Source(str(path)))
