@@ -1,0 +1,188 @@
+"""What the experiments share: finished cells kept in a file, a budget of hours, rows cut the same way every time, and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from tempering.contracts import Seeds
+from tempering.study.pairs import Pair, compare_all
+from tempering.tasks import Task, nested_subsets
+from tempering.tasks.task import Split
+
+SHARED = Path(__file__).parents[1] / ".." / "shared"
+MODEL = SHARED / "models" / "minilm-mlm"
+
+
+class OutOfTimeError(Exception):
+    """The hours given are spent; the same command goes on from here."""
+
+
+@dataclass
+class Cells:
+    """Finished cells by key, in ``path``. Every cell is written as soon as it is there, and never made again.
+
+    ``settings`` is what all cells have in common; a file made with other settings is refused, since its cells would not be comparable.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+    hours: float | None = None
+    done: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def open(cls, folder: Path, settings: Mapping[str, Any], hours: float | None = None) -> Cells:
+        """The cells in ``folder``; none if nothing was run there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        cells = cls(folder / "cells.json", json.loads(json.dumps(settings)), hours)
+        if cells.path.exists():
+            found = json.loads(cells.path.read_text(encoding="utf-8"))
+            cells.check(found["settings"])
+            cells.done = found["cells"]
+        return cells
+
+    def check(self, found: Mapping[str, Any]) -> None:
+        """End with a sentence where cells were made otherwise."""
+        for name in sorted({*found, *self.settings}):
+            if found.get(name) != self.settings.get(name):
+                what = f"{name}={found.get(name)!r}, and now {name}={self.settings.get(name)!r} is asked for"
+                raise SystemExit(f"{self.path} holds cells made with {what}; give another --output, or the same settings")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.done
+
+    def __getitem__(self, key: str) -> Any:
+        return self.done[key]
+
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
+        """The cell ``key``, made if it is not there; no cell is begun once the hours are spent."""
+        if key not in self.done:
+            self.in_time()
+            start = time.perf_counter()
+            self.done[key] = make()
+            self.write()
+            print(f"{key:60s} {told(self.done[key])}  {time.perf_counter() - start:.0f} s", flush=True)
+        return self.done[key]
+
+    def in_time(self) -> None:
+        """Raise `OutOfTimeError` once the hours are spent."""
+        if self.hours is not None and time.monotonic() - self.started > 3600 * self.hours:
+            raise OutOfTimeError
+
+    def write(self) -> None:
+        """The whole file anew, renamed into place."""
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"settings": self.settings, "cells": self.done}, indent=1), encoding="utf-8")
+        part.replace(self.path)
+
+    def scores(self, keys: Iterable[str]) -> list[float]:
+        """The score of each key, nan where it is not there yet."""
+        return [float(self.done[key]["score"]) if key in self.done else math.nan for key in keys]
+
+
+def told(cell: Any) -> str:
+    """A cell in a few words."""
+    score = cell.get("score", cell.get("dev")) if isinstance(cell, Mapping) else None
+    return f"{100 * score:5.1f}" if isinstance(score, float) else ""
+
+
+def load(data: Path, name: str, test_rows: int | None = None) -> Task:
+    """A data set by name, with at most ``test_rows`` test rows, drawn once for all cells."""
+    task = Task.from_file(data / name)
+    if task.test is None or not test_rows or test_rows >= len(task.test):
+        return task
+    chosen = sorted(np.random.default_rng(0).permutation(len(task.test))[:test_rows])
+    return replace(task, test=Split("test", tuple(task.test.examples[i] for i in chosen), task.test.source))
+
+
+def cut(task: Task, rows: int | None, seed: int) -> Task:
+    """At most ``rows`` training rows, drawn by ``seed``, in the proportions of their classes."""
+    if not rows or rows >= len(task.train):
+        return task
+    sampling = Seeds.of(seed).sampling
+    return task.with_train(nested_subsets(task, [rows], sampling)[rows], sampling)
+
+
+def outcome(learner: Any) -> dict[str, Any]:
+    """What a cell keeps of a learner: its main metric on test and dev, all metrics, and what it took."""
+    record, main = learner.record, learner.record["main_metric"]
+    kept = {name: record[name] for name in ("metrics", "main_metric", "rows", "train_seconds", "trained_parameters", "peak_memory")}
+    return {"score": record["metrics"]["test"][main], "dev": record["metrics"]["dev"][main]} | kept
+
+
+def spread(values: Sequence[float], scale: float = 100) -> str:
+    """Mean, sample standard deviation, and the 95 % t interval of the mean; what is missing is left out."""
+    found = [scale * v for v in values if math.isfinite(v)]
+    if len(found) < 2:
+        return f"{found[0]:.1f}" if found else ""
+    mean, deviation = statistics.mean(found), statistics.stdev(found)
+    half = float(stats.t.isf(0.025, len(found) - 1)) * deviation / math.sqrt(len(found))
+    return f"{mean:.1f} ± {deviation:.1f} ({mean - half:.1f} to {mean + half:.1f})"
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Pair:
+    """``first`` minus ``second``, paired by seed (t test)."""
+    (pair,) = compare_all({"first": first, "second": second})
+    return pair
+
+
+def difference(pair: Pair, tests: int = 1) -> str:
+    """A difference in points with its interval and its p value, times the number of ``tests``; empty where a side is missing."""
+    if not math.isfinite(pair.difference):
+        return ""
+    if not math.isfinite(pair.low):
+        return f"{100 * pair.difference:+.1f}"
+    return f"{100 * pair.difference:+.1f} ({100 * pair.low:+.1f} to {100 * pair.high:+.1f}), p = {min(1.0, pair.p * tests):.3f}"
+
+
+def verdict(pair: Pair, tests: int = 1, margin: float = 0.05) -> str:
+    """In a word whether ``first`` is higher, after `difference` was corrected for so many tests."""
+    if not math.isfinite(pair.difference):
+        return "not run"
+    if pair.p * tests < margin:
+        return "holds" if pair.difference > 0 else "is reversed"
+    direction = "no difference" if abs(pair.difference) < 1e-12 else "right direction" if pair.difference > 0 else "other direction"
+    return f"not decided ({direction})"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def publish(text: str, path: Path) -> None:
+    """Write a table and show it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def names(text: str) -> list[str]:
+    """``a,b`` on the command line."""
+    return [part for part in text.split(",") if part]
+
+
+def parser(doc: str | None, here: Path, *, model: Path | str, seeds: int, tasks: Sequence[str], table: str) -> argparse.ArgumentParser:
+    """The options that every experiment has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", type=Path, default=SHARED / "data")
+    made.add_argument("--model", default=str(model), help="a folder, a hub id, or minilm")
+    made.add_argument("--tasks", type=names, default=list(tasks))
+    made.add_argument("--seeds", type=int, default=seeds)
+    made.add_argument("--test-rows", type=int, default=None, help="test rows, drawn once; default: all")
+    made.add_argument("--hours", type=float, default=None, help="begin no cell after so many hours; the same command goes on later")
+    made.add_argument("--output", type=Path, default=Path("runs") / (here.parent.name if here.stem == "run" else here.stem))
+    made.add_argument("--table", type=Path, default=here.with_name(table), help="where the Markdown table is written")
+    return made

@@ -1,0 +1,148 @@
+"""LM-BFF's protocol on small models: do prompts and demonstrations beat plain fine-tuning on 16 rows a class?
+
+    python experiments/lm-bff/run.py [--grid small|paper] [--steps 1000] [--seeds 5] [--test-rows 1000] [--hours H]
+        [--tasks sst2,trec6,snli_10k,mr,cr,stsb] [--arms ...] [--model ../shared/models/minilm-mlm] [--output runs/lm-bff]
+    python experiments/lm-bff/run.py --sensitivity ...         # also the table of label words (sst2) and templates (snli_10k)
+
+After Gao, Fisch, Chen 2021 (spec of the runs: princeton-nlp/LM-BFF). Each seed draws 16 training rows a class and 16 others as its
+development rows; of values 16 below and 16 above the median. Every trained arm has the same grid of rates and batch sizes; the best grid
+point of each seed is chosen on these development rows, and only that one reads the test split. No weight decay, no warm-up, linear decay,
+a look at the development rows every tenth of the steps, the first best kept. Words and templates are searched with one setting (the
+paper: rate 1e-5, batch 8), then get the grid like the others. What differs from the paper: the model; the test rows are those of the test
+split (at most --test-rows, drawn once); demonstrations are filtered by the model's own sentence vectors; there is no T5, so templates are
+written by the masked model itself; --candidates words and templates are fine-tuned, not 100; --contexts sets of demonstrations are
+averaged, not 16. The paper's own: --grid paper --candidates 100 --beam 100 --contexts 16 --context-rows 32.
+
+Every grid point is kept in OUTPUT/cells.json as soon as it is done. A run stopped between the grid and the test fits the best one again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from arms import ARMS, EXCEPT, GRIDS, ORDER, SHOTS, TASKS, TEMPLATES, WORDS, Arm, variants
+from cells import MODEL, Cells, OutOfTimeError, difference, markdown, paired, parser, publish, spread, verdict
+from runner import Runner
+
+
+def plan(args: argparse.Namespace) -> list[tuple[str, Arm, int]]:
+    """(task, arm, seed): seed by seed, so that what is done of an unfinished run is paired; arms that no seed changes run once."""
+    found = []
+    for seed in range(args.seeds):
+        for name in args.tasks:
+            for arm in (ARMS[a] for a in args.arms):
+                once = not arm.seeded or (arm.whole and seed >= args.whole_seeds)
+                if not (once and seed):
+                    found.append((name, arm, seed))
+        if args.sensitivity:
+            found += [(name, arm, seed) for name, arm in variants().values()]
+    return found
+
+
+def scores(cells: Cells, name: str, arm: Arm, args: argparse.Namespace) -> list[float]:
+    """By seed; an arm that no seed changes has the same everywhere."""
+    if not arm.seeded:
+        return cells.scores([f"{name}/{arm.name}/0"]) * args.seeds
+    return cells.scores(f"{name}/{arm.name}/{seed}" for seed in range(args.seeds))
+
+
+def main_table(cells: Cells, args: argparse.Namespace) -> str:
+    """Arms by tasks."""
+    rows = []
+    for name in args.arms:
+        found = [scores(cells, task, ARMS[name], args) for task in args.tasks]
+        rows.append([name, *(spread(s) if ARMS[name].seeded else spread(s[:1]) for s in found)])
+    metrics = [next((c["metric"] for k, c in cells.done.items() if k.startswith(f"{t}/") and "metric" in c), "") for t in args.tasks]
+    return markdown(["", *(f"{t} ({m})" if m else t for t, m in zip(args.tasks, metrics, strict=True))], rows)
+
+
+def order_table(cells: Cells, args: argparse.Namespace) -> str:
+    """What of the published order holds."""
+    claims = [(task, *pair) for task in args.tasks for pair in ORDER if set(pair) <= set(args.arms) and task not in EXCEPT.get(pair, ())]
+    tests, rows, counts = max(1, len(claims)), [], {}
+    for task, better, worse in claims:
+        pair = paired(scores(cells, task, ARMS[better], args), scores(cells, task, ARMS[worse], args))
+        said = verdict(pair, tests)
+        counts[said] = counts.get(said, 0) + 1
+        rows.append([task, better, worse, difference(pair, tests), said])
+    summary = ", ".join(f"{count} of {len(claims)}: {said}" for said, count in sorted(counts.items()))
+    return f"{summary or 'none of the claims was run'}.\n\n" + markdown(["task", "said to be better", "than", "difference", ""], rows)
+
+
+def sensitivity_table(cells: Cells, args: argparse.Namespace) -> str:
+    """Each variant against the first of its task."""
+    rows, first = [], {}
+    for name, (task, arm) in variants().items():
+        found = scores(cells, task, arm, args)
+        first.setdefault(task, found)
+        against = "" if first[task] is found else difference(paired(found, first[task]), len(WORDS) + len(TEMPLATES) - 2)
+        rows.append([task, name, spread(found), against])
+    return markdown(["task", "words (positive/negative) or template", "score", "difference to the first"], rows)
+
+
+def report(cells: Cells, args: argparse.Namespace) -> str:
+    """The whole of results.md."""
+    rates, batches = GRIDS[args.grid]
+    grid = f"rates {', '.join(f'{r:g}' for r in rates)} x batch sizes {', '.join(map(str, batches))}"
+    rows = f"{args.test_rows} test rows" if args.test_rows else "all test rows"
+    parts = [
+        f"# LM-BFF's protocol, {Path(args.model).name}",
+        (
+            f"Written by `python experiments/lm-bff/run.py`. {SHOTS} training rows a class and as many to choose on, {args.seeds} splits,"
+            f" {args.steps} steps, {grid}, {rows}. Mean ± standard deviation (95 % interval of the mean). Automatic templates"
+            " are written by the masked model itself, not by a T5."
+        ),
+        main_table(cells, args),
+        "## What of the published order holds",
+        "Differences are paired by split; p values are multiplied by the number of claims in this table.",
+        order_table(cells, args),
+    ]
+    if args.sensitivity:
+        parts += ["## Label words and templates (prompt)", sensitivity_table(cells, args)]
+    return "\n\n".join(parts) + "\n"
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = parser(__doc__, Path(__file__), model=MODEL, seeds=5, tasks=tuple(TASKS), table="results.md")
+    made.set_defaults(test_rows=1000)
+    made.add_argument("--arms", type=_arms, default=list(ARMS), help="parted by semicolons, since one name holds a comma")
+    made.add_argument("--grid", choices=tuple(GRIDS), default="small")
+    made.add_argument("--steps", type=int, default=1000)
+    made.add_argument("--candidates", type=int, default=5, help="label words and templates that are fine-tuned (the paper: 100)")
+    made.add_argument("--beam", type=int, default=20, help="of the search for templates (the paper: 100)")
+    made.add_argument("--context-rows", type=int, default=16, help="demonstrations of the in-context arm (the paper: 32)")
+    made.add_argument("--contexts", type=int, default=4, help="sets of demonstrations that are averaged, at most (the paper: 16)")
+    made.add_argument("--whole-seeds", type=int, default=1, help="seeds of fine-tuning on all rows")
+    made.add_argument("--sensitivity", action="store_true")
+    args = made.parse_args(words)
+    if unknown := set(args.arms) - set(ARMS):
+        made.error(f"--arms: there is no arm {', '.join(sorted(unknown))}; there are {'; '.join(ARMS)}")
+    return args
+
+
+def _arms(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";") if part.strip()]
+
+
+def main() -> None:
+    """Run what is missing; write the tables."""
+    args = parsed()
+    shared = ("model", "grid", "steps", "candidates", "beam", "context_rows", "contexts", "test_rows")
+    cells = Cells.open(args.output, {name: getattr(args, name) for name in shared}, args.hours)
+    runner = Runner(cells, args)
+    try:
+        for name, arm, seed in plan(args):
+            runner.run(name, arm, seed)
+    except OutOfTimeError:
+        print(f"{args.hours} hours are spent; the same command goes on from here")
+    publish(report(cells, args), args.table)
+
+
+if __name__ == "__main__":
+    main()

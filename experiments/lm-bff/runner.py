@@ -1,0 +1,154 @@
+"""Makes the cells of LM-BFF's protocol: searches, the grid with its choice on the development rows, and the test."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from arms import GRIDS, SEARCH, SHOTS, Arm, bounds, contexts, template
+from cells import Cells, load
+
+from tempering.contracts import Seeds
+from tempering.fitting import evaluate, fit
+from tempering.framings.cloze import Cloze
+from tempering.framings.demonstrations import Demonstrations
+from tempering.prompting.search import Settings, find_prompts
+from tempering.recipe import Recipe
+from tempering.stages.use import Use
+from tempering.tasks import Task
+from tempering.tasks.metrics import compute, default_metric
+from tempering.tasks.sampling import few_shot
+from tempering.tasks.task import Split
+
+
+def split(task: Task, seed: int) -> Task:
+    """16 training rows a class, and the next 16 of the same draw as development rows."""
+    drawn = few_shot(task, 2 * SHOTS, Seeds.of(seed).sampling)
+    half = len(drawn) // 2
+    dev = tuple(task.train.examples[i] for i in drawn[half:])
+    return replace(task.with_train(drawn[:half], Seeds.of(seed).sampling), dev=Split("dev", dev, task.train.source))
+
+
+def recipe(framing: Any, rate: float, batch: int, steps: int) -> Recipe:
+    """One grid point; LM-BFF's settings are those of the shipped recipe."""
+    changes = {"learning_rate": rate, "per_device_train_batch_size": batch, "max_steps": steps, "eval_steps": max(1, steps // 10)}
+    shipped = Recipe.load("lm-bff").override(changes)
+    return replace(shipped, stages=(replace(shipped.stages[-1], framing=framing),), search=())
+
+
+def best(points: Mapping[str, Mapping[str, Any]]) -> str:
+    """The point with the best development score, ties by the development loss, then the first."""
+    return min(points, key=lambda name: (-points[name]["dev"], points[name]["loss"]))
+
+
+@dataclass
+class Runner:
+    """Makes what is missing of the cells of one (task, arm, seed)."""
+
+    cells: Cells
+    args: argparse.Namespace
+    tasks: dict[str, Task] = field(default_factory=dict)
+    fitted: dict[str, Any] = field(default_factory=dict)  # the best learner so far of this arm and seed, by its point
+
+    def task(self, name: str) -> Task:
+        """A data set, read once."""
+        if name not in self.tasks:
+            self.tasks[name] = load(self.args.data, name, self.args.test_rows)
+        return self.tasks[name]
+
+    def run(self, name: str, arm: Arm, seed: int) -> None:
+        """The cell of an arm, if it is not there."""
+        key = f"{name}/{arm.name}/{seed}"
+        if key in self.cells:
+            return
+        whole = self.task(name)
+        task = whole if arm.whole else split(whole, seed)
+        self.fitted = {}
+        if arm.name == "majority":
+            self.cells.get(key, lambda: majority(task))
+        elif arm.whole:
+            self.cells.get(key, lambda: self.measured(fit("full", task, self.args.model, seed=seed), task, "recipe full"))
+        elif not arm.trained:
+            (framing,) = arm.candidates(name, task, self.args).values()
+            made = Recipe("untrained", (Use(framing),))
+            self.cells.get(key, lambda: self.measured(fit(made, task, self.args.model, seed=seed), task, "untrained"))
+        else:
+            self.grid(key, task, self.framing(name, arm, task, seed), seed)
+
+    def framing(self, name: str, arm: Arm, task: Task, seed: int) -> Any:
+        """What the grid trains: the only candidate, or the best of the search."""
+        if arm.searches:
+            found = self.cells.get(f"{name}/found template/{seed}", lambda: self.search(name, task, seed))
+            cloze = Cloze(
+                found["template"], words=[(_key(task, label), tuple(said)) for label, said in found["words"]], bounds=bounds(task)
+            )
+            return Demonstrations(cloze, contexts=contexts(name, self.args)) if arm.demonstrated else cloze
+        candidates = arm.candidates(name, task, self.args)
+        if len(candidates) == 1:
+            return next(iter(candidates.values()))
+        rate, batch = SEARCH[self.args.grid]
+        points = {
+            which: self.point(f"{name}/{arm.name}/{seed}/{which}", task, framing, (rate, batch), seed)
+            for which, framing in candidates.items()
+        }
+        return candidates[best(points)]
+
+    def point(self, key: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
+        """The development score of one fit."""
+        found: dict[str, Any] = self.cells.get(key, lambda: self.fit(key, task, framing, setting, seed))
+        return found
+
+    def fit(self, key: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
+        learner = fit(recipe(framing, *setting, self.args.steps), replace(task, test=None), self.args.model, seed=seed)
+        main = learner.record["main_metric"]
+        dev = learner.record["metrics"]["dev"]
+        found = {"dev": dev[main], "loss": dev["loss"], "seconds": learner.record["train_seconds"]}
+        if not self.fitted or best({"held": next(iter(self.fitted.values()))[0], "new": found}) == "new":
+            self.fitted = {key: (found, learner)}
+        return found
+
+    def grid(self, key: str, task: Task, framing: Any, seed: int) -> None:
+        """Every grid point on the development rows, then the best of them, and it alone, on the test rows."""
+        rates, batches = GRIDS[self.args.grid]
+        settings = {f"{key}/{rate:g} x {batch}": (rate, batch) for rate in rates for batch in batches}
+        self.fitted = {}
+        points = {where: self.point(where, task, framing, setting, seed) for where, setting in settings.items()}
+        chosen = best(points)
+
+        def tested() -> dict[str, Any]:
+            if chosen not in self.fitted:  # trained before the last stop: again, with the same seeds
+                self.fitted = {}
+                self.fit(chosen, task, framing, settings[chosen], seed)
+            return self.measured(self.fitted[chosen][1], task, chosen.rpartition("/")[2])
+
+        self.cells.get(key, tested)
+
+    def search(self, name: str, task: Task, seed: int) -> dict[str, Any]:
+        """A template written by the masked model itself and chosen on the development rows; the label words stay the manual ones."""
+        rate, batch = SEARCH[self.args.grid]
+        settings = Settings(candidates=4 * self.args.candidates, beam=self.args.beam, finalists=self.args.candidates)
+        base = recipe(Cloze(), rate, batch, self.args.steps)
+        found = find_prompts(task, self.args.model, Cloze(template(name), bounds=bounds(task)), settings, base, seed)
+        cloze = found.recipe.stages[-1].framing
+        words = [[str(label), list(said)] for label, said in cloze.words]
+        return {"template": cloze.template, "words": words, "notes": list(found.notes), "candidates": len(found.candidates)}
+
+    def measured(self, learner: Any, task: Task, chosen: str) -> dict[str, Any]:
+        """A finished cell: the test split is read here."""
+        main, found = learner.record["main_metric"], evaluate(learner, task)
+        return {"score": found["test"][main], "metric": main, "metrics": found["test"], "chosen": chosen}
+
+
+def _key(task: Task, label: str) -> Any:
+    """A label as the data has it (or a pole), from its name in a file."""
+    return next((known for known in task.labels if str(known) == label), label)
+
+
+def majority(task: Task) -> dict[str, Any]:
+    """One who never reads the text."""
+    assert task.test is not None
+    metric = default_metric(task.kind, task.labels)
+    found = {} if task.kind == "regression" else compute(task.kind, task.labels, task.test.labels, task.majority())
+    return {"score": float(found.get(metric, 0.0)), "metric": metric, "metrics": found, "chosen": ""}

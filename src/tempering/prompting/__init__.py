@@ -1,0 +1,1 @@
+"""Prompts before anything is trained: shown, scored, and searched for."""

@@ -1,0 +1,116 @@
+"""The whole search: label words if asked for, candidate templates, the best of them fine-tuned, and a recipe that holds what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tempering.backbone import Backbone
+from tempering.errors import RecipeError
+from tempering.framings import label_words
+from tempering.framings.cloze import Cloze
+from tempering.framings.verbalizers.auto_words import AutoWords
+from tempering.prompting.fillers import Filler, MaskFiller, SpanFiller
+from tempering.prompting.scoring import Scored, check_kind, ranked, rows_on, score, untrained
+from tempering.prompting.selecting import Tuned, fine_tuned, with_framing
+from tempering.prompting.templates_search import search
+from tempering.recipe import Recipe
+from tempering.tasks.task import Task
+from tempering.train.progress import Listener, silent
+
+BARE = Cloze()
+PER_CLASS = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``candidates`` templates are written by beams of ``beam``, the ``finalists`` best zero-shot are fine-tuned, the best ``keep`` kept.
+
+    At most ``rows`` training rows rank candidates untrained, and of these 16 a class (LM-BFF has as many) write them, since every step of
+    the beam reads them again; fine-tuning reads all. ``beam`` is 100 for an encoder-decoder by default, as in the paper, and 10 for masks.
+    ``filler`` names an encoder-decoder of the T5 kind; without it the masked language model itself fills masks. The paper fine-tunes all
+    100 candidates.
+    """
+
+    candidates: int = 100
+    beam: int | None = None
+    finalists: int = 10
+    keep: int = 1
+    rows: int = 100
+    filler: str | None = None
+    auto_words: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found: the ``recipe``, all candidates with their zero-shot scores, those that were fine-tuned, and ``notes``."""
+
+    recipe: Recipe
+    candidates: tuple[Scored, ...]
+    tuned: tuple[Tuned, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        scored, tuned = [s.as_dict() for s in self.candidates], [t.as_dict() for t in self.tuned]
+        return {"recipe": self.recipe.to_plain(), "candidates": scored, "tuned": tuned, "notes": list(self.notes)}
+
+
+def find_prompts(
+    task: Task,
+    model: str,
+    cloze: Cloze = BARE,
+    settings: Settings = Settings(),
+    recipe: Recipe | str = "cloze",
+    seed: int = 0,
+    listener: Listener = silent,
+) -> Search:
+    """Search templates for ``task``; words are those of ``cloze``, or chosen before by `AutoWords` under its template.
+
+    Training rows write and rank the candidates, development rows choose among the fine-tuned: the test split is never read.
+    """
+    check_kind(task)
+    recipe = Recipe.load(recipe)
+    task, backbone = dataclasses.replace(task, test=None), Backbone.load(model, seed)
+    cloze, notes = _worded(cloze, task, backbone, seed) if settings.auto_words else (cloze, [])
+    words = label_words.resolved(cloze.words, task, cloze.first, ())
+    filler, how = _filler(settings, backbone, seed)
+    rows = rows_on(task, "train", settings.rows, seed)
+    few = tuple(rows[: PER_CLASS * max(2, len(task.labels))])
+    read = dataclasses.replace(task, train=dataclasses.replace(task.train, examples=few))
+    written = search(read, words, filler, settings.candidates)
+    if not written:
+        raise RecipeError(f"no valid template was found by {how}; search with a larger --beam, or write one and give it by --template")
+    listener({"event": "note", "text": f"{len(written)} templates written by {how}"})
+    bare = dataclasses.replace(cloze, words=tuple(words.items()))
+    tried = (*cloze.templates, *(c.template for c in written))
+    scored = ranked([score(dataclasses.replace(bare, template=t), task, backbone, rows, seed) for t in dict.fromkeys(tried)], task)
+    finalists = [s.templates[0] for s in scored[: settings.finalists]]
+    tuned = fine_tuned(finalists, bare, recipe, task, model, seed, listener) if len(finalists) > settings.keep else []
+    best = ([t.template for t in tuned] or finalists)[: settings.keep]
+    notes.append(f"templates were written by {how} and chosen on {len(task.dev or ())} development rows")
+    made = with_framing(recipe, dataclasses.replace(bare, template=tuple(best)), name="found-prompts", description=_words(notes))
+    return Search(made, tuple(scored), tuple(tuned), tuple(notes))
+
+
+def _worded(cloze: Cloze, task: Task, backbone: Backbone, seed: int) -> tuple[Cloze, list[str]]:
+    """The cloze with label words that the untrained model finds likely, as LM-BFF chooses them."""
+    learner = untrained(dataclasses.replace(cloze, verbalizer=AutoWords(), words=()), task, backbone, seed)
+    inner, coder = learner.framing.verbalizer.inner, learner.framing.verbalizer.coder
+    found = {label: tuple(coder.word(ids[0]) for ids in row) for label, row in zip(inner.labels, inner.table, strict=True)}
+    return dataclasses.replace(cloze, words=tuple(found.items())), [f"label words chosen by zero-shot training accuracy: {found}"]
+
+
+def _filler(settings: Settings, backbone: Backbone, seed: int) -> tuple[Filler, str]:
+    """What writes templates, and what to call it."""
+    if settings.filler is not None:
+        return SpanFiller(Backbone.load(settings.filler, seed), settings.beam or 100), f"{settings.filler} (span filling, as LM-BFF does)"
+    return MaskFiller(
+        backbone, settings.beam or 10
+    ), f"{backbone.source} itself, filling masks (no encoder-decoder was named: not LM-BFF's T5)"
+
+
+def _words(notes: Sequence[str]) -> str:
+    return f"{'; '.join(notes)}."

@@ -1,0 +1,235 @@
+"""AutoPrompt: words of a template found by the gradient of the loss with respect to their embeddings, the model frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempering.backbone import Backbone
+from tempering.contracts import Batch, Example, Prompt
+from tempering.errors import RecipeError
+from tempering.framings.cloze import Cloze
+from tempering.framings.soft_slots import SOFT, VECTORS
+from tempering.framings.templates import plain
+from tempering.framings.templates.pieces import Piece, Soft, Template, Text
+from tempering.framings.verbalizers.base import hidden_of, vocabulary_logits
+from tempering.framings.verbalizers.words import RESERVED, WordCoder
+from tempering.learner import Learner
+from tempering.prompting.scoring import untrained
+from tempering.prompting.sketches import words_of
+from tempering.streams import numpy_stream
+from tempering.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``candidates`` tokens are tried in one slot an iteration, each on ``accumulation`` batches of ``batch_size`` rows, ``iterations``
+    times. ``by`` says what a swap must raise: "accuracy", as in the paper's classification code, or "loss" (its negative).
+    ``lower_case`` forbids capitalized words, as for facts.
+    """
+
+    candidates: int = 100
+    accumulation: int = 30
+    batch_size: int = 24
+    iterations: int = 180
+    by: Literal["accuracy", "loss"] = "accuracy"
+    lower_case: bool = False
+
+
+class Triggers(NamedTuple):
+    """The tokens of the slots, the ``template`` with their words in the slots, scores on dev and in the last accepted iterations.
+
+    ``exact``: the words encode to these very tokens again; where they do not, the template says nearly the same.
+    """
+
+    ids: tuple[int, ...]
+    template: str
+    dev: float
+    exact: bool
+    accepted: tuple[tuple[float, float], ...]  # (score before, score after) of every swap, on the same batches
+
+
+def find_triggers(task: Task, backbone: Backbone, cloze: Cloze, settings: Settings | None = None, seed: int = 0) -> Triggers:
+    """Search the tokens for the ``{soft:n}`` slots of the template of ``cloze``, shared by all inputs; the best on dev are kept.
+
+    *Paper*: Shin et al. 2020 (AutoPrompt). *Formula*: loss = -log sum over the words w of the class of P([MASK] = w); candidates for slot
+    t are the tokens e with the largest -(E_e . g_t), g_t the gradient at the slot's embedding. *Needs*: label words of one token.
+    *Costs*: an iteration takes accumulation (1 backward pass + candidates + 1 forward passes). *Differs*: forbidden tokens and the
+    current one are left out after the sign is settled (the reference masks them before, which is right for one sign only); gradients
+    come from the embedding's output, so that any family serves; token 0 may be a label word.
+    """
+    run = _Run.of(task, backbone, cloze, settings or Settings(), seed)
+    best, dev, accepted = run.start(), -np.inf, list[tuple[float, float]]()
+    current = best
+    for step in range(run.settings.iterations):
+        rng = numpy_stream(seed, "triggers", step)
+        swapped, scores = run.swap(current, rng)
+        if swapped is not None:
+            current = swapped
+            accepted.append(scores)
+        found = run.score(current, [run.dev_rows]) if swapped is not None or step == 0 else dev
+        if found > dev:
+            best, dev = current, found
+    template, exact = run.worded(best)
+    return Triggers(tuple(best.tolist()), template, dev, exact, tuple(accepted))
+
+
+@dataclass(frozen=True)
+class _Run:
+    learner: Learner
+    rows: Sequence[Prompt]
+    dev_rows: Sequence[Prompt]
+    words: tuple[tuple[int, ...], ...]
+    banned: Tensor
+    settings: Settings
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, task: Task, backbone: Backbone, cloze: Cloze, settings: Settings, seed: int) -> _Run:
+        if not cloze.soft or backbone.layout.kind != "encoder":
+            raise RecipeError(
+                "a search for triggers needs a masked language model and a template with slots for them, such as  {text} {soft:3} {mask}"
+            )
+        if task.dev is None or task.kind != "classification":
+            raise RecipeError(f"{task.name}: triggers are searched for classes, and chosen on development rows")
+        known = replace_slots(cloze)
+        learner = untrained(known, replace(task, test=None), backbone, seed)
+        pieces = learner.framing.text.template.skeleton()
+        words = tuple(tuple(word[0] for word in row) for row in learner.framing.verbalizer.table)
+        banned = forbidden(WordCoder.of(backbone), words, settings.lower_case)
+        train, dev = (_prompts(learner, list(split)) for split in (task.train, task.dev))
+        return cls(learner, train, dev, words, banned, settings, pieces)
+
+    def start(self) -> Tensor:
+        """Masks in every slot."""
+        return torch.full((len(self.learner.framing.soft.table),), int(self.learner.backbone.tokenizer.mask_token_id))
+
+    def swap(self, current: Tensor, rng: np.random.Generator) -> tuple[Tensor | None, tuple[float, float]]:
+        """One iteration: the triggers with a better token in one slot, or None; and the scores before and after, on the same batches."""
+        gradient = self.gradient(current, self._draw(rng))
+        slot = int(rng.integers(len(current)))
+        table = self.learner.backbone.embeddings.get_parameter("weight").detach()
+        tried = proposals(table, gradient[slot], int(current[slot]), self.banned, self.settings.candidates)
+        batches = self._draw(rng)
+        before = self.score(current, batches)
+        scores = []
+        for token in tried.tolist():
+            other = current.clone()
+            other[slot] = token
+            scores.append((self.score(other, batches), other))
+        best, chosen = max(scores, key=lambda found: found[0])
+        return (chosen, (before, best)) if best > before else (None, (before, before))
+
+    def _draw(self, rng: np.random.Generator) -> list[list[Prompt]]:
+        size = min(self.settings.batch_size, len(self.rows))
+        return [[self.rows[i] for i in rng.permutation(len(self.rows))[:size]] for _ in range(self.settings.accumulation)]
+
+    def logs(self, triggers: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """(log P of each class [rows, classes], classes [rows]) with ``triggers`` in the slots."""
+        backbone, module = self.learner.backbone, self.learner.framing
+        batch = filled(module.collate(list(prompts), np.random.default_rng(0)), triggers).to(self.learner.device)
+        said = vocabulary_logits(backbone, hidden_of(module, backbone, batch)[:, 0]).float().log_softmax(-1)
+        assert batch.targets is not None  # prompts were made of labelled rows
+        return torch.stack([said[:, list(row)].logsumexp(-1) for row in self.words], -1), batch.targets
+
+    def loss(self, triggers: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """Mean over rows of -log P(class)."""
+        logs, targets = self.logs(triggers, prompts)
+        return -logs.gather(1, targets.unsqueeze(1)).mean()
+
+    def gradient(self, triggers: Tensor, batches: Sequence[Sequence[Prompt]]) -> Tensor:
+        """The gradient of the mean loss by the embedding in each slot [slots, width]."""
+        total = torch.zeros(len(triggers), self.learner.backbone.embeddings.get_parameter("weight").shape[1])
+        for prompts in batches:
+            places, slots = _places(self.learner, prompts)
+            with torch.enable_grad(), seen_embeddings(self.learner.backbone) as seen:
+                (g,) = torch.autograd.grad(self.loss(triggers, prompts), [seen()])
+            at = g.cpu().gather(1, places.unsqueeze(-1).expand(-1, -1, g.shape[-1])).flatten(0, 1)
+            total.index_add_(0, slots.flatten(), at.float())
+        return total / len(batches)
+
+    @torch.no_grad()
+    def score(self, triggers: Tensor, batches: Sequence[Sequence[Prompt]]) -> float:
+        """Mean accuracy, or negative mean loss, over ``batches``: higher is better."""
+        if self.settings.by == "loss":
+            return -float(np.mean([float(self.loss(triggers, prompts)) for prompts in batches]))
+        found = [self.logs(triggers, prompts) for prompts in batches]
+        return float(np.mean([float((logs.argmax(-1) == targets).float().mean()) for logs, targets in found]))
+
+    def worded(self, triggers: Tensor) -> tuple[str, bool]:
+        """The template with the triggers as words, and whether these encode to the same tokens."""
+        coder, made, exact = self.learner.framing.text.coder, list[Piece](), True
+        slots = iter(self.learner.framing.text.vectors)
+        for piece in self.pieces:
+            if not isinstance(piece, Soft):
+                made.append(piece)
+                continue
+            ids = [int(triggers[i]) for i in next(slots)]
+            words = words_of(ids, coder)
+            exact = exact and words is not None
+            text = words.text if words is not None else str(coder.tokenizer.decode(ids)).strip()
+            made.append(Text(text, piece.space if words is None else words.space or piece.space))
+        return plain.write(Template(tuple(made))), exact
+
+
+def replace_slots(cloze: Cloze) -> Cloze:
+    """The cloze with slots that begin as words, so that it stands untrained: what they hold is never read here."""
+    parsed = plain.parse(str(cloze.first))
+    pieces = tuple(replace(p, init=" ".join(["a"] * p.count), count=0) if isinstance(p, Soft) and not p.init else p for p in parsed.pieces)
+    return replace(cloze, template=plain.write(Template(pieces)))
+
+
+def filled(batch: Batch, triggers: Tensor) -> Batch:
+    """The batch with ``triggers`` as tokens in its slots, and no vectors there any more."""
+    places, slots = batch.extra.pop(SOFT), batch.extra.pop(VECTORS)
+    batch.inputs["input_ids"] = batch.inputs["input_ids"].scatter(1, places, triggers[slots])
+    return batch
+
+
+def proposals(table: Tensor, gradient: Tensor, current: int, banned: Tensor, count: int) -> Tensor:
+    """The ``count`` tokens that lower the loss most to first order: largest -(E_e . g); neither ``banned`` ones nor the ``current``."""
+    gain = -(table.float().cpu() @ gradient)
+    gain[banned] = -torch.inf
+    gain[current] = -torch.inf
+    best = gain.topk(min(count, len(gain)))
+    return best.indices[best.values > -torch.inf]
+
+
+def forbidden(coder: WordCoder, words: Sequence[Sequence[int]], lower_case: bool = False) -> Tensor:
+    """Special and reserved tokens, label words, and with ``lower_case`` capitalized ones."""
+    special = {*coder.tokenizer.all_special_ids, *(i for row in words for i in row)}
+    odd = [i for i, t in enumerate(coder.tokens) if i in special or not t or RESERVED.fullmatch(t)]
+    odd += [i for i in coder.initial if lower_case and coder.word(i)[:1].isupper()]
+    return torch.tensor(sorted(set(odd)), dtype=torch.int64)
+
+
+@contextmanager
+def seen_embeddings(backbone: Backbone) -> Iterator[Any]:
+    """While open, token embeddings are leaves with gradient; what is given says the last of them."""
+    kept: list[Tensor] = []
+
+    def lay(_module: Any, _args: Any, out: Tensor) -> Tensor:
+        kept.append(out.detach().requires_grad_())
+        return kept[-1]
+
+    handle = backbone.embeddings.register_forward_hook(lay)
+    try:
+        yield lambda: kept[-1]
+    finally:
+        handle.remove()
+
+
+def _places(learner: Learner, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    extra = learner.framing.collate(list(prompts), np.random.default_rng(0)).extra
+    return extra[SOFT], extra[VECTORS]
+
+
+def _prompts(learner: Learner, examples: Sequence[Example]) -> list[Prompt]:
+    known = [e for e in examples if e.label is not None]
+    return [found[0] for found in learner.framing.render(known, (), np.random.default_rng(0))]

@@ -1,0 +1,42 @@
+"""Fact probes: ranks equal to those of the whole model's logits at the mask, objects of several tokens left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tempering.backbone import Backbone
+from tempering.errors import RecipeError
+from tempering.prompting.facts import Fact, lama, probe_facts
+from tests.framings.test_masked_lm import save_masked_lm
+
+
+@torch.no_grad()
+def test_ranks_are_those_of_the_model(tmp_path: Path) -> None:
+    theirs = save_masked_lm("bert", tmp_path).eval()
+    backbone = Backbone.load(str(tmp_path))
+    facts = [Fact("the film", "good"), Fact("room", "dark"), Fact("a very long story", "sad"), Fact("it", "very good"), Fact("it", "zzz")]
+    found = probe_facts(backbone, "[X] was [Y] .", facts)
+    encode = backbone.tokenizer.convert_tokens_to_ids
+    expected = []
+    for subject, answer in facts[:3]:
+        ids = encode(["[CLS]", *subject.split(), "was", "[MASK]", "[UNK]", "[SEP]"])
+        row = theirs(input_ids=torch.tensor([ids])).logits[0, -3]
+        expected.append(1 + int((row > row[encode(answer)]).sum()))
+    assert list(found.ranks) == expected and (found.facts, found.left_out) == (3, 2)
+    assert found.p_at_1 == pytest.approx(sum(r == 1 for r in expected) / 3) and found.mrr == pytest.approx(sum(1 / r for r in expected) / 3)
+    few = probe_facts(backbone, "[X] was [Y] .", facts[:3], allowed=("good", "dark", "sad"))
+    assert max(few.ranks) <= 3 and few.p_at_10 == 1
+
+
+def test_probes_need_a_subject_and_an_object(tmp_path: Path) -> None:
+    save_masked_lm("bert", tmp_path)
+    backbone = Backbone.load(str(tmp_path))
+    assert lama("[X] is in [Y].") == "{text} is in {mask}."
+    for wrong in ("[X] is here", "it is [Y]"):
+        with pytest.raises(RecipeError, match="one subject and one object"):
+            probe_facts(backbone, wrong, [Fact("a", "good")])
+    with pytest.raises(RecipeError, match="none of the 1 objects"):
+        probe_facts(backbone, "[X] is [Y]", [Fact("a", "very good")])

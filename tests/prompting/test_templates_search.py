@@ -1,0 +1,209 @@
+"""The search for templates: one shared beam equal to exhaustive enumeration, fillings that become valid templates, choice on dev alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from tempering.backbone import Backbone
+from tempering.contracts import Example
+from tempering.errors import ModelError, RecipeError
+from tempering.framings.cloze import Cloze
+from tempering.framings.templates.coding import PieceCoder
+from tempering.prompting.beam import aggregated, shared_beam
+from tempering.prompting.fillers import MaskFiller, SpanFiller
+from tempering.prompting.scoring import ranked, rows_on, score
+from tempering.prompting.search import Settings, find_prompts
+from tempering.prompting.selecting import fine_tuned
+from tempering.prompting.sketches import Form, Words, words_of
+from tempering.prompting.templates_search import search
+from tempering.recipe import Recipe
+from tests.framings.test_masked_lm import save_masked_lm
+from tests.tiny import VOCAB, tiny_backbone, tiny_config, tiny_model, tiny_task, tiny_whole
+
+WORDS = {"bad": ("bad",), "good": ("good",)}
+SENTINELS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
+QUICK = {"max_steps": 2, "num_train_epochs": 1, "min_steps": 0}
+
+
+def filler_of(beam: int = 20, **more: Any) -> SpanFiller:
+    """A tiny T5 whose last three words are the sentinels."""
+    vocab = [*VOCAB[:-3], *SENTINELS]
+    core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(vocab)}, unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    eos = ("</s>", vocab.index("</s>"))
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[eos])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="[UNK]", eos_token="</s>", pad_token="[PAD]", extra_special_tokens=list(SENTINELS)
+    )
+    assert tokenizer.convert_tokens_to_ids(list(SENTINELS)) == [189, 190, 191]
+    backbone = Backbone(tiny_model("t5"), tokenizer, "tiny-t5", whole=partial(tiny_whole, "t5", 0))
+    return SpanFiller(backbone.eval(), beam, **more)
+
+
+def test_the_two_ways_to_aggregate_are_the_golden_ones() -> None:
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    assert aggregated(logits).tolist() == pytest.approx([-1.23954, -1.23954, -2.23954], abs=1e-5)
+    assert aggregated(logits, "mean_logits").tolist() == pytest.approx([-0.86199, -0.86199, -1.86199], abs=1e-5)
+
+
+@torch.no_grad()
+def test_a_wide_beam_on_a_tiny_t5_is_exhaustive_enumeration_of_two_tokens() -> None:
+    filler = filler_of(beam=40_000)
+    sketches = Form("after").sketches(tiny_task(4).train.examples, [(6,), (14,), (6,), (14,)], filler.coder, 20)
+    memories = list(filler._memories([[*s.head, 189, *s.word, 190, *s.tail] for s in sketches]))
+    never = (frozenset[int](),)
+    found = shared_beam(lambda ids: filler._next((189, *ids), memories), never, filler.banned, filler.stops, filler.beam, 2)
+    config = tiny_config("t5")
+    whole = transformers.T5ForConditionalGeneration(config).eval()  # the class of transformers, with the same weights
+    whole.load_state_dict(filler.backbone.model.state_dict(), strict=False)
+    allowed = [i for i in range(192) if i not in filler.banned]
+    first, second = torch.zeros(192), torch.zeros(192, 192)
+    for s in sketches:
+        ids = torch.tensor([[*s.head, 189, *s.word, 190, *s.tail, 5]])
+        memory = whole.encoder(ids)
+        begun = torch.tensor([[0, 189, t] for t in range(192)])
+        states = transformers.modeling_outputs.BaseModelOutput(memory.last_hidden_state.expand(192, -1, -1))
+        logs = whole(encoder_outputs=states, decoder_input_ids=begun).logits.log_softmax(-1)
+        first += logs[0, 1] / len(sketches)
+        second += logs[:, 2] / len(sketches)
+    expected = {(a, b): float(first[a] + second[a, b]) for a, b in itertools.product(allowed, allowed)}
+    assert {h.ids for h in found} == set(expected) and len(found) == len(expected)
+    assert max(abs(h.score - expected[h.ids]) for h in found) < 1e-3
+    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+
+def test_parts_end_at_their_tokens_and_forbidden_ones_are_never_written() -> None:
+    logs = torch.tensor([-1.0, -2.0, -3.0, -0.1, -4.0])
+
+    def following(ids: tuple[int, ...]) -> torch.Tensor:
+        return logs
+
+    found = shared_beam(following, (frozenset((0,)), frozenset((4,))), frozenset((3, 4)), frozenset((2,)), beam=50, steps=5)
+    done = [h for h in found if h.parts == 2]
+    assert done[0].ids == (0, 4) and done[0].score == pytest.approx(-5.0)
+    assert all(3 not in h.ids and h.ids[-1] == 4 and h.ids.count(4) == 1 for h in done)
+    assert all((2, 2) not in itertools.pairwise(h.ids) for h in found)
+    assert any(h.ids == (0, 1, 4) for h in done) and any(h.ids == (1, 0, 4) for h in done)
+
+
+def test_span_fillings_become_templates_of_every_form() -> None:
+    for where, begins in (("after", "{text} "), ("before", "")):
+        filler = filler_of(beam=12, steps=6)
+        made = Form(where).sketches(tiny_task(4).train.examples, [(6,)] * 4, filler.coder, 20)  # type: ignore[arg-type]
+        for filling in filler.fill(made)[:5]:
+            assert not {189, 190, 191} & {*filling.left, *filling.right} and filling.score < 0
+        found = [c for c in search(tiny_task(4), WORDS, filler, n=10) if c.where == where]
+        assert all(c.template.count("{mask}") == 1 and c.template.count("{text}") == 1 and c.template.startswith(begins) for c in found)
+        assert all(Cloze(c.template, words=WORDS).templates == (c.template,) for c in found)
+
+
+def test_the_label_word_of_each_example_stands_between_the_gaps() -> None:
+    filler = filler_of()
+    (one,) = Form("between").sketches([Example(("good film .", "The room"), "good")], [(6,)], filler.coder, 8)
+    tokens = filler.backbone.tokenizer.convert_ids_to_tokens
+    assert (tokens(one.head), one.word, tokens(one.tail)) == (["good", "film"], (6,), ["the", "room"])
+    (cut,) = Form("after").sketches([Example(("a b c the film was",), "good")], [(6,)], filler.coder, 2)
+    assert tokens(cut.head) == ["film", "was"]  # the end stays, next to the gap
+    (other,) = Form("before").sketches([Example(("the film was",), "good")], [(6,)], filler.coder, 2)
+    assert tokens(other.tail) == ["the", "film"]
+
+
+def test_templates_are_written_as_the_forms_say() -> None:
+    left, right = Words("It was", True), Words(".", False)
+    assert Form("after").template(left, right) == "{text} It was {mask}."
+    assert Form("before").template(left, right) == "It was {mask}. {text}"
+    assert Form("between").template(Words("?", False), Words(",", False)) == "{text:strip_punct}? {mask}, {text_pair:lower_first}"
+    assert Form("after").template(Words("", False), Words("}{", True)) == "{text} {mask} \\}\\{"
+
+
+def test_words_that_encode_otherwise_are_left_out() -> None:
+    coder = PieceCoder(tiny_backbone("qwen2").tokenizer)
+    whole = coder.encode([" was"], [True])[0]
+    assert words_of(whole, coder) == Words("was", True) and words_of((), coder) == Words("", False)
+    letters = [coder.tokenizer.convert_tokens_to_ids(c) for c in ("\u0120w", "a", "s")]
+    assert None in letters or words_of(letters, coder) is None  # the merged word would be read in their place
+
+
+@torch.no_grad()
+def test_a_masked_model_fills_from_left_to_right(tmp_path: Path) -> None:
+    theirs = save_masked_lm("bert", tmp_path).eval()
+    filler = MaskFiller(Backbone.load(str(tmp_path)), 5000, shapes=((1, 1),))
+    task = tiny_task(4)
+    words = [(VOCAB.index(str(e.label)),) for e in task.train]
+    sketches = Form("after").sketches(task.train.examples, words, filler.coder, 20)
+    best = filler.fill(sketches)[0]
+    logs = np.zeros((2, 192))
+    for s in sketches:
+        ids = torch.tensor([[2, *s.head, 4, *s.word, 4, 3]])
+        logs[0] += theirs(ids).logits[0, len(s.head) + 1].log_softmax(-1).numpy() / 4
+        ids[0, len(s.head) + 1] = best.left[0]
+        logs[1] += theirs(ids).logits[0, len(s.head) + 3].log_softmax(-1).numpy() / 4
+    assert best.score == pytest.approx((logs[0][best.left[0]] + logs[1][best.right[0]]) / 2, abs=1e-4)
+    allowed = [i for i in range(192) if i not in filler.banned]
+    assert logs[1][best.right[0]] == pytest.approx(max(logs[1][i] for i in allowed), abs=1e-4)
+
+
+def test_templates_are_chosen_on_dev_and_ties_go_to_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def fake(recipe: Recipe, task: Any, model: str, seed: int) -> Any:
+        seen.append(task.test)
+        template = recipe.stages[-1].framing.template
+        metrics = {"{text} a {mask}": (0.9, 0.7), "{text} b {mask}": (0.9, 0.3), "{text} c {mask}": (0.5, 0.1)}[template]
+        return type("L", (), {"record": {"metrics": {"dev": dict(zip(("accuracy", "loss"), metrics, strict=True))}, "seconds": 1.0}})
+
+    monkeypatch.setattr("tempering.prompting.selecting.fit", fake)
+    task = dataclasses.replace(tiny_task(), test=tiny_task().dev)
+    found = fine_tuned([f"{{text}} {w} {{mask}}" for w in "abc"], Cloze(words=WORDS), Recipe.load("cloze"), task, "m")
+    assert [t.template for t in found] == ["{text} b {mask}", "{text} a {mask}", "{text} c {mask}"] and seen == [None] * 3
+
+
+def test_the_whole_search_ends_in_a_recipe_that_loads(tmp_path: Path) -> None:
+    save_masked_lm("bert", tmp_path / "m")
+    recipe = Recipe.load("cloze").override(QUICK)
+    settings = Settings(candidates=6, beam=4, finalists=2, keep=2, auto_words=False)
+    found = find_prompts(tiny_task(), str(tmp_path / "m"), Cloze(words=WORDS), dataclasses.replace(settings, keep=1), recipe)
+    assert len(found.tuned) == 2 and found.recipe.stages[-1].framing.templates == (found.tuned[0].template,)
+    assert "no encoder-decoder was named" in found.recipe.description
+    assert Recipe.from_yaml(found.recipe.to_yaml()) == found.recipe
+    several = find_prompts(tiny_task(), str(tmp_path / "m"), Cloze(words=WORDS), settings, recipe)
+    assert len(several.recipe.stages[-1].framing.templates) == 2 and not several.tuned
+
+
+def test_label_words_may_be_searched_first(tmp_path: Path) -> None:
+    save_masked_lm("bert", tmp_path / "m")
+    settings = Settings(candidates=2, beam=3, finalists=1, auto_words=True)
+    found = find_prompts(tiny_task(), str(tmp_path / "m"), Cloze("{text} {mask}"), settings, Recipe.load("cloze").override(QUICK))
+    words = dict(found.recipe.stages[-1].framing.words)
+    assert set(words) == {"bad", "good"} and len({w for (w,) in words.values()}) == 2
+
+
+def test_zero_shot_scores_are_ranked_and_never_of_test_rows(tmp_path: Path) -> None:
+    save_masked_lm("bert", tmp_path)
+    backbone, task = Backbone.load(str(tmp_path)), tiny_task()
+    found = ranked(
+        [score(Cloze(t, words=WORDS), task, backbone, rows_on(task, "dev", 9)) for t in ("{text} {mask}", "{mask} {text}")], task
+    )
+    keys = [(-s.metrics["accuracy"], s.metrics["loss"]) for s in found]
+    assert keys == sorted(keys) and found[0].rows == 9 and sum(found[0].predicted.values()) == pytest.approx(1)
+    with pytest.raises(RecipeError, match="dev or train rows, found 'test'"):
+        rows_on(task, "test", 5)
+
+
+def test_models_that_cannot_fill_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot fill spans"):
+        SpanFiller(tiny_backbone("bart"))
+    with pytest.raises(ModelError, match="no mask to fill"):
+        MaskFiller(tiny_backbone("gpt2"))
+    with pytest.raises(ModelError, match="name words at random"):
+        score(Cloze("{text} {mask}", words=WORDS), tiny_task(), tiny_backbone("bert"), tiny_task().dev.examples)  # type: ignore[union-attr]

@@ -1,0 +1,87 @@
+"""AutoPrompt's search: first-order scores against finite differences, swaps that never lower a score, a frozen model, forbidden tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tempering.backbone import Backbone
+from tempering.errors import RecipeError
+from tempering.framings.cloze import Cloze
+from tempering.framings.verbalizers.words import WordCoder
+from tempering.prompting.trigger_search import Settings, _Run, find_triggers, forbidden, proposals, seen_embeddings
+from tests.framings.test_masked_lm import save_masked_lm
+from tests.tiny import tiny_task
+
+CLOZE = Cloze("{text} {soft:2} was {soft} {mask}", words={"bad": ("bad", "sad"), "good": "good"})
+QUICK = Settings(candidates=6, accumulation=2, batch_size=8, iterations=6, by="loss")
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> Backbone:
+    save_masked_lm("bert", tmp_path)
+    return Backbone.load(str(tmp_path)).eval()
+
+
+def test_the_gradient_is_the_slope_of_the_loss(body: Backbone) -> None:
+    """The first-order change of the loss along a step in a slot's embedding equals a finite difference of the loss."""
+    run = _Run.of(tiny_task(), body, CLOZE, QUICK, 0)
+    triggers, prompts = torch.tensor([30, 31, 32]), run.rows[:8]
+    gradient = run.gradient(triggers, [prompts])
+    way = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+    batch = run.learner.framing.collate(list(prompts), np.random.default_rng(0))
+    places, slots = batch.extra["soft_positions"], batch.extra["soft_vectors"]
+
+    @torch.no_grad()
+    def loss(step: float) -> float:
+        def push(_m: object, _a: object, out: torch.Tensor) -> torch.Tensor:
+            return out.scatter_add(1, places.unsqueeze(-1).expand(-1, -1, out.shape[-1]), step * way[slots])
+
+        handle = body.embeddings.register_forward_hook(push)
+        found = float(run.loss(triggers, prompts))
+        handle.remove()
+        return found
+
+    slope = (loss(1e-3) - loss(-1e-3)) / 2e-3
+    assert slope == pytest.approx(float((gradient * way).sum()), rel=0.05)
+
+
+def test_candidates_lower_the_loss_most_and_leave_out_what_is_forbidden() -> None:
+    table, gradient = torch.tensor([[3.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-3.0, 0.0], [-2.0, 0.0]]), torch.tensor([1.0, 0.0])
+    assert proposals(table, gradient, 4, torch.tensor([3]), 2).tolist() == [2, 1]
+    assert proposals(table, -gradient, 4, torch.tensor([3]), 9).tolist() == [0, 1, 2]  # either sign
+
+
+def test_swaps_never_lower_the_score_and_the_model_stays(body: Backbone) -> None:
+    before = {n: w.clone() for n, w in body.state_dict().items()}
+    found = find_triggers(tiny_task(), body, CLOZE, QUICK)
+    assert found.accepted and all(after > earlier for earlier, after in found.accepted)
+    assert all(torch.equal(w, body.state_dict()[n]) for n, w in before.items())
+    assert not any(p.grad is not None for p in body.parameters())
+    barred = set(forbidden(WordCoder.of(body), [[9], [10]]).tolist()) - {body.tokenizer.mask_token_id}
+    assert not barred & set(found.ids) and len(found.ids) == 3
+    assert found == find_triggers(tiny_task(), body, CLOZE, QUICK)
+    learned = Cloze(found.template, words=CLOZE.words)
+    assert not learned.soft and learned.templates == (found.template,)
+
+
+def test_label_words_and_special_tokens_are_forbidden(body: Backbone) -> None:
+    tokens = body.tokenizer.convert_tokens_to_ids(["good", "[CLS]", "film"])
+    barred = forbidden(WordCoder.of(body), [[tokens[0]]]).tolist()
+    assert tokens[0] in barred and tokens[1] in barred and tokens[2] not in barred
+
+
+def test_embeddings_are_leaves_only_inside_the_block(body: Backbone) -> None:
+    ids = {"input_ids": torch.tensor([[2, 30, 3]])}
+    with seen_embeddings(body) as seen:
+        out = body.encode(ids).last.sum()
+        assert seen().grad_fn is None and torch.autograd.grad(out, [seen()])[0].shape == (1, 3, 32)
+    assert body.embeddings(ids["input_ids"]).grad_fn is not None
+
+
+def test_a_template_without_slots_is_refused(body: Backbone) -> None:
+    with pytest.raises(RecipeError, match="slots for them"):
+        find_triggers(tiny_task(), body, Cloze("{text} it was {mask}", words=CLOZE.words), QUICK)

@@ -1,0 +1,264 @@
+"""The experiments: their command lines, which cells they run, that finished cells stay, and the tables they make of results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tempering.contracts import Example
+from tempering.errors import TemperingError
+from tempering.recipe import Recipe
+from tempering.tasks import Task
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+SCRIPTS = {"tagging": "", "intermediate": "", "run in adaptive": "adaptive", "run in lm-bff": "lm-bff"}
+OTHERS = ("in-context", "ranking", "setfit", "text-to-text", "floors", "priming/run", "stability/run", "smollm2")
+Loader = Callable[[str], Any]
+
+
+@pytest.fixture
+def script() -> Iterator[Loader]:
+    """Imports a script by its name, with the modules that stand beside it; they are in no package."""
+    before, path = set(sys.modules), list(sys.path)
+
+    def load(name: str) -> Any:
+        for own in ("run", "arms", "runner"):
+            sys.modules.pop(own, None)
+        sys.path[:0] = [str(FOLDER), str(FOLDER / SCRIPTS[name])]
+        return importlib.import_module(name.split()[0])
+
+    yield load
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if name in ("cells", "run", "arms", "runner", "tagging", "intermediate"):
+            del sys.modules[name]
+
+
+def fake(cells: Any, keys: list[str], score: Callable[[str], float]) -> None:
+    for key in keys:
+        cells.done[key] = {"score": score(key), "main_metric": "accuracy", "metric": "accuracy", "perplexity": 7.5}
+
+
+def opened(module: Any, folder: Path, **settings: Any) -> Any:
+    return module.Cells.open(folder, settings)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_is_printed(script: Loader, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = script(name)
+    with pytest.raises(SystemExit) as end:
+        module.parsed(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert all(option in said for option in ("--data", "--model", "--seeds", "--hours", "--output", "--table"))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_scripts_compile_and_say_how_they_are_run(name: str) -> None:
+    path = FOLDER / f"{name}.py"
+    if not path.exists():
+        pytest.skip(f"there is no {path.name}")
+    text = path.read_text(encoding="utf-8")
+    compile(text, str(path), "exec")
+    assert f"python experiments/{name}.py" in text or name == "smollm2"
+
+
+def test_every_script_stands_in_the_list() -> None:
+    said = (FOLDER / "README.md").read_text(encoding="utf-8")
+    found = [p for p in FOLDER.rglob("*.py") if "def main(" in p.read_text(encoding="utf-8")]
+    assert [str(p.relative_to(FOLDER)) for p in found if f"`{p.relative_to(FOLDER)}`" not in said] == []
+
+
+def test_a_finished_cell_is_never_made_again(script: Loader, tmp_path: Path) -> None:
+    module = script("tagging")
+    cells = opened(module, tmp_path, rows=5)
+    made: list[str] = []
+
+    def make() -> dict[str, float]:
+        made.append("x")
+        return {"score": 0.5}
+
+    assert cells.get("a", make) == {"score": 0.5} == cells.get("a", make)
+    again = opened(module, tmp_path, rows=5)
+    assert again.get("a", make) == {"score": 0.5} and made == ["x"]
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_cells_of_other_settings_are_refused(script: Loader, tmp_path: Path) -> None:
+    module = script("tagging")
+    opened(module, tmp_path, rows=5).get("a", lambda: {"score": 1.0})
+    with pytest.raises(SystemExit, match="rows=5, and now rows=6"):
+        opened(module, tmp_path, rows=6)
+
+
+def test_no_cell_is_begun_once_the_hours_are_spent(script: Loader, tmp_path: Path) -> None:
+    module = script("tagging")
+    cells = module.Cells.open(tmp_path, {}, hours=0.0)
+    cells.done["there"] = {"score": 1.0}
+    cells.started -= 1
+    assert cells.get("there", lambda: {"score": 0.0}) == {"score": 1.0}
+    with pytest.raises(module.OutOfTimeError):
+        cells.get("new", lambda: {"score": 0.0})
+
+
+def test_means_and_intervals_are_right(script: Loader) -> None:
+    script("tagging")
+    import cells
+
+    assert cells.spread([0.5, 0.6, 0.7, math.nan]) == "60.0 ± 10.0 (35.2 to 84.8)"  # t(0.975, 2) = 4.303, times 10 / sqrt(3)
+    assert cells.spread([0.5]) == "50.0" and cells.spread([math.nan]) == ""
+    pair = cells.paired([0.6, 0.7, 0.81], [0.5, 0.6, 0.7])
+    assert pair.difference == pytest.approx(0.31 / 3) and cells.verdict(pair) == "holds"
+    assert cells.verdict(cells.paired([0.5, 0.6, 0.7], [0.6, 0.7, 0.81])) == "is reversed"
+    assert cells.verdict(pair, tests=10_000) == "not decided (right direction)"
+    assert cells.verdict(cells.paired([math.nan] * 2, [0.1, 0.2])) == "not run"
+
+
+def test_tagging_compares_with_floor_and_full(script: Loader, tmp_path: Path) -> None:
+    module = script("tagging")
+    args = module.parsed(["--tasks", "wnut17,ud_en_ewt_pos", "--seeds", "2"])
+    assert len(module.plan(args)) == 2 * 3 * 2 and module.plan(args)[0] == ("wnut17", "tagging", 0)
+    cells = opened(module, tmp_path)
+    fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.3 + 0.01 * int(k[-1]) if "lora" in k else 0.5)
+    said = module.table(cells, args)
+    assert "| wnut17 | entity F1 | 6.0 | 50.0 ± 0.0" in said
+    assert "ud_en_ewt_pos, tagging-lora: 2 of 2 runs are not above the floor." in said
+
+
+def test_intermediate_training_names_its_sources(script: Loader, tmp_path: Path) -> None:
+    module = script("intermediate")
+    args = module.parsed(["--seeds", "1", "--rows", "9", "--source-rows", "200", "--arms", "none,stilts,multi-task,muppet"])
+    assert ("snli_10k", "stilts", 0) not in module.plan(args) and len(module.plan(args)) == 15
+    assert len(set(module.MANY)) == len(module.MANY) >= module.LEAST
+    assert set(module.FOUR) <= set(module.MANY)
+    assert module.rows_for("rte", "multi-task", args) == 9 and module.rows_for("snli_10k", "stilts", args) == 200
+    stilts = module.first_stage("stilts", ["a.jsonl"], 7)
+    assert stilts.data == "a.jsonl" and stilts.max_steps == 7
+    assert [t.data for t in module.first_stage("muppet", ["a", "b", "c"], None).tasks] == ["a", "b", "c"]
+    cells = opened(module, tmp_path)
+    fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.5)
+    assert "| rte | accuracy | 50.0 | 50.0 | 50.0 | 50.0 |" in module.table(cells, args)
+    with pytest.raises(SystemExit):
+        module.parsed(["--arms", "all"])
+
+
+def test_the_rows_of_a_source_are_those_of_the_cut(script: Loader, tmp_path: Path) -> None:
+    module = script("intermediate")
+    rows = [json.dumps({"text": f"text {i}\u2028", "label": "ab"[i % 2]}, ensure_ascii=False) for i in range(40)]
+    (tmp_path / "data" / "x").mkdir(parents=True)
+    for split in ("train", "dev", "test"):
+        (tmp_path / "data" / "x" / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    args = module.parsed(["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")])
+    wanted = module.cut(module.load(args.data, "x"), 8, 3).train
+    found = Task.from_file(module.as_folder("x", 8, 3, args))
+    assert [e.texts for e in found.train] == [e.texts for e in wanted] and len(found.train) == 8
+
+
+def test_adaptation_stages_and_table(script: Loader, tmp_path: Path) -> None:
+    module = script("run in adaptive")
+    args = module.parsed(["--seeds", "2", "--tasks", "sst2", "--dapt-steps", "5", "--batch", "64"])
+    assert module.stages("sst2", "DAPT + TAPT") == [("dapt", "imdb_reviews"), ("tapt", "sst2")]
+    assert module.stages("sst2", "other domain") == [("dapt", "books")] and module.stages("sst2", "none") == []
+    dapt = module.stage("dapt", args, Path("books.txt")).stages[0]
+    assert (dapt.text, dapt.max_steps, dapt.gradient_accumulation_steps, dapt.framing.max_length) == ("books.txt", 5, 4, 128)
+    assert module.stage("tapt", args, None).stages[0].text == "unlabeled"
+    cells = opened(module, tmp_path)
+    fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.9 + 0.001 * int(k[-1]) if "DAPT" in k else 0.8)
+    said = module.report(cells, args)
+    assert "Of the published order (6 claims on each task): " in said and "| sst2 | 7.5 ± 0.0" in said
+    assert "read both imdb_reviews.txt and books.txt" in said
+
+
+@pytest.fixture
+def few() -> Task:
+    rows = [Example((f"text {i}",), "ab"[i % 2], row=i + 1) for i in range(80)]
+    return Task.from_examples(rows, rows[:4], rows[:6], "classification")
+
+
+def test_lm_bff_draws_equal_development_rows_that_are_not_trained_on(script: Loader, few: Task) -> None:
+    script("run in lm-bff")
+    import runner
+
+    one, other = runner.split(few, 0), runner.split(few, 1)
+    for task in (one, other):
+        assert task.dev is not None
+        assert len(task.train) == len(task.dev) == 32
+        assert not {e.texts for e in task.train} & {e.texts for e in task.dev}
+        assert sum(e.label == "a" for e in task.train) == sum(e.label == "a" for e in task.dev) == 16
+    assert [e.texts for e in one.train] != [e.texts for e in other.train]
+
+
+def test_lm_bff_arms_are_recipes_that_pass_their_checks(script: Loader, few: Task) -> None:
+    module = script("run in lm-bff")
+    import arms
+    import runner
+
+    args = module.parsed(["--candidates", "2", "--steps", "50"])
+    for arm in [*arms.ARMS.values(), *(a for _, a in arms.variants().values())]:
+        for framing in arm.candidates("sst2", few, args).values():
+            made = runner.recipe(framing, 1e-5, 8, 50) if arm.trained else Recipe("x", (runner.Use(framing),))
+            try:
+                made.check()
+            except TemperingError as error:
+                pytest.fail(f"{arm.name}: {error}")
+    assert runner.recipe(arms.Head(), 1e-5, 4, 50).stages[0].eval_steps == 5
+    assert runner.best({"a": {"dev": 1.0, "loss": 0.3}, "b": {"dev": 1.0, "loss": 0.2}, "c": {"dev": 0.5, "loss": 0.1}}) == "b"
+    assert arms.GRIDS["paper"] == ((1e-5, 2e-5, 5e-5), (2, 4, 8))
+
+
+def test_lm_bff_chooses_on_dev_and_tests_the_best_alone(script: Loader, few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("run in lm-bff")
+    import arms
+    import runner
+
+    args = module.parsed(["--tasks", "sst2", "--seeds", "1", "--output", str(tmp_path)])
+    fits: list[float] = []
+    tested: list[float] = []
+
+    class Learner:
+        def __init__(self, rate: float, dev: float) -> None:
+            self.rate, self.record = (
+                rate,
+                {"main_metric": "accuracy", "metrics": {"dev": {"accuracy": dev, "loss": 1.0}}, "train_seconds": 0},
+            )
+
+    def fit(recipe: Recipe, task: Task, *_: Any, **__: Any) -> Learner:
+        assert task.test is None
+        rate = recipe.stages[-1].learning_rate
+        fits.append(rate)
+        return Learner(rate, 0.9 if rate == 1e-4 else 0.7)
+
+    def evaluate(learner: Learner, task: Task) -> dict[str, dict[str, float]]:
+        tested.append(learner.rate)
+        return {"test": {"accuracy": 0.8}}
+
+    monkeypatch.setattr(runner, "fit", fit)
+    monkeypatch.setattr(runner, "evaluate", evaluate)
+    cells = opened(module, tmp_path)
+    made = runner.Runner(cells, args, {"sst2": few})
+    made.run("sst2", arms.ARMS["fine-tuning"], 0)
+    assert fits == [2e-5, 1e-4] and tested == [1e-4] and cells["sst2/fine-tuning/0"]["chosen"] == "0.0001 x 8"
+    del cells.done["sst2/fine-tuning/0"]  # as if stopped before the test: the chosen point alone is fitted again
+    runner.Runner(cells, args, {"sst2": few}).run("sst2", arms.ARMS["fine-tuning"], 0)
+    assert fits[2:] == [1e-4] and tested == [1e-4, 1e-4]
+
+
+def test_lm_bff_tables(script: Loader, tmp_path: Path) -> None:
+    module = script("run in lm-bff")
+    args = module.parsed(["--tasks", "sst2,trec6", "--seeds", "3", "--sensitivity"])
+    cells = opened(module, tmp_path)
+    keys = [f"{name}/{arm.name}/{seed}" for name, arm, seed in module.plan(args)]
+    assert len(keys) == len(set(keys)) and sum(k.startswith("sst2/majority/") for k in keys) == 1
+    fake(cells, keys, lambda k: 0.9 + 0.001 * int(k[-1]) if "prompt" in k else 0.5)
+    said = module.report(cells, args)
+    assert "| sst2 | prompt | fine-tuning | +40.1" in said and "| trec6 | prompt | fine-tuning |" not in said
+    assert "| sst2 | great/terrible | 50.0 ± 0.0" in said and "words permuted" in said
+    with pytest.raises(SystemExit):
+        module.parsed(["--arms", "no such arm"])
