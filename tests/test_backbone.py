@@ -17,7 +17,7 @@ from tempering.pretrained import locate
 from tests.tiny import FAMILIES, LENGTH, save_tiny, tiny_backbone
 
 TEXTS = ["the film was good", "bad"]
-LAYERS = {"albert": 1}
+LAYERS = {"albert": 1, "bart": 4}  # BART reads with its decoder too
 
 
 def _inputs(backbone: Backbone) -> dict[str, torch.Tensor]:
@@ -67,12 +67,14 @@ def test_depth_of_every_weight(family: str) -> None:
     """Blocks by their number; below them all that feeds the first one; above them what the last one feeds."""
     backbone = tiny_backbone(family)
     inside = {"encoder.layer", "transformer.layer", "layers", "h", "encoder.block", "encoder.albert_layer_groups.0.albert_layers"}
-    assert backbone.layout.blocks in inside
+    assert backbone.layout.blocks in inside | {"encoder.layers"}
     above = ("pooler", "ln_f", "norm", "final_norm", "encoder.final_layer_norm")
     for name, _ in backbone.model.named_parameters():
         expected = 0
         if name.startswith(backbone.layout.blocks + "."):
             expected = 1 + int(name.removeprefix(backbone.layout.blocks + ".").split(".")[0])
+        elif name.startswith("decoder.layers."):  # BART's decoder stands on its encoder
+            expected = 3 + int(name.split(".")[2])
         elif name.startswith(above):
             expected = backbone.top
         assert backbone.depth(name) == backbone.depth(f"model.{name}") == backbone.depth(f"backbone.model.{name}") == expected, name
@@ -96,7 +98,7 @@ def test_perturbed_changes_one_layers_input_while_open(family: str, layer: int) 
             moved = backbone.encode(inputs, layers=True)
         assert torch.equal(backbone.encode(inputs).last, plain.last)
     assert len(seen) == 1 and plain.layers is not None and moved.layers is not None
-    if layer:
+    if layer and backbone.layout.kind != "encoder-decoder":  # there the layers are those of the decoder
         torch.testing.assert_close(seen[0], plain.layers[layer - 1])
     below = max(0, layer - 1)
     assert all(torch.equal(a, b) for a, b in zip(plain.layers[:below], moved.layers[:below], strict=True))

@@ -27,22 +27,24 @@ HOUSE = """
     report
     study
     mixing
+    trying | prompting
     fitting
-    plan | choosing
+    plan | choosing | ranking
     recipe
     stages
     train
     tunings | framings | stabilizers
-    passes | cache
+    passes | cache | corpora
     learner
     tasks | backbone | codec | dropout | footprint
-    contracts | streams | layouts | registry | batching | pretrained
+    pretrained | registry | batching | quantizing | hashing
+    contracts | streams | layouts | tags
     values | layout
     errors | demo | peak | methods
 """
-ONE_UNIT = {"saving": "learner", "exporting": "learner"}
+ONE_UNIT = {"saving": "learner", "exporting": "learner", "schema": "codec"}
 METHODS = {"tunings", "framings", "stabilizers"}
-METHODS_MAY = {"contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout"}
+METHODS_MAY = {"contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout", "tags"}
 
 FLOOR = {
     unit.strip(): -height for height, floor in enumerate(line for line in HOUSE.splitlines() if line.strip()) for unit in floor.split("|")

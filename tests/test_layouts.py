@@ -139,3 +139,40 @@ def test_a_reason_in_the_row_is_the_message() -> None:
     with pytest.raises(ModelError, match="top_layers cannot serve the albert family: its blocks share one set"):
         LAYOUTS["albert"].require("top_layers", "blocks")
     LAYOUTS["albert"].require("lora", "blocks", "query")
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if LAYOUTS[f].decoder is not None])
+def test_every_place_exists_in_every_block_of_a_decoder(family: str) -> None:
+    """Self-attention before cross-attention; what hangs at a place is called once in a pass over the target."""
+    layout, model = LAYOUTS[family], tiny_model(family, loader="AutoModel")
+    assert layout.decoder is not None
+    assert set(layout.decoder.places) == {place for place in (*INNER, "ffn_norm") if getattr(layout, place)}
+    ids, called = torch.tensor([[8, 9, 10, 11]]), []
+    for block in model.get_submodule(layout.decoder.blocks):
+        for place, paths in layout.decoder.places.items():
+            assert len(paths) == (1 if place.startswith("ffn") else 2)
+            for path in paths:
+                module = block.get_submodule(path)
+                assert place not in MAPS or isinstance(module, nn.Linear)
+                module.register_forward_hook(lambda _m, args, _out, path=path: called.append((path, args[0].shape[1])))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[8, 9, 10, 11, 12, 13]]), decoder_input_ids=ids)
+    lengths = {path: sorted(length for found, length in called if found == path) for path, _ in called}
+    crossed = [path for place in ("key", "value") for path in layout.decoder.places[place][1:]]
+    for paths in layout.decoder.places.values():
+        for path in paths:
+            times = sum(path in others for others in layout.decoder.places.values())
+            assert lengths[path] == [6 if path in crossed else 4] * 2 * times  # cross-attention reads its keys from the source
+    assert type(model.get_submodule(layout.decoder.reader)) is not None and layout.blocks.startswith(f"{layout.decoder.reader}.")
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if LAYOUTS[f].output is not None])
+def test_the_output_matrix_is_where_the_class_that_generates_keeps_it(family: str) -> None:
+    spec = LAYOUTS[family].output
+    assert spec is not None
+    auto = transformers.AutoModelForSeq2SeqLM if LAYOUTS[family].decoder else transformers.AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(tiny_config(family))
+    names = set(model.state_dict())
+    assert spec.weight in names and (not spec.bias or spec.bias in names)
+    assert model.get_output_embeddings().weight.shape == model.state_dict()[spec.weight].shape

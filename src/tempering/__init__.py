@@ -28,15 +28,18 @@ if TYPE_CHECKING:
     from tempering.mixing.learner import MixedLearner
     from tempering.mixing.loading import load_many
     from tempering.mixing.training import fit_many
+    from tempering.ranking.rank import rank_models, rank_tasks
     from tempering.recipe import Recipe
     from tempering.saving import load
     from tempering.stabilizers.layer_decay import LayerDecay
     from tempering.stabilizers.mixout import Mixout
     from tempering.stabilizers.r_drop import RDrop
     from tempering.stabilizers.self_distillation import SelfDistillation
+    from tempering.stages.multi_task import TaskSource
     from tempering.stages.train import Train
     from tempering.studying import Study, compare
     from tempering.tasks.task import Task
+    from tempering.trying import Tries, fit_tries
     from tempering.tunings.bitfit import BitFit
     from tempering.tunings.deltas import merge_deltas, switch
     from tempering.tunings.frozen import Frozen
@@ -73,16 +76,21 @@ _HOME = {
     "SelfDistillation": "stabilizers.self_distillation",
     "Study": "studying",
     "Task": "tasks.task",
+    "TaskSource": "stages.multi_task",
     "TemperingError": "errors",
     "TextClassifier": "estimator",
     "TopLayers": "tunings.top_layers",
     "Train": "stages.train",
+    "Tries": "trying",
     "compare": "studying",
     "fit": "fitting",
     "fit_many": "mixing.training",
+    "fit_tries": "trying",
     "load": "saving",
     "load_many": "mixing.loading",
     "merge_deltas": "tunings.deltas",
+    "rank_models": "ranking.rank",
+    "rank_tasks": "ranking.rank",
     "switch": "tunings.deltas",
 }
 
@@ -112,16 +120,21 @@ __all__ = [
     "SelfDistillation",
     "Study",
     "Task",
+    "TaskSource",
     "TemperingError",
     "TextClassifier",
     "TopLayers",
     "Train",
+    "Tries",
     "compare",
     "fit",
     "fit_many",
+    "fit_tries",
     "load",
     "load_many",
     "merge_deltas",
+    "rank_models",
+    "rank_tasks",
     "switch",
 ]
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tempering.errors import ModelError
+from tempering.hashing import Known, hashed
 from tempering.layouts import Layout, layout_of
 from tempering.pretrained import Whole, body_class, loaded, locate, quiet, read_whole, tokenizer_of
+from tempering.quantizing import Quantize, checked, pack_body
 from tempering.streams import torch_stream
 
 _BELOW = (
@@ -54,18 +53,19 @@ class Backbone(nn.Module):
         self.reserved = 0  # positions that a tuning takes up before the text
         self.own = frozenset(model.state_dict())  # the body's own tensors: what a tuning adds is not among them
         self.pretrained = self.own  # those that came with the checkpoint
-        self._known: tuple[Any, str] | None = None  # what the last fingerprint was made of, at a glance, and the fingerprint
+        self.quantized: Quantize | None = None  # how the linear maps of the blocks are packed
+        self._known: Known | None = None  # the last fingerprint
         self.base_fingerprint = ""  # set before a tuning is attached whose change is saved apart from the body
 
     @classmethod
-    def load(cls, source: str, seed: int = 0) -> Backbone:
+    def load(cls, source: str, seed: int = 0, quantize: str | None = None) -> Backbone:
         """Load ``source`` (an alias, a folder, a hub id) in fp32; weights it lacks are drawn from ``seed``.
 
-        Only safetensors are read and no remote code is run.
+        Only safetensors are read and no remote code is run. ``quantize``: see `pack`.
         """
         import transformers
 
-        where = locate(source)
+        method, where = checked(quantize), locate(source)
         with quiet(), torch_stream(seed, "init", "backbone"):
             config = loaded(transformers.AutoConfig.from_pretrained, where)
             auto, options = body_class(config, layout_of(config))
@@ -78,7 +78,15 @@ class Backbone(nn.Module):
         whole = partial(read_whole, where, decoder.blocks) if decoder else None
         backbone = cls(model, tokenizer, source, where, whole)
         backbone.pretrained -= set(info["missing_keys"])
+        if method is not None:
+            backbone.pack(method)
         return backbone
+
+    def pack(self, method: Quantize) -> None:
+        """Store the linear maps of the blocks in 8 or 4 bits a number, frozen (`tempering.quantizing`)."""
+        self.fingerprint()
+        pack_body(self.model, self.stacks, method)
+        self.quantized = method
 
     @property
     def config(self) -> Any:
@@ -131,10 +139,13 @@ class Backbone(nn.Module):
         body.load_state_dict(self.model.state_dict(), strict=False)
         like = self.embeddings.get_parameter("weight")
         self.model = body.to(like.device).train(self.model.training)
+        method, self.quantized = self.quantized, None
         if self.config.pad_token_id is None:
             self.config.pad_token_id = self.tokenizer.pad_token_id
         self.own = frozenset(body.state_dict())
         self.pretrained = self.own - missing
+        if method is not None:
+            self.pack(method)
 
     @property
     def embeddings(self) -> nn.Module:
@@ -226,24 +237,11 @@ class Backbone(nn.Module):
             yield seen
 
     def fingerprint(self) -> str:
-        """Hash of configuration and body weights: the identity a saved change belongs to.
+        """Hash of configuration and body weights: the identity a saved change belongs to. That of a packed body is that of its source.
 
-        It is remembered, and a copy of the backbone remembers it too, for as long as the checksum of every weight is what it was: a
-        checksum reads the weights in a fifth of the time of the hash.
+        It is remembered, and a copy of the backbone remembers it too, for as long as every weight is what it was.
         """
-        config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "architectures")}
-        words = json.dumps(config, sort_keys=True, default=str)
-        tensors = [(n, _bits(t)) for n, t in sorted(self.model.state_dict().items()) if n in self.own]
-        glance = (words, *((n, bits.nbytes, zlib.crc32(bits)) for n, bits in tensors))
-        if self._known is None or self._known[0] != glance:
-            digest = hashlib.blake2b(words.encode(), digest_size=16)
-            for name, bits in tensors:
-                digest.update(name.encode())
-                digest.update(bits)
-            self._known = (glance, digest.hexdigest())
-        return self._known[1]
-
-
-def _bits(tensor: Tensor) -> memoryview:
-    """The bytes of ``tensor``, not copied where it lies in one piece in main memory."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        if self._known is None or not self.quantized:
+            own = {name: tensor for name, tensor in self.model.state_dict().items() if name in self.own}
+            self._known = hashed(self.config, own, self._known)
+        return self._known.words

@@ -45,7 +45,7 @@ class TrunkCache:
     def features(self, learner: Learner, prompts: Sequence[Prompt], batch_size: int = 64) -> Tensor:
         """[prompts, dim] trunk outputs, computing only those not known yet."""
         if learner not in self._keys:  # hashing the weights once a learner is enough: a cached trunk does not change
-            self._keys[learner] = f"{key_of(learner.backbone.fingerprint(), learner.framing.trunk_key()):016x}"
+            self._keys[learner] = f"{key_of(*_trunk(learner)):016x}"
         key = self._keys[learner]
         rows = self._rows.setdefault(key, {})
         self._read(key, rows)
@@ -77,6 +77,12 @@ class TrunkCache:
                 np.save(file, array, allow_pickle=False)
             part.replace(target)
             self._seen.add(target)
+
+
+def _trunk(learner: Learner) -> tuple[str, ...]:
+    """What names the function that a learner's trunk computes."""
+    packed = (learner.backbone.quantized,) if learner.backbone.quantized else ()
+    return learner.backbone.fingerprint(), *packed, learner.framing.trunk_key()
 
 
 def _segment(path: Path) -> dict[bytes, np.ndarray]:

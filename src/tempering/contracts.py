@@ -16,9 +16,11 @@ from tempering.values import (
     Label,
     Prediction,
     Prompt,
+    RowForm,
     Scores,
     Seeds,
     Slab,
+    Span,
     Weights,
 )
 
@@ -41,13 +43,16 @@ __all__ = [
     "Prediction",
     "Probe",
     "Prompt",
+    "RowForm",
     "Scores",
     "Seeds",
     "Slab",
+    "Span",
     "Stabilizer",
     "Stage",
     "Tuning",
     "Weights",
+    "predicts",
 ]
 
 
@@ -155,6 +160,11 @@ class Framing(Protocol):
 
     def build(self, task: Any, backbone: Backbone) -> FramingModule:
         """The module for this task and backbone. New weights are drawn here."""
+
+
+def predicts(framing: Any) -> bool:
+    """Whether ``framing`` predicts labels, which can be judged: it reads them, and not only to shape the vectors of texts."""
+    return bool(framing.supervised and getattr(framing, "predicts", True))
 
 
 @runtime_checkable

@@ -20,11 +20,14 @@ from tempering.cache import TrunkCache
 from tempering.choosing import choose
 from tempering.codec import encode
 from tempering.contracts import Seeds, predicts
+from tempering.errors import RecipeError
 from tempering.exporting import distinct
 from tempering.framings.output_head import language_head
 from tempering.learner import Learner
 from tempering.peak import peak_bytes, reset_peak, versions
+from tempering.quantizing import checked, packed_numbers
 from tempering.recipe import Recipe
+from tempering.stages.checks import check_quantized
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.sources import fingerprints
@@ -50,13 +53,15 @@ def fit(
     metrics: Sequence[str] = (),
     listener: Listener = silent,
     cache: TrunkCache | None = None,
+    quantize: str | None = None,
 ) -> Learner:
     """Run every stage of ``recipe`` on ``task`` from the pretrained ``model`` and return the learner.
 
     ``recipe`` is a `Recipe`, the name of a shipped one, a YAML file, or "auto"; ``task`` a `Task` or a file; ``model`` a folder, a
     hub id, "minilm", or a loaded `Backbone` (which is changed in place). ``seeds`` overrides the four seeds derived from ``seed``.
     With ``output_dir`` checkpoints go to ``output_dir/checkpoints`` and ``resume`` continues from the newest. ``metrics`` are further
-    metric names or ``module:function``. The learner's ``record`` holds metrics on dev and test, seconds, counts, seeds, versions.
+    metric names or ``module:function``. ``quantize`` "8bit" or "4bit" packs the frozen matrices of a model that is loaded here
+    (`tempering.quantizing`). The learner's ``record`` holds metrics on dev and test, seconds, counts, seeds, versions.
     """
     started = time.perf_counter()
     task = task if isinstance(task, Task) else Task.from_file(task, seed=seed)
@@ -65,11 +70,15 @@ def fit(
     notes = [*([why] if why else []), *task.notes, *recipe.check()]
     for note in notes:
         listener({"event": "note", "text": note})
+    packed = model.quantized if isinstance(model, Backbone) else checked(quantize)
+    if packed != checked(quantize or packed):
+        raise RecipeError(f"quantize {quantize}: the model is loaded already; give its name, or Backbone.load(name, quantize={quantize!r})")
+    check_quantized(recipe.stages, packed)
     sources = fingerprints(recipe.stages)
     if output_dir and not resume:  # what an older run left must not be taken for this one's later
         shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
     reset_peak()
-    backbone = model if isinstance(model, Backbone) else Backbone.load(model, seeds.init)
+    backbone = model if isinstance(model, Backbone) else Backbone.load(model, seeds.init, packed)
     around = Surroundings(Path(output_dir) / "checkpoints" if output_dir else None, resume, listener, cache, tuple(metrics))
     if output_dir:
         around = dataclasses.replace(around, identity=_identity(recipe, task, backbone, seeds, sources))
@@ -78,7 +87,7 @@ def fit(
     results = on_first(lambda: evaluate(learner, task, tuple(metrics), cache, listener))
     account(learner, recipe, task, seeds, results, notes, started, train_seconds)
     learner.record |= {"sources": sources} if sources else {}
-    learner.record["model_identity"] = dict(around.identity).get("model", "")
+    learner.record |= {"model_identity": dict(around.identity)["model"]} if around.identity else {}
     return learner
 
 
@@ -104,7 +113,7 @@ def account(
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_bytes(),
         "trained_parameters": sum(w.numel() for w in learner.trained().values()),
-        "total_parameters": sum(p.numel() for p in learner.parameters()),
+        "total_parameters": sum(p.numel() for p in learner.parameters()) + packed_numbers(learner),
         "seeds": asdict(seeds),
         "versions": versions(),
         "columns": task.columns,
@@ -128,7 +137,8 @@ def _identity(recipe: Recipe, task: Task, backbone: Backbone, seeds: Seeds, sour
 
 def identity_of(backbone: Backbone) -> str:
     """What names a pretrained model for good: what the user called it, and its weights."""
-    return f"{backbone.source} with weights {backbone.fingerprint()}"
+    packed = f", packed in {backbone.quantized}" if backbone.quantized else ""
+    return f"{backbone.source} with weights {backbone.fingerprint()}{packed}"
 
 
 def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: Surroundings) -> Learner:

@@ -107,7 +107,8 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
     graded: int = stage.students + sum(min(made, getattr(s, "held", made)) for made, s in changed)  # an attack's passes go one by one
     teachers = any(getattr(s, "teachers", 0) for s in stage.live)  # one block at a time
     per_text = block * (graded * max(1, _blocks_with_gradient(learner, trained)) + teachers)
-    if not stage.framing.supervised:
+    per_text *= getattr(learner.framing, "texts_a_row", 1)
+    if not stage.framing.supervised and learner.framing.reads_lm_head:
         per_text += int(3 * getattr(stage.framing, "probability", 1.0) * tokens * backbone.embeddings.get_parameter("weight").shape[0])
     return per_text
 
@@ -117,6 +118,7 @@ def _blocks_with_gradient(learner: Learner, trained: Weights) -> int:
     backbone = learner.backbone
     lowest = min((learner.depth(name) for name in trained if name.startswith("backbone.model.")), default=None)
     layers = _field(backbone.config, ("num_hidden_layers", "n_layers", "num_layers", "n_layer"), 1)
+    layers = backbone.top - 1 if backbone.opened else layers
     if lowest is None:
         return 0
     return layers if backbone.layout.shared_blocks or not backbone.layout.blocks else min(layers, backbone.top - max(1, lowest))

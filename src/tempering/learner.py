@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tempering import tags
 from tempering.batching import Rows, halving, length_batches
 from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab, Weights
 from tempering.errors import DataError
@@ -122,13 +123,20 @@ class Learner(nn.Module):
         scores = self.score(prompts, batch_size) if self.framing.keeps_scores else None
         return list(self.framing.predictions(self, prompts, counts, examples, scores, batch_size))
 
-    def predict(self, texts: Sequence[str | tuple[str, str]], batch_size: int = 64) -> list[Any]:
-        """The label (value, tuple of labels) of every text or pair of texts, as the user wrote labels."""
-        return [p.label for p in self.predictions(as_examples(texts), batch_size)]
+    def predict(self, texts: Sequence[str | tuple[str, str]] | Sequence[Sequence[str]], batch_size: int = 64) -> list[Any]:
+        """The label (value, tuple of labels) of every text or pair of texts, as the user wrote labels.
 
-    def predict_proba(self, texts: Sequence[str | tuple[str, str]], batch_size: int = 64) -> list[dict[Any, float]]:
-        """For every text, the probability of each label."""
-        return [dict(p.probabilities) for p in self.predictions(as_examples(texts), batch_size)]
+        A model that tags words takes a text, whose words it finds itself, or a list of words, and says the tags; one that answers
+        questions takes (question, context) and says the answer, "" where there is none. `predictions` tells where entities and answers
+        stand.
+        """
+        return [p.label for p in self.predictions(as_examples(texts, self.framing), batch_size)]
+
+    def predict_proba(self, texts: Sequence[str | tuple[str, str]] | Sequence[Sequence[str]], batch_size: int = 64) -> list[Any]:
+        """For every text, the probability of each label (a dict); where words are tagged, a list of such, one a word."""
+        found = self.predictions(as_examples(texts, self.framing), batch_size)
+        words = getattr(self.framing, "kind", "") == "tagging"
+        return [[dict(chances) for chances in p.each] if words else dict(p.probabilities) for p in found]
 
     def save_pretrained(self, folder: str | Path, merge: bool = False) -> Path:
         """Write the learner to ``folder``; `tempering.load` reads it back with equal predictions. See `tempering.saving.save`."""
@@ -143,16 +151,20 @@ class Learner(nn.Module):
         return push(self, repo_id, merge=merge, private=private)
 
 
-def as_examples(texts: Sequence[str | tuple[str, str]]) -> list[Example]:
+def as_examples(texts: Sequence[str | tuple[str, str]] | Sequence[Sequence[str]], framing: Any = None) -> list[Example]:
+    """Examples without labels. For a framing that tags, a list is the words of one text."""
     if isinstance(texts, str):
         raise DataError('predict takes a list of texts, found one string; write learner.predict(["..."])')
+    if getattr(framing, "kind", "") == "tagging":
+        laid = [(t, ()) if isinstance(t, str) else tags.joined(t) for t in texts]
+        return [Example((text,), words=words) for text, words in laid]
     return [Example((t,) if isinstance(t, str) else tuple(t)) for t in texts]
 
 
 def _off_device(slab: Slab) -> Slab:
     """The slab in main memory: the scores of a whole split would fill a device."""
     return slab._replace(
-        **{name: part.cpu() for name in ("logits", "targets", "features", "sizes") if (part := getattr(slab, name)) is not None}
+        **{name: part.cpu() for name in ("logits", "targets", "features", "sizes", "steps") if (part := getattr(slab, name)) is not None}
     )
 
 
@@ -167,8 +179,10 @@ def joined(slabs: Sequence[Slab], order: np.ndarray) -> Scores:
     rows_match = logits.shape[1] == len(back)
     targets = torch.cat([s.targets for s in slabs]) if all(s.targets is not None for s in slabs) else None  # type: ignore[misc]
     features = torch.cat([s.features for s in slabs]) if all(s.features is not None for s in slabs) else None  # type: ignore[misc]
+    steps = torch.cat([s.steps for s in slabs]) if all(s.steps is not None for s in slabs) else None  # type: ignore[misc]
     if rows_match:
         logits = logits[:, back]
         targets = None if targets is None else targets[back]
         features = None if features is None else features[back]
-    return Scores((Slab(logits, targets, None, features, slabs[0].kind, slabs[0].task, sizes),))
+        steps = None if steps is None else steps[back]
+    return Scores((Slab(logits, targets, None, features, slabs[0].kind, slabs[0].task, sizes, steps),))

@@ -5,8 +5,20 @@ from __future__ import annotations
 METHODS: dict[str, dict[str, str]] = {
     "framing": {
         "head": "tempering.framings.head:Head",
+        "token_head": "tempering.framings.token_head:TokenHead",
+        "span_head": "tempering.framings.span_head:SpanHead",
         "masked_lm": "tempering.framings.masked_lm:MaskedLM",
+        "causal_lm": "tempering.framings.causal_lm:CausalLM",
+        "sentence_order": "tempering.framings.sentence_order:SentenceOrder",
+        "contrastive": "tempering.framings.contrastive:Contrastive",
+        "pairs": "tempering.framings.pairs:Pairs",
+        "salient_spans": "tempering.framings.salient_spans:SalientSpans",
         "prototypes": "tempering.framings.prototypes:Prototypes",
+        "text_to_text": "tempering.framings.text_to_text:TextToText",
+        "cloze": "tempering.framings.cloze:Cloze",
+        "demonstrations": "tempering.framings.demonstrations:Demonstrations",
+        "in_context": "tempering.framings.in_context:InContext",
+        "knn_prompting": "tempering.framings.knn_prompting:KNNPrompting",
     },
     "tuning": {
         "full": "tempering.tunings.full:Full",
@@ -38,6 +50,7 @@ METHODS: dict[str, dict[str, str]] = {
         "magnitude": "tempering.tunings.magnitude:MagnitudeMask",
         "movement": "tempering.tunings.movement:MovementMask",
         "grft": "tempering.tunings.grft:GRFT",
+        "gated": "tempering.tunings.gated:Gated",
     },
     "stabilizer": {
         "layer_decay": "tempering.stabilizers.layer_decay:LayerDecay",
@@ -62,8 +75,23 @@ METHODS: dict[str, dict[str, str]] = {
         "mmr": "tempering.stabilizers.mmr:MMR",
         "neftune": "tempering.stabilizers.neftune:NEFTune",
     },
+    "verbalizer": {
+        "manual": "tempering.framings.verbalizers.manual:Manual",
+        "multi_mask": "tempering.framings.verbalizers.multi_mask:MultiMask",
+        "composed": "tempering.framings.verbalizers.composed:Composed",
+        "calibrated": "tempering.framings.verbalizers.calibrated:Calibrated",
+        "soft": "tempering.framings.verbalizers.soft:Soft",
+        "warp": "tempering.framings.verbalizers.warp:WARP",
+        "knowledgeable": "tempering.framings.verbalizers.kpt:Knowledgeable",
+        "proto_verb": "tempering.framings.verbalizers.proto_verb:ProtoVerb",
+        "auto_words": "tempering.framings.verbalizers.auto_words:AutoWords",
+    },
     "stage": {
         "train": "tempering.stages.train:Train",
         "use": "tempering.stages.use:Use",
+        "prime": "tempering.stages.prime:Prime",
+        "closed_form": "tempering.stages.closed_form:ClosedForm",
+        "multi_task": "tempering.stages.multi_task:MultiTask",
+        "pet": "tempering.stages.pet:PET",
     },
 }

@@ -6,25 +6,30 @@ then assembled on it as a run would assemble it, so the counts are those of the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from tempering.backbone import Backbone
 from tempering.codec import encode
-from tempering.contracts import Example, Seeds
+from tempering.contracts import Example, Kind, Prompt, Seeds
 from tempering.footprint import Memory, memory_of
 from tempering.layouts import layout_of
 from tempering.learner import Learner
-from tempering.pretrained import body_class, loaded, locate, quiet, tokenizer_of
+from tempering.pretrained import body_class, loaded, locate, outline_whole, quiet, tokenizer_of
 from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
-from tempering.stages.setup import assemble, rows_of
+from tempering.stages.setup import assemble, leave, rows_of
+from tempering.stages.sources import learned
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
+from tempering.train.stream import expected_rows, streams
 
 _SAMPLE = 2_000  # rows whose length is measured
 
@@ -100,13 +105,15 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
     recipe = Recipe.load(recipe)
     notes = recipe.check()
     backbone = outline(model) if isinstance(model, str) else model
+    for stage in recipe.stages:
+        if hasattr(stage.framing, "opens"):
+            stage.framing.opens(backbone)
     parameters, stages, learner = sum(p.numel() for p in backbone.model.parameters()), [], None
     for i, stage in enumerate(recipe.stages):
         stage_plan, learner = _stage_plan(stage, backbone, task)
         stages.append(stage_plan)
         if i + 1 < len(recipe.stages):
-            stage.tuning.merge(backbone)
-            backbone.changed = True
+            leave(stage, backbone)
     assert learner is not None  # a recipe has at least one stage
     return Plan(
         recipe=recipe.name,
@@ -133,11 +140,12 @@ def outline(source: str) -> Backbone:
         config = loaded(transformers.AutoConfig.from_pretrained, where)
         tokenizer = tokenizer_of(where)
         auto, options = body_class(config, layout_of(config))
+        whole = partial(outline_whole, copy.deepcopy(config)) if layout_of(config).decoder else None  # building an encoder marks it so
         with torch.device("meta"):
             model = auto.from_config(config, dtype=torch.float32, **options)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return Backbone(model, tokenizer, source)
+    return Backbone(model, tokenizer, source, whole=whole)
 
 
 def token_lengths(backbone: Backbone, examples: Sequence[Example]) -> list[int]:
@@ -150,10 +158,14 @@ def token_lengths(backbone: Backbone, examples: Sequence[Example]) -> list[int]:
 
 
 def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[StagePlan, Learner]:
-    learner = assemble(stage, backbone, task or _stub(), Seeds.of(0))
+    tasks = learned(stage, task or _stub(stage), read=task is not None)
+    stage = stage.suited(tasks[0].kind) if hasattr(stage, "suited") else stage
+    outlined = stage.outline(backbone, tasks, Seeds.of(0)) if hasattr(stage, "outline") else None
+    learner: Learner = outlined or assemble(stage, backbone, tasks[0], Seeds.of(0))
     trained = learner.trained()
     inside = sum(w.numel() for n, w in trained.items() if n.startswith("backbone.model."))
-    rows = None if task is None else rows_of(stage, task, Seeds.of(0))[0]
+    rows = None if task is None else [row for mine in tasks for row in rows_of(stage, mine, Seeds.of(0))[0]]
+    count, walks = _amount(stage, learner, rows, tasks)
     tokens = _tokens(stage, backbone, rows)
     folded = hooks.start([(name_of(s)[1], s) for s in stage.acting], learner, trained, 0)
     plan = StagePlan(
@@ -169,21 +181,44 @@ def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[Stag
         why_not_cached=stage.why_not_cached,
         batch=stage.per_device_train_batch_size * stage.gradient_accumulation_steps,
         tokens=tokens,
-        rows=None if rows is None else len(rows),
-        steps=None if rows is None else stage.total_steps(len(rows)),
-        memory=memory_of(stage, learner, folded, trained, tokens, None if rows is None else len(rows)),
+        rows=count,
+        steps=None if walks is None else stage.total_steps(walks),
+        memory=memory_of(stage, learner, folded, trained, tokens, count),
     )
     return plan, learner
 
 
-def _stub() -> Task:
-    return Task("task", "classification", ("a", "b"), Split("train", ()))
+def _amount(stage: Any, learner: Learner, rows: Sequence[Example] | None, tasks: Sequence[Task]) -> tuple[int | None, int | None]:
+    """(training rows, rows that an epoch walks through); of a large corpus an estimate."""
+    if rows is None:
+        return None, None
+    if not streams(stage):
+        return len(rows), walked(learner.framing, rows)
+    count = expected_rows(stage, learner, tasks[0])
+    return count, count
+
+
+def _stub(stage: Any) -> Task:
+    """A task without rows, of a kind that the stage's framing serves."""
+    kind: Kind = getattr(stage.framing, "kinds", ("classification",))[0]
+    labels = ("O", "B-a") if kind == "tagging" else getattr(stage.framing, "named", ()) or ("a", "b")
+    return Task("task", kind, labels, Split("train", ()))
 
 
 def _tokens(stage: Any, backbone: Backbone, rows: Sequence[Example] | None) -> int:
     """The longest text a batch will hold: the model's limit, or what the first rows need of it."""
     limit = min(backbone.max_length, getattr(stage.framing, "max_length", None) or backbone.max_length)
     return limit if not rows else min(limit, max(token_lengths(backbone, rows[:_SAMPLE])))
+
+
+def walked(framing: Any, rows: Sequence[Example]) -> int:
+    """Prompts of an epoch: the rows, or the windows of their texts, counted on the first of them and taken for alike."""
+    if rows and getattr(framing, "walks", False):
+        return len(framing.walk([prompt for found in framing.render(rows, (), np.random.default_rng(0)) for prompt in found]))
+    if not getattr(framing, "windows", False) or not rows:
+        return len(rows)
+    sample: list[list[Prompt]] = framing.render(rows[:_SAMPLE], (), np.random.default_rng(0))
+    return round(len(rows) * sum(prompt.weight > 0 for found in sample for prompt in found) / len(sample))
 
 
 def _title(stage: StagePlan) -> str:

@@ -128,7 +128,11 @@ class Recipe:
 
     def check(self) -> list[str]:
         """Refuse what cannot work or means nothing, before any weight is loaded; returns notes worth printing."""
-        return [note for i, stage in enumerate(self.stages) for note in stage.check(f"{self.name}: stages.{i}", i + 1 == len(self.stages))]
+        from tempering.stages.kept import check_names
+
+        notes = [n for i, s in enumerate(self.stages) for n in s.check(f"{self.name}: stages.{i}", i + 1 == len(self.stages))]
+        check_names(self.stages, self.name)
+        return notes
 
     def key(self) -> str:
         """A short hash of all that the recipe does: equal for equal values, whatever the name."""
@@ -154,7 +158,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of recipe files: every registered method with its fields."""
-    from tempering.codec import schema
+    from tempering.schema import schema
 
     stages = {"type": "array", "minItems": 1, "items": schema("stage")}
     text = {"type": "string"}

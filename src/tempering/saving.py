@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tempering.backbone import Backbone
 from tempering.codec import decode, encode
 from tempering.errors import ModelError
-from tempering.exporting import compare_reload, export_classifier, export_peft, save_body
+from tempering.exporting import FORMS, compare_reload, export_classifier, export_peft, export_text, save_body
 from tempering.learner import Learner
 from tempering.tasks.task import Split, Task
 
@@ -31,18 +31,29 @@ META = "tempering.json"
 KEPT = "framing.json"  # only where the framing keeps something of the training data
 LM_HEAD = "lm_head.safetensors"  # only where the framing reads it: it is the backbone's, not the framing's
 FORMAT_VERSION = 1
+LANGUAGE = ("text", "masked")  # framings whose transformers class has a language-model head
 
 
 def form_of(learner: Learner) -> str:
     """``full``, ``peft`` or ``delta``."""
+    if _untouched(learner) or learner.backbone.quantized:  # only `load` packs the base model again
+        return "delta"
     if set(learner.backbone.model.state_dict()) == learner.backbone.own:
         return "full"
     return "peft" if hasattr(learner.tuning, "peft_names") and learner.backbone.layout.head is not None else "delta"
 
 
+def _untouched(learner: Learner) -> bool:
+    """Whether the body is the pretrained one and no other library could use a copy of it with this framing: it is named, not copied."""
+    trains = learner.tuning.trains_backbone or learner.backbone.changed
+    return not trains and learner.framing.reads_lm_head and learner.framing.export_state() is None
+
+
 def loads_with(learner: Learner) -> list[str]:
     """Which libraries load the saved folder."""
     form = form_of(learner)
+    if form == "full" and learner.framing.form in LANGUAGE:
+        return ["transformers", "tempering"]
     if learner.framing.export_state() is None or form == "delta":
         return ["tempering"]
     return ["transformers", "tempering"] if form == "full" else ["peft", "tempering"]
@@ -50,6 +61,11 @@ def loads_with(learner: Learner) -> list[str]:
 
 def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     """Write ``learner`` to ``folder``; with ``merge`` the tuning is folded into the weights first (in place)."""
+    if merge and learner.backbone.quantized:
+        raise ModelError(
+            f"merge: the matrices of {learner.backbone.source} are packed in {learner.backbone.quantized} and can take nothing in; save"
+            " without merge, or fit without quantize"
+        )
     if merge and form_of(learner) != "full":
         learner.tuning.merge(learner.backbone)
     _eject(learner.tuning, learner.backbone)
@@ -57,7 +73,9 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     form = form_of(learner)
     save_file({k: v.contiguous() for k, v in learner.framing.state_dict().items()}, folder / "framing.safetensors")
     if form == "full":
-        exported = export_classifier(learner, folder)
+        exported = learner.framing.form not in LANGUAGE and export_classifier(learner, folder)
+        if learner.framing.form in LANGUAGE:
+            export_text(learner, folder)
     else:
         exported = form == "peft" and export_peft(learner, folder)
         if form == "delta":
@@ -96,8 +114,10 @@ def _delta(learner: Learner) -> dict[str, Tensor]:
 def _meta(learner: Learner, form: str) -> dict[str, Any]:
     backbone, framing = learner.backbone, learner.framing
     saved_along = backbone.changed and form != "full"  # as it stands now: the tuning may have moved weights of its own, such as norms
-    fingerprint = backbone.fingerprint() if saved_along else backbone.base_fingerprint
+    own = not backbone.base_fingerprint and _untouched(learner)  # a body that nothing has touched is its own base
+    fingerprint = backbone.fingerprint() if saved_along or own else backbone.base_fingerprint
     base = {"source": backbone.source, "fingerprint": fingerprint, "changed": backbone.changed}
+    base |= {"quantize": backbone.quantized} if backbone.quantized else {}
     stage = {"framing": encode(learner.record["framing"], "framing"), "tuning": encode(learner.tuning, "tuning")}
     task = {"kind": getattr(framing, "kind", "text"), "labels": list(framing.labels)}
     record = {k: v for k, v in learner.record.items() if k != "framing"}
@@ -109,10 +129,12 @@ def load(folder: str | Path, base_model: Backbone | None = None) -> Learner:
     path = Path(folder)
     meta = _read_meta(path)
     form, base = meta["format"], meta["base"]
-    if base_model is not None and form != "full" and not base["changed"] and base_model.source == base["source"]:
+    given = (base_model.source, base_model.quantized) if base_model is not None and form != "full" and not base["changed"] else None
+    if base_model is not None and given == (base["source"], base.get("quantize")):
         backbone = copy.deepcopy(base_model)
     else:
-        backbone = Backbone.load(str(path if form == "full" else path / "base" if base["changed"] else base["source"]))
+        where = str(path if form == "full" else path / "base" if base["changed"] else base["source"])
+        backbone = Backbone.load(where, quantize=base.get("quantize"))
     tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
     framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
     if hasattr(framing_value, "opens"):
@@ -188,8 +210,9 @@ def _load_change(backbone: Backbone, tuning: Any, path: Path, form: str) -> None
         state = _tensors(path / "delta.safetensors")
     else:
         stored = _tensors(path / "adapter_model.safetensors")
-        bare = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["task_type"] != "SEQ_CLS"
-        prefix = "" if bare or backbone.layout.head is None else backbone.layout.head.body
+        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["task_type"]
+        specs = [found.spec(backbone) for found in FORMS.values() if found.task_type == kind]
+        prefix = specs[0].body if specs and specs[0] else ""
         if hasattr(tuning, "from_peft"):
             state = tuning.from_peft(stored, backbone, prefix)
         else:

@@ -44,18 +44,26 @@ class Study:
         """One record a run, failed ones included."""
         return final_records(self._store)
 
+    def crossed(self) -> list[Record]:
+        """The runs that only ``decompose`` asked for, whose seed streams are crossed; no mean or comparison rests on them."""
+        return final_records(self._store, "crossed")
+
     def conclude(self) -> Conclusion:
         """Intervals, paired comparisons, ties, costs, and the answer in sentences."""
-        return conclude(self.info, self.records())
+        return conclude(self.info, self.records(), self.crossed())
+
+    def text(self, form: Form) -> str:
+        """The report in one form: "html", "table" (for a terminal), "md" or "json"."""
+        return render(self.info, self.records(), form, self.crossed())
 
     def report(self, path: str | Path) -> list[Path]:
         """Write the report: to a file, in the form its ending names (html, md, json, txt), or into a folder as html, md and json."""
         target = Path(path)
         if target.suffix == "" or target.is_dir():
-            return write(self.info, self.records(), target)
+            return write(self.info, self.records(), target, self.crossed())
         if target.suffix not in FORMS:
             raise RecipeError(f"report {target}: unknown ending {target.suffix!r}; use one of {', '.join(FORMS)}")
-        target.write_text(render(self.info, self.records(), FORMS[target.suffix]), encoding="utf-8")
+        target.write_text(self.text(FORMS[target.suffix]), encoding="utf-8")
         return [target]
 
 
@@ -73,6 +81,7 @@ def compare(
     seed: int = 0,
     workers: int = 0,
     stop_after: int | None = None,
+    decompose: bool = False,
 ) -> Study:
     """Run every recipe at every size with every seed and return the `Study`.
 
@@ -81,7 +90,9 @@ def compare(
     split; from a file without one, a fifth of the rows is held out. Called again on the same ``output_dir`` it runs what is missing:
     more recipes, sizes or seeds extend the study. ``workers`` 1 runs cells in a child process, so that one that is killed for memory
     does not end the study (a script then needs the usual ``if __name__ == "__main__"``); 0 runs them here. ``stop_after`` ends after so
-    many runs, search and final runs counted together.
+    many runs, search and final runs counted together. ``decompose`` crosses the streams of sampling, initialization and order,
+    ``seeds`` levels of each in a Latin square, and splits the variance of every recipe and size among them: seeds x (seeds - 1) more
+    runs for each.
     """
     if seeds < 1:
         raise RecipeError(f"seeds: expected at least 1, found {seeds}")
@@ -102,6 +113,7 @@ def compare(
         seed=seed,
         workers=workers,
         stop_after=stop_after,
+        decompose=decompose,
     )
     return Study(folder, done)
 

@@ -43,6 +43,25 @@ class Prompt:
     extra: Any = None
 
 
+class RowForm(NamedTuple):
+    """How a framing wants tokens of running text as rows: ``length`` with special tokens, those ``before`` and ``after`` each piece of
+    text and the one ``closing`` a whole text, whether rows are ``packed`` with several pieces, and whether it reads which tokens make
+    up ``words``.
+    """
+
+    length: int
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    packed: bool = False
+    words: bool = False
+    closing: tuple[int, ...] = ()
+
+    @property
+    def room(self) -> int:
+        """Tokens of text in a row of one piece."""
+        return self.length - len(self.before) - len(self.after)
+
+
 @dataclass(slots=True)
 class Batch:
     """Rows that go through the model together.
@@ -71,7 +90,8 @@ class Batch:
 class Slab(NamedTuple):
     """A task's rows: ``logits`` [heads, rows, classes] (1 class for a value), ``features`` [rows, dim] as the last linear map read them.
 
-    ``sizes`` [prompts] says how many rows each prompt has, one after the other, where that is not one (words, masks).
+    ``sizes`` [prompts] says how many rows each prompt has, one after the other, where that is not one (words, masks). ``steps`` [rows,
+    tokens] are the log-probabilities that a row's logits are sums of, where classes are texts of several tokens.
     """
 
     logits: Tensor
@@ -81,6 +101,7 @@ class Slab(NamedTuple):
     kind: Kind
     task: str = "task"
     sizes: Tensor | None = None
+    steps: Tensor | None = None
 
 
 class Scores(NamedTuple):
@@ -102,12 +123,28 @@ class Scores(NamedTuple):
         return sum((term(a, b) * (a.logits.shape[1] / rows) for a, b in pairs[1:]), term(*pairs[0]) * (pairs[0][0].logits.shape[1] / rows))
 
 
+class Span(NamedTuple):
+    """A stretch of a text: characters ``start`` up to ``end``, what it is, and how sure the model is of it."""
+
+    start: int
+    end: int
+    label: str
+    probability: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A label as the user wrote it (a tuple for multi-label data, a float for regression) and a probability for every label."""
+    """A label as the user wrote it (a tuple for multi-label data, a float for regression) and a probability for every label.
+
+    Tagging: ``label`` is a tuple of tags, one a word; ``spans`` the entities in characters of the text; ``each`` the probabilities of
+    every tag, for each word. Question answering: ``label`` is the answer's text, "" where there is none; ``spans`` its place in the
+    context, if any; ``probabilities`` those of the best few answers.
+    """
 
     label: Any
     probabilities: Mapping[Any, float] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+    each: tuple[Mapping[Any, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings, assemble
 from tempering.stages.train import Train
 from tempering.tunings.full import Full
+from tests.laws.settings import family_of
 from tests.tiny import tiny_backbone, tiny_task
 
 ROWS, STEPS, SEEDS = 24, 4, Seeds.of(0)
@@ -37,9 +38,15 @@ def stage_of(tuning: Any = Full(), stabilizers: Sequence[Any] = (), framing: Any
     return dataclasses.replace(stage, **chosen)
 
 
-def run(stage: Train, family: str = "bert", kind: str = "classification", around: Surroundings = NOWHERE, seeds: Seeds = SEEDS) -> Learner:
+def kind_of(framing: Any) -> str:
+    """The kind of task that the laws put a framing to: the first it serves."""
+    return str(getattr(framing, "kinds", ("classification",))[0])
+
+
+def run(stage: Train, family: str = "", kind: str | None = None, around: Surroundings = NOWHERE, seeds: Seeds = SEEDS) -> Learner:
     """The learner that ``stage`` makes of a tiny model and task."""
-    return stage.run(tiny_backbone(family), tiny_task(ROWS, kind), seeds, around=around)
+    backbone, task = tiny_backbone(family or family_of(stage.framing)), tiny_task(ROWS, kind or kind_of(stage.framing))
+    return stage.run(backbone, task, seeds, around=around)
 
 
 def untrained(stage: Train, family: str = "bert", kind: str = "classification") -> Learner:

@@ -6,9 +6,30 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tempering.framings.causal_lm import CausalLM
+from tempering.framings.cloze import Cloze
+from tempering.framings.contrastive import Contrastive
+from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.head import Head
+from tempering.framings.in_context import InContext
+from tempering.framings.knn_prompting import KNNPrompting
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.pairs import Pairs
 from tempering.framings.prototypes import Prototypes
+from tempering.framings.salient_spans import SalientSpans
+from tempering.framings.sentence_order import SentenceOrder
+from tempering.framings.span_head import SpanHead
+from tempering.framings.text_to_text import TextToText
+from tempering.framings.token_head import TokenHead
+from tempering.framings.verbalizers.auto_words import AutoWords
+from tempering.framings.verbalizers.calibrated import Calibrated
+from tempering.framings.verbalizers.composed import Composed
+from tempering.framings.verbalizers.kpt import Knowledgeable
+from tempering.framings.verbalizers.manual import Manual
+from tempering.framings.verbalizers.multi_mask import MultiMask
+from tempering.framings.verbalizers.proto_verb import ProtoVerb
+from tempering.framings.verbalizers.soft import Soft
+from tempering.framings.verbalizers.warp import WARP
 from tempering.stabilizers.child_tuning_d import ChildTuningD
 from tempering.stabilizers.child_tuning_f import ChildTuningF
 from tempering.stabilizers.discriminative import Discriminative
@@ -30,7 +51,12 @@ from tempering.stabilizers.self_ensemble import SelfEnsemble
 from tempering.stabilizers.smart import SMART
 from tempering.stabilizers.supcon import SupCon
 from tempering.stabilizers.swa import SWA
+from tempering.stages.closed_form import ClosedForm
+from tempering.stages.multi_task import MultiTask, TaskSource
+from tempering.stages.pet import PET
+from tempering.stages.prime import Prime
 from tempering.stages.train import Train
+from tempering.stages.use import Use
 from tempering.tunings.adalora import AdaLoRA
 from tempering.tunings.bitfit import BitFit
 from tempering.tunings.compacter import Compacter
@@ -40,6 +66,7 @@ from tempering.tunings.fish import FISH
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.fusion import Fusion
+from tempering.tunings.gated import Gated
 from tempering.tunings.grft import GRFT
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.ia3 import IA3
@@ -63,18 +90,77 @@ from tempering.tunings.vera import VeRA
 
 
 class Row(NamedTuple):
-    """``live`` is tiny, differs from the defaults where the method has fields, and acts; ``neutral`` (stabilizers) changes nothing."""
+    """``live`` is tiny, differs from the defaults where the method has fields, and acts; ``neutral`` (stabilizers) changes nothing.
+
+    ``family`` is the one that the laws run a framing on, where encoders cannot serve it.
+    """
 
     live: Any
     neutral: Any = None
+    family: str = "bert"
 
 
 TABLE: dict[str, dict[str, Row]] = {
     "framing": {
         "head": Row(Head(heads=2, pool="mean", layers=(-1, 0), combine="mean", dropout=0.2, max_length=16, truncation="tail")),
-        "masked_lm": Row(MaskedLM(probability=0.3, max_length=16, whole_word=True, mask_share=0.7, random_share=0.2)),
+        "token_head": Row(TokenHead(align="mean", heads=2, dropout=0.2, max_length=12, stride=3, decoding="repair")),
+        "span_head": Row(SpanHead(heads=2, dropout=0.2, max_length=20, stride=3, max_answer_length=4, n_best=3)),
+        "masked_lm": Row(MaskedLM(probability=0.3, max_length=16, masking="span", mask_share=0.7, random_share=0.2)),
+        "causal_lm": Row(CausalLM(max_length=16, packed=True), family="gpt2"),
+        "sentence_order": Row(SentenceOrder(max_length=24, pool="mean", dropout=0.2)),
+        "contrastive": Row(Contrastive("supervised", temperature=0.1, pool="mean", max_length=16, positive="good", negative="bad")),
+        "pairs": Row(  # it has no weights of its own, so that a pair with a frozen model is refused: not a family where all pairs must run
+            Pairs("undersampling", num_iterations=3, max_pairs=100, loss="infonce", temperature=0.1, max_length=16), family="roberta"
+        ),
+        "salient_spans": Row(SalientSpans("recurring", probability=0.3, max_length=16)),
         "prototypes": Row(
             Prototypes(alpha=0.9, diversity=0.5, pull=0.1, slots=6, refresh_steps=2, pool="mean", proto_dim=8, soft_labels=True)
+        ),
+        "text_to_text": Row(
+            TextToText(
+                "very {text} is",
+                words={"bad": "awful", "good": "great"},
+                losses=("lm", "unlikelihood", "length_norm"),
+                length_norm=0.5,
+                max_source_length=16,
+            ),
+            family="bart",
+        ),
+        "in_context": Row(
+            InContext(
+                template="the {text} was {answer}",
+                words={"bad": ("bad", "very bad"), "good": ("good", "great")},
+                shots=1,
+                per_class=True,
+                contexts=2,
+                scoring="length_norm",
+                alpha=0.5,
+                calibration="contextual",
+                placeholders=("this", ""),
+                separator=" and ",
+            )
+        ),
+        "knn_prompting": Row(KNNPrompting(template="the {text} was {answer}", anchors=12, k=2, top_tokens=40, separator=" and ")),
+        "cloze": Row(
+            Cloze(
+                "{text:keep}{soft:it was} {soft} {mask}",
+                words={"bad": ("bad", "sad"), "good": "good"},
+                truncation="head",
+                max_length=32,
+                limits=(12,),
+                bounds=(-1.0, 2.0),
+                reference_kl=True,
+            )
+        ),
+        "demonstrations": Row(
+            Demonstrations(
+                Cloze("{text} it was {mask}", words=("bad", "good"), verbalizer=Soft(), max_length=16),
+                per_class=2,
+                contexts=2,
+                filter=0.7,
+                floor=2,
+                max_length=48,
+            )
         ),
     },
     "tuning": {
@@ -106,6 +192,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "vera": Row(VeRA(r=6, d_initial=0.5, vera_dropout=0.1, target_modules=("query", "ffn_in"), projection_prng_key=3)),
         "ia3": Row(IA3(before_activation=True)),
         "peft": Row(PEFT("vblora", {"r": 2, "num_vectors": 8, "vector_length": 4, "target_modules": ["query", "ffn_in"]})),
+        "gated": Row(Gated(LoRA(r=2, lora_alpha=3.0))),
         "together": Row(Together((LoRA(r=2, lora_alpha=3.0), Houlsby(m=4, init_std=1e-2)))),
     },
     "stabilizer": {
@@ -131,6 +218,17 @@ TABLE: dict[str, dict[str, Row]] = {
         "mmr": Row(MMR(2.0, normalize=True), MMR(0.0)),
         "neftune": Row(NEFTune(2.0), NEFTune(0.0)),
     },
+    "verbalizer": {
+        "manual": Row(Manual(aggregation="weighted", pieces="mean")),
+        "multi_mask": Row(MultiMask(order="ltr", loss="hinge", average=True)),
+        "composed": Row(Composed()),
+        "calibrated": Row(Calibrated(Manual("sum_prob"), inputs=("", "the"), when="before")),
+        "soft": Row(Soft(words="mean", bias=True)),
+        "warp": Row(WARP(init="random")),
+        "knowledgeable": Row(Knowledgeable(frequency=0.0, relevance="none", aggregation="weighted", temperature=2.0, rows=8)),
+        "proto_verb": Row(ProtoVerb(Manual("max"), when="before", d=8, epochs=3)),
+        "auto_words": Row(AutoWords(k=4, n=5, rank=1)),
+    },
     "stage": {
         "train": Row(
             Train(
@@ -149,8 +247,57 @@ TABLE: dict[str, dict[str, Row]] = {
                 stabilizers=(RDrop(0.5), LayerDecay()),
             )
         ),
+        "use": Row(Use(framing=InContext(shots=2, scoring="pmi"), per_device_eval_batch_size=16)),
+        "pet": Row(
+            PET(
+                patterns=("{text} it was {mask}", "{mask} : {text}"),
+                words={"bad": "bad", "good": ("good", "great")},
+                repetitions=1,
+                alpha=0.9,
+                pattern_steps=2,
+                pattern_learning_rate=1e-3,
+                pattern_batch_size=8,
+                pattern_max_length=24,
+                weighting="uniform",
+                temperature=1.5,
+                generations=1,
+                others=0.5,
+                scale=2.0,
+                max_steps=3,
+            )
+        ),
+        "multi_task": Row(
+            MultiTask(
+                tasks=(TaskSource("other.csv", Head(heads=2), 0.5, "other", "kept"), TaskSource()),
+                sampling="temperature",
+                temperature=3.0,
+                cap=100,
+                loss_scale="none",
+                tuning=LoRA(r=2),
+                stabilizers=(R3F(),),
+                max_steps=7,
+            )
+        ),
+        "closed_form": Row(ClosedForm(Head(pool="mean", normalize=True), "ridge", C=0.5, class_weights="balanced")),
+        "prime": Row(
+            Prime(
+                sources=("english.jsonl", "german.jsonl"),
+                tuning=Houlsby(m=4),
+                outer_steps=3,
+                inner_steps=2,
+                second_order=True,
+                outer_trains="body_and_start",
+                keep_tuning="start",
+                warmup_steps=0.25,
+            )
+        ),
     },
 }
+
+
+def family_of(framing: Any) -> str:
+    """The family that the laws put a framing on."""
+    return next((row.family for row in TABLE["framing"].values() if type(row.live) is type(framing)), "bert")
 
 
 def rows(kind: str) -> list[Any]:

@@ -17,13 +17,14 @@ import tempering
 from tempering.backbone import Backbone
 from tempering.contracts import Hooks
 from tempering.exporting import classifier_config
+from tempering.framings.cloze import Cloze
 from tempering.learner import Learner
 from tempering.pretrained import quiet
 from tempering.recipe import Recipe, available
 from tempering.saving import loads_with
 from tempering.stages.train import Train
 from tempering.tunings.full import Full
-from tests.laws.bench import ROWS, SEEDS, STAGE, dev, logits, stage_of
+from tests.laws.bench import ROWS, SEEDS, STAGE, dev, kind_of, logits, stage_of
 from tests.laws.settings import TABLE, Row, live, rows
 from tests.tiny import save_tiny, tiny_task
 
@@ -52,6 +53,7 @@ def test_every_method_away_from_its_defaults(kind: str, name: str) -> None:
         "framing": lambda: Train(framing=value),
         "tuning": lambda: Train(tuning=value),
         "stabilizer": lambda: Train(stabilizers=(value,)),
+        "verbalizer": lambda: Train(framing=Cloze(verbalizer=value)),
         "stage": lambda: value,
     }[kind]()
     check_recipe(Recipe("one", (stage,)))
@@ -130,7 +132,9 @@ def test_a_learner_comes_back(tuning: Row, kind: str, base: Path, tmp_path: Path
 
 @pytest.mark.parametrize("framing", rows("framing"))
 def test_for_every_framing(framing: Row, base: Path, tmp_path: Path) -> None:
-    check_learner(fitted(stage_of(framing=framing.live), base), tmp_path)
+    kind = kind_of(framing.live)
+    folder = base if framing.family == "bert" else save_tiny(framing.family, tmp_path / "base")
+    check_learner(fitted(stage_of(framing=framing.live), folder, kind), tmp_path, kind)
 
 
 def test_at_least_one_tuning_loads_with_each_library(base: Path) -> None:

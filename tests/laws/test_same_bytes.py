@@ -18,7 +18,7 @@ from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
 from tempering.train import checkpoint
 from tempering.train.progress import Event
-from tests.laws.bench import STAGE, bits, dev, differing, refusal, run, stage_of, tier
+from tests.laws.bench import STAGE, bits, dev, differing, kind_of, refusal, run, stage_of, tier
 from tests.laws.settings import Row, live, rows
 
 LOOP = dataclasses.replace(
@@ -61,7 +61,8 @@ def check_same(a: Learner, b: Learner) -> None:
     """Equal weights, history and predictions, to the bit."""
     assert differing(bits(a), bits(b)) == []
     assert a.record["stage"] == b.record["stage"]
-    assert a.predictions(dev()) == b.predictions(dev())
+    rows = dev(kind_of(a.record["framing"]))
+    assert a.predictions(rows) == b.predictions(rows)
 
 
 def check_resume(stage: Train, folder: Path, moment: str = "step") -> None:

@@ -128,3 +128,17 @@ def test_front_matter_parses_whatever_the_texts_are(text: str, odd: str) -> None
     assert matter["model-index"][0]["name"] == word
     assert matter["metrics"] == [word]
     assert matter["language"] == odd
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "auto"),
+    [
+        ("tagging", "token-classification", "AutoModelForTokenClassification"),
+        ("question_answering", "question-answering", "AutoModelForQuestionAnswering"),
+        ("regression", "text-classification", "AutoModelForSequenceClassification"),
+    ],
+)
+def test_a_card_names_the_class_of_its_kind(kind: str, task: str, auto: str) -> None:
+    facts = {"name": "n", "model": "m", "kind": kind, "metrics": {"dev": {"f1": 0.5}}, "loads_with": ["transformers", "peft", "tempering"]}
+    card = model_card(facts)
+    assert f'pipeline_tag: "{task}"\n' in card and card.count(f"{auto}.from_pretrained") == 2

@@ -48,7 +48,7 @@ def test_the_plot_is_well_formed_and_described(told: Any) -> None:
     page = render(*told, "html")
     plots = [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL) if 'role="img"' in svg]
     title, description = list(plots[-1])[:2]
-    assert len(plots) == 3 and title.text == "Prototypes while training"
+    assert len(plots) == 5 and title.text == "Prototypes while training"
     assert description.text == "lora, size 32: prototypes from 2 to 5. lora, size 128: prototypes from 2 to 5."
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))

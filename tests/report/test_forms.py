@@ -15,6 +15,7 @@ from tempering.errors import RecipeError
 from tempering.report import render, write
 from tempering.report.contents import contents, scale_of
 from tempering.report.markdown import escape
+from tempering.report.spread import SPREAD_COLUMNS
 from tempering.report.tables import COST_COLUMNS, PAIR_COLUMNS, SCORE_COLUMNS, Column, Table
 from tempering.report.terminal import panels, terminal_text
 from tempering.study.decide import conclude
@@ -47,7 +48,7 @@ class Tables(HTMLParser):
 
 def expected(study: Any) -> list[Table]:
     words = contents(conclude(*study), study[1])
-    per_size = [t for s in words.sections for t in (s.scores, s.costs, s.pairs) if t]
+    per_size = [t for s in words.sections for t in (s.scores, s.spread, s.costs, s.pairs) if t]
     return [t for t in (*per_size, words.settings, words.failures) if t]
 
 
@@ -83,7 +84,8 @@ def test_json_holds_the_numbers_behind_every_cell(study: Any) -> None:
     scale, words = scale_of(conclude(*study)), contents(conclude(*study), study[1])
     for size, section in zip(whole["sizes"], words.sections, strict=True):
         cells = {cell["recipe"]: cell for cell in size["cells"]}
-        for table, columns in ((section.scores, SCORE_COLUMNS), (section.costs, COST_COLUMNS)):
+        assert section.spread is not None
+        for table, columns in ((section.scores, SCORE_COLUMNS), (section.spread, SPREAD_COLUMNS), (section.costs, COST_COLUMNS)):
             assert [shown(columns, scale, cells[row[0]]) for row in table.rows] == list(table.rows)
         assert section.pairs is not None
         assert [shown(PAIR_COLUMNS, scale, pair) for pair in size["pairs"]] == list(section.pairs.rows)

@@ -259,6 +259,32 @@ def test_a_child_that_dies_costs_one_cell_and_not_the_study(
     assert "died 2 times" in next(r.reason for r in study.records() if r.recipe == "full")
 
 
+def test_a_decomposition_adds_the_crossed_runs_and_touches_no_other(model: str, task: Task, tmp_path: Path) -> None:
+    asked = {"sizes": (8,), "seeds": 3, "output_dir": tmp_path}
+    plain = compare(recipes("full", "head"), task, model, **asked)
+    before, words = facts(plain.records()), plain.conclude()
+    assert words.parts == []
+    for _ in range(4):
+        study = compare(recipes("full", "head"), task, model, decompose=True, stop_after=4, **asked)
+    assert facts(study.records()) == before
+    assert len(study.crossed()) == 12
+    assert study.conclude().sizes == words.sizes
+    full, head = study.conclude().parts
+    assert (full.recipe, full.runs, full.planned, head.runs) == ("full", 9, 9, 9)
+    record = next(r for r in study.crossed() if r.recipe == "full" and r.levels == [1, 0, 2])
+    seeds = Seeds(Seeds.of(1).sampling, Seeds.of(0).init, Seeds.of(2).order, Seeds.of(2).dropout)
+    assert record.seeds == {"sampling": 4, "init": 1, "order": 10, "dropout": 11}
+    subset = task.with_train(nested_subsets(task, [8], seeds.sampling)[8])
+    assert fit(recipes("full")[0], subset, model, seeds=seeds).record["metrics"]["test"] == record.test
+    assert "## Where the spread comes from" in study.text("md")
+
+
+def test_two_seeds_cannot_be_crossed(model: str, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="--seeds 3 at least"):
+        compare(recipes("head"), task, model, seeds=2, decompose=True, output_dir=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_examples_keep_their_labels(model: str, tmp_path: Path) -> None:
     def rows(n: int, start: int) -> list[Example]:
         return [replace(e, label=e.label == "good") for e in tiny_examples(n, start=start)]

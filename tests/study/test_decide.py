@@ -73,7 +73,7 @@ def test_a_cell_holds_the_means_of_its_finished_runs() -> None:
     assert cell.interval.mean == pytest.approx(np.mean(cell.scores))
     assert (cell.interval.n, cell.interval.method) == (4, CROSSED)
     assert cell.settings == [{"learning_rate": 1e-4}]
-    assert 0 < cell.churn < 0.03
+    assert 0 < cell.churn.value < 0.03
     assert cell.dev_mean == pytest.approx(cell.interval.mean)
 
 
@@ -205,7 +205,7 @@ def test_lower_is_better_and_plain_numbers() -> None:
     result = only(found)
     assert result.tied == ["full"]
     assert result.pairs[0].method == CROSSED
-    assert math.isnan(result.cells[0].churn)
+    assert math.isnan(result.cells[0].churn.value)
     assert "full is best (0.2" in found.sentences[0]
     assert " less than head, the next, 95 % interval 0." in found.sentences[0]
     assert "%" not in found.sentences[0].replace("95 % interval", "")

@@ -1,4 +1,4 @@
-"""Comparisons, groups, power and churn against scipy and statsmodels."""
+"""Comparisons, groups, and power against scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from tempering.errors import DataError
 from tempering.study.intervals import CROSSED, ONE_SEED, SEEDS
 from tempering.study.pairs import FEW_SEEDS, NO_SPREAD
 from tempering.study.statistics import (
     Pair,
-    churn,
     compare_all,
     groups,
     smallest_difference,
@@ -173,11 +171,3 @@ def test_more_seeds_or_items_show_smaller_differences() -> None:
 def test_smallest_difference_asks_more_of_more_recipes() -> None:
     two, five = (smallest_difference(*runs(dict.fromkeys(names, 0.0))) for names in ("ab", "abcde"))
     assert five > two
-
-
-def test_churn_is_the_mean_share_of_disagreement() -> None:
-    assert churn([["x", "y"], ["x", "x"], ["x", "x"]]) == pytest.approx((0.5 + 0.5 + 0) / 3)
-    assert churn([[("a", "b")], [("a", "b")]]) == 0.0
-    assert math.isnan(churn([["x"]]))
-    with pytest.raises(DataError, match=r"\(1 and 2\)"):
-        churn([["x"], ["x", "y"]])

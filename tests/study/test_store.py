@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tempering.errors import ResumeError
+from tempering.study.crossing import code
 from tempering.study.records import Record
 from tempering.study.store import Cell, Store
 
@@ -132,3 +135,34 @@ def test_a_cell_is_its_recipe_size_seed_and_setting() -> None:
     assert a.id == b.id
     assert json.loads(a.id)[-1] == {"learning_rate": 1e-3}
     assert a.id != Cell("final", "full", "other", "32", 0, 0, a.setting).id
+
+
+def test_predictions_are_packed_and_come_back(store: Store) -> None:
+    cell = cells()[0]
+    whole = replace(record(cell), predictions=["good", "bad"] * 500, items=[1.0, 0.0] * 500)
+    store.finish(cell, whole)
+    text = sqlite3.connect(store.path).execute("SELECT record FROM cells WHERE record IS NOT NULL").fetchone()[0]
+    assert len(text) < 1500
+    ((_, found),) = store.records()
+    assert found == whole
+
+
+def test_a_study_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    """Its records hold plain lists, or none at all."""
+    store = Store(tmp_path / "old.sqlite")
+    store.add(cells())
+    for cell, extra in zip(cells(), ({"predictions": ["a", "b"], "items": [1.0, 0.0]}, {}), strict=False):
+        old = {k: v for k, v in record(cell).as_dict().items() if k not in ("predictions", "items", "levels")} | extra
+        store._db.execute("UPDATE cells SET state = 'done', record = ? WHERE id = ?", (json.dumps(old), cell.id))
+    store.put_meta("version", 1)
+    store.close()
+    again = Store(tmp_path / "old.sqlite")
+    assert [r.predictions for _, r in again.records()] == [["a", "b"], []]
+    assert again.meta("version") == 2
+
+
+def test_a_crossed_cell_says_its_levels() -> None:
+    cell = Cell("crossed", "full", "abc", "32", code((1, 0, 2)), 0)
+    assert cell.levels == cell.blank().levels == [1, 0, 2]
+    assert cell.streams == "sample 1, init 0, order 2"
+    assert (cells()[2].levels, cells()[2].streams) == ([], "seed 2")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from tempering.tasks.doctor import examine
 from tempering.tasks.metrics import compute, per_item
+from tempering.tasks.task import Task
 from tempering.tasks.texts import bleu, chrf, rouge_l, rouge_n, tokens_13a
 
 SAID = ["Aromi is a family friendly coffee shop.", "It costs 3.5 pounds, in the U.S."]
@@ -46,3 +51,16 @@ def test_the_standard_metrics_of_written_text() -> None:
     assert list(found) == ["rouge_l", "bleu", "chrf", "exact_match", "rouge_1"] and found["exact_match"] == 0
     assert found["rouge_l"] == pytest.approx(sum(per_item("text", WANTED, SAID)) / 2) == pytest.approx((0.625 + 7 / 9) / 2)
     assert compute("text", (), ["a  b", "c"], ["a b", "d"])["exact_match"] == 0.5
+
+
+def test_sources_with_several_targets_are_no_conflict(tmp_path: Path) -> None:
+    """A file of sources and targets is a task of text; that one source has two targets is nothing to repair."""
+    rows = [{"source": f"name {i // 2}", "target": f"a place called {i}"} for i in range(12)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = Task.from_file(tmp_path / "train.jsonl", label="target", kind="text")
+    assert (task.kind, task.labels, task.columns) == ("text", (), {"text": "source", "label": "target"})
+    assert {e.label for split in task.splits for e in split} == {row["target"] for row in rows}
+    assert {e.texts for e in task.train} & {e.texts for e in task.dev.examples} == set()  # type: ignore[union-attr]
+    assert "conflicting-labels" not in {finding.code for finding in examine(task)}
+    classes = Task.from_file(tmp_path / "train.jsonl", label="target", kind="classification", dev_fraction=0)
+    assert "conflicting-labels" in {finding.code for finding in examine(classes)}

@@ -12,6 +12,7 @@ from tempering.commands import folder
 from tempering.commands.console import duration, say, show_json, tell
 from tempering.commands.inputs import Source, examined, quoted, read_recipe, warn
 from tempering.errors import RecipeError
+from tempering.study.crossing import square
 
 if TYPE_CHECKING:
     from tempering.plan import Plan
@@ -35,6 +36,7 @@ class Request:
     metrics: tuple[str, ...]
     workers: int
     output_dir: Path
+    decompose: bool = False
 
 
 def run(request: Request, dry_run: bool, as_json: bool) -> None:
@@ -43,6 +45,8 @@ def run(request: Request, dry_run: bool, as_json: bool) -> None:
     from tempering.tasks.sampling import nested_subsets
 
     folder.check_free(request.output_dir, resume=True, overwrite=False)
+    if request.decompose:
+        square(request.seeds)  # refuses too few seeds to cross
     sizes = read_sizes(request.sizes)
     task = request.source.task(request.seed, hold_out_test=request.source.test is None)
     check_metrics(request.metrics, task.kind, task.labels)
@@ -84,7 +88,7 @@ def prepare(request: Request, task: Task) -> tuple[list[Recipe], list[Plan]]:
 
 
 def _dry(request: Request, sizes: tuple[int | None, ...], plans: list[Plan], as_json: bool) -> None:
-    tuned = len(plans) * len(sizes) * request.seeds
+    tuned = len(plans) * len(sizes) * (len(square(request.seeds)) if request.decompose else request.seeds)
     counts = {"recipes": len(plans), "sizes": ["all" if s is None else str(s) for s in sizes], "seeds": request.seeds, "runs": tuned}
     if as_json:
         show_json(counts | {"budget": request.budget, "plans": [plan.as_dict() for plan in plans]})
@@ -92,7 +96,8 @@ def _dry(request: Request, sizes: tuple[int | None, ...], plans: list[Plan], as_
     for plan in plans:
         say(*plan.lines(), "")
     search = f"; before that, up to {request.budget} settings are tried for each recipe and size" if request.budget > 1 else ""
-    say(f"{len(plans)} recipes x {len(sizes)} sizes x {request.seeds} seeds = {tuned} runs{search}; steps above are for all rows")
+    seeds = f"{request.seeds} x {request.seeds} crossed seeds" if request.decompose else f"{request.seeds} seeds"
+    say(f"{len(plans)} recipes x {len(sizes)} sizes x {seeds} = {tuned} runs{search}; steps above are for all rows")
     say(f"dry run: nothing was trained or written; {request.output_dir} is where the study would be")
 
 
@@ -114,6 +119,7 @@ def study_of(request: Request, task: Task, recipes: list[Recipe], sizes: tuple[i
                 listener=shown,
                 seed=request.seed,
                 workers=request.workers,
+                decompose=request.decompose,
             )
     except KeyboardInterrupt:
         tell(f"stopped; finished runs are kept in {request.output_dir}, and the same command goes on from there")
@@ -145,8 +151,8 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None]]:
 def cell_words(event: dict[str, Any]) -> str:
     """A finished run in one line: ``[3/24] lora, 128 rows, seed 0: accuracy 0.8123 in 4.2 s, about 80.1 s left``."""
     size = "all rows" if event["size"] == "all" else f"{event['size']} rows"
-    search = "search: " if event["phase"] == "search" else ""
-    head = f"[{event['done']}/{event['total']}] {search}{event['recipe']}, {size}, seed {event['seed']}"
+    search = {"search": "search: ", "crossed": "crossed: "}.get(event["phase"], "")
+    head = f"[{event['done']}/{event['total']}] {search}{event['recipe']}, {size}, {event['streams']}"
     if event["status"] != "done":
         return f"{head}: failed, {event['reason']}"
     left = f", about {duration(event['remaining'])} left" if event.get("remaining") else ""
@@ -156,9 +162,7 @@ def cell_words(event: dict[str, Any]) -> str:
 
 def show(study: Study, where: Path, as_json: bool) -> None:
     """The answer on the screen, and where to read it in full."""
-    from tempering.report import render
-
-    say(render(study.info, study.records(), "json" if as_json else "table").rstrip())
+    say(study.text("json" if as_json else "table").rstrip())
     if not as_json:
         say("", f"{where / 'report.html'} is the whole report; report.md and report.json lie beside it")
         say(f"next: fit the recipe you choose on all rows:  temper fit {quoted(study.info.data)} --recipe NAME")

@@ -11,19 +11,27 @@ from typing import Any
 
 def say(*lines: str) -> None:
     """Results: lines on standard output."""
-    for line in lines:
+    for line in lines if _speaks() else ():
         print(line)
 
 
 def tell(*lines: str) -> None:
     """Notes and progress: lines on standard error."""
-    for line in lines:
+    for line in lines if _speaks() else ():
         print(line, file=sys.stderr)
+
+
+def _speaks() -> bool:
+    """Of several processes that do one command, the first speaks."""
+    from tempering.train.progress import first_process
+
+    return first_process()
 
 
 def show_json(value: Any) -> None:
     """One JSON value on standard output; numbers that are not finite are null."""
-    print(as_json(value), end="")
+    if _speaks():
+        print(as_json(value), end="")
 
 
 def as_json(value: Any) -> str:

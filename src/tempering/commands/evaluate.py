@@ -6,7 +6,7 @@ from typing import Any
 
 from tempering.commands.console import aligned, say, show_json, tell
 from tempering.commands.inputs import Source
-from tempering.contracts import Kind
+from tempering.contracts import Kind, predicts
 from tempering.errors import RecipeError
 
 
@@ -19,13 +19,13 @@ def run(folder: str, source: Source, metrics: tuple[str, ...], as_json: bool) ->
 
     learner = load(folder)
     kind: Kind = getattr(learner.framing, "kind", "text")
-    if kind == "text":
-        raise RecipeError(f"{folder}: this model was not trained on labels, so it has no score; its last stage must read labels")
+    if not predicts(learner.record["framing"]):
+        raise RecipeError(f"{folder}: this model was not trained to predict labels, so it has no score; its last stage must predict them")
     labels = tuple(learner.framing.labels)
     check_metrics(metrics, kind, labels)
     examples = read_labeled(source.data, labels, kind, columns=_columns(learner.record.get("columns") or {}, source), label=source.label)
     found, _ = Evaluator(examples, kind, labels, metrics, listener=lambda event: tell(event["text"]))(learner)
-    main = default_metric(kind)
+    main = default_metric(kind, labels)
     if as_json:
         show_json({"model": folder, "data": source.data, "rows": len(examples), "main_metric": main, "metrics": found})
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tempering.commands import folder
 from tempering.commands.console import duration, say, score_words, show_json, tell
 from tempering.commands.inputs import Source, examined, quoted, read_recipe, warn
+from tempering.commands.tries import ONE, Several
 from tempering.errors import RecipeError, ResumeError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Request:
     metrics: tuple[str, ...]
     report_to: tuple[str, ...]
     place: Place
+    several: Several = ONE
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def prepare(request: Request) -> Ready:
     recipe, why = read_recipe(request.recipe, request.settings, task)
     outlined = outline(request.model)
     plan = explain(recipe, outlined, task)
+    request.several.check()
     warn(examined(task, outlined), request.source)
     return Ready(task, recipe, why, seeds, plan)
 
@@ -118,8 +121,8 @@ def baseline(task: Task) -> dict[str, float]:
     from tempering.tasks.metrics import compute, default_metric
 
     held = [s for s in (task.dev, task.test) if s is not None and task.labels and len(set(s.labels)) > 1]  # of one label: all are right
-    main = default_metric(task.kind)
-    return {s.name: compute(task.kind, task.labels, s.labels, task.majority(len(s)))[main] for s in held}
+    main = default_metric(task.kind, task.labels)
+    return {s.name: compute(task.kind, task.labels, s.labels, task.majority(s))[main] for s in held}
 
 
 def _dry(request: Request, ready: Ready) -> None:
@@ -133,10 +136,14 @@ def _dry(request: Request, ready: Ready) -> None:
 
 
 def _train(request: Request, ready: Ready) -> Learner:
+    place = request.place
     from tempering.backbone import Backbone
     from tempering.fitting import fit
     from tempering.train.progress import both
 
+    if request.several.tries > 1:
+        with _listeners(request, ready) as (shown, sent):
+            return request.several.fit(ready.recipe, ready.task, request.model, ready.seeds, place, request.metrics, both(shown, sent))
     backbone = Backbone.load(request.model, ready.seeds.init)
     if ready.why:
         tell(ready.why)
@@ -148,8 +155,8 @@ def _train(request: Request, ready: Ready) -> Learner:
                 backbone,
                 seed=request.seed,
                 seeds=ready.seeds,
-                output_dir=request.place.output_dir,
-                resume=request.place.resume,
+                output_dir=place.output_dir,
+                resume=place.resume,
                 metrics=request.metrics,
                 listener=both(shown, sent),
             )
@@ -173,7 +180,15 @@ def _check_same(request: Request, ready: Ready, facts: dict[str, Any]) -> None:
     from dataclasses import asdict
 
     mine = {"recipe_key": ready.recipe.key(), "data": ready.task.fingerprint(), "model": request.model, "seeds": asdict(ready.seeds)}
-    other = [name for name, value in mine.items() if facts.get(name) != value]
+    if facts.get("model") == request.model and (known := facts.get("model_identity")):
+        from tempering.backbone import Backbone
+        from tempering.fitting import identity_of
+
+        if identity_of(Backbone.load(request.model, ready.seeds.init)) != known:  # another model was put where this one stood
+            mine["model"] = known
+    first = facts["tries"][0]["seeds"] if "tries" in facts else facts.get("seeds")  # of several tries the first has the seeds asked for
+    other = [name for name, value in mine.items() if (first if name == "seeds" else facts.get(name)) != value]
+    other += ["number of tries"] if len(facts.get("tries", [0])) != request.several.tries else []
     if other:
         what = other[0].removesuffix("_key")
         raise ResumeError(f"{request.place.output_dir} holds a finished model of another {what}; give another --output-dir, or --overwrite")

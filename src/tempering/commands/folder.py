@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.commands.console import as_json
 from tempering.errors import RecipeError, ResumeError
+from tempering.train.progress import first_process
 
 if TYPE_CHECKING:
     from tempering.learner import Learner
@@ -28,6 +29,8 @@ _FORMS = (
     "adapter_model.safetensors",
     "delta.safetensors",
     "framing.safetensors",
+    "framing.json",
+    "lm_head.safetensors",
     "base",
 )
 
@@ -39,7 +42,7 @@ def finished(where: Path) -> bool:
 
 def unfinished(where: Path) -> str:
     """The newest checkpoint of a run that was stopped, by its path below ``where``; empty if there is none."""
-    found = sorted((where / CHECKPOINTS).glob("stage-*/checkpoint-*"), key=lambda p: (p.parent.name, int(p.name.rpartition("-")[2])))
+    found = sorted((where / CHECKPOINTS).glob("**/stage-*/checkpoint-*"), key=lambda p: (p.parent.name, int(p.name.rpartition("-")[2])))
     return str(found[-1].relative_to(where)) if found else ""
 
 
@@ -50,7 +53,7 @@ def check_free(where: Path, resume: bool, overwrite: bool) -> None:
     above = next(p for p in (where, *where.absolute().parents) if p.exists())
     if not os.access(above, os.W_OK):
         raise RecipeError(f"--output-dir {where}: {above} may not be written to; give another folder")
-    if resume or overwrite:
+    if resume or overwrite or not first_process():
         return
     if finished(where):
         raise ResumeError(f"--output-dir {where} holds a finished model; give another folder, or --overwrite to replace it")
@@ -60,6 +63,8 @@ def check_free(where: Path, resume: bool, overwrite: bool) -> None:
 
 def clear(where: Path) -> None:
     """Take the work of an earlier run out; files that are not ours stay."""
+    if not first_process():
+        return
     (where / MARK).unlink(missing_ok=True)
     for name in (CHECKPOINTS, *_FORMS):
         _remove(where / name)
@@ -67,6 +72,8 @@ def clear(where: Path) -> None:
 
 def write(learner: Learner, recipe: Recipe, where: Path, merge: bool, why: str = "") -> dict[str, Any]:
     """Save the learner with its recipe, metrics, split and card to ``where``; returns what stands in ``metrics.json``."""
+    if not first_process():
+        return facts_of(learner, recipe, why)
     where.mkdir(parents=True, exist_ok=True)
     for left in where.glob(".writing-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -123,6 +130,7 @@ def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:
         "steps": stage["steps"],
         "best_step": stage["best_step"],
         "model": learner.backbone.source,
+        "model_identity": record.get("model_identity", ""),
         "recipe": recipe.name,
         "recipe_key": recipe.key(),
         "loads_with": loads_with(learner),
@@ -130,6 +138,7 @@ def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:
         "majority": record.get("majority", {}),
         "notes": [*([why] if why else []), *record["notes"]],
         "history": stage["history"],
+        **({"tries": record["tries"]} if "tries" in record else {}),
         **({"facts": stage["facts"]} if "facts" in stage else {}),
     }
 

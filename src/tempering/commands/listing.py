@@ -7,7 +7,7 @@ from pathlib import Path
 from tempering.commands.console import aligned, say, show_json
 from tempering.errors import RecipeError
 
-KINDS = {"tunings": "tuning", "framings": "framing", "stabilizers": "stabilizer", "stages": "stage"}
+KINDS = {"tunings": "tuning", "framings": "framing", "verbalizers": "verbalizer", "stabilizers": "stabilizer", "stages": "stage"}
 TOPICS = ("recipes", *KINDS, "models")
 RECIPES = Path(__file__).parents[1] / "recipes"
 

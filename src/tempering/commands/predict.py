@@ -7,18 +7,18 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tempering.commands.console import tell
+from tempering.commands.fields import as_conll, fields
 from tempering.commands.inputs import Source
+from tempering.contracts import Kind
 from tempering.errors import RecipeError
 
-if TYPE_CHECKING:
-    from tempering.contracts import Prediction
-
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
+NESTED = (".jsonl", ".ndjson")
+WORDS = ".conll"
+ENDINGS = (".csv", ".tsv", *NESTED, WORDS)
 
 
 def run(folder: str, source: Source, output: Path | None) -> None:
@@ -29,10 +29,19 @@ def run(folder: str, source: Source, output: Path | None) -> None:
     from tempering.train.evaluate import telling
 
     learner = load(folder)
-    rows, examples = read_rows(source.data, text=source.text, text_pair=source.text_pair, columns=learner.record.get("columns"))
+    kind: Kind = getattr(learner.framing, "kind", "text")
     labels = list(learner.framing.labels)
+    _check_words(output, kind, folder)
+    columns = learner.record.get("columns")
+    rows, examples = read_rows(source.data, text=source.text, text_pair=source.text_pair, columns=columns, kind=kind)
     with telling(learner, lambda event: tell(event["text"])):
-        made = [_fields(prediction, labels) for prediction in learner.predictions(examples)]
+        found = learner.predictions(examples)
+    if output is not None and output.suffix.lower() == WORDS:
+        _put(as_conll(examples, found), output)
+        tell(f"{len(rows):,} rows predicted: {output}")
+        return
+    nested = output is not None and output.suffix.lower() in NESTED
+    made = [fields(prediction, example, labels, kind, nested) for prediction, example in zip(found, examples, strict=True)]
     replaced = sorted(set(rows[0]) & set(made[0])) if rows else []
     if replaced:
         tell(f"note: the input has its own {', '.join(replaced)}; the new values stand in their place")
@@ -52,18 +61,23 @@ def _check_output(output: Path | None, data: str) -> None:
         raise RecipeError(f"--output {output}: that is the input file; give another name")
 
 
-def _fields(prediction: Prediction, labels: Sequence[Any]) -> dict[str, Any]:
-    """The new columns of one row."""
-    said = list(prediction.label) if isinstance(prediction.label, tuple) else prediction.label
-    return {"prediction": said} | {f"prob_{label}": float(prediction.probabilities[label]) for label in labels}
+def _check_words(output: Path | None, kind: str, folder: str) -> None:
+    if output is not None and output.suffix.lower() == WORDS and kind != "tagging":
+        raise RecipeError(
+            f"--output {output}: a line a word is for models that tag words, and {folder} does not; name a .csv or .jsonl file"
+        )
 
 
 def _write(rows: list[dict[str, Any]], output: Path | None) -> None:
     ending = ".csv" if output is None else output.suffix.lower()
-    text = _lines(rows) if ending in (".jsonl", ".ndjson") else _table(rows, "\t" if ending == ".tsv" else ",")
+    text = _lines(rows) if ending in NESTED else _table(rows, "\t" if ending == ".tsv" else ",")
     if output is None:
         sys.stdout.write(text)
         return
+    _put(text, output)
+
+
+def _put(text: str, output: Path) -> None:
     part = output.with_name(f".{output.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8", newline="")
     part.replace(output)

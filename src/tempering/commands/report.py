@@ -12,7 +12,7 @@ from tempering.errors import RecipeError
 
 def run(folder: Path, form: str, output: Path | None) -> None:
     """Print the report of the study in ``folder``, or write it to ``output``; a page goes to a file in any case."""
-    from tempering.report import Form, render
+    from tempering.report import Form
 
     if form not in get_args(Form):
         raise RecipeError(f"--format {form}: there is no such form; choose one of {', '.join(get_args(Form))}")
@@ -21,7 +21,7 @@ def run(folder: Path, form: str, output: Path | None) -> None:
     from tempering.studying import Study
 
     study = Study.open(folder)
-    text = render(study.info, study.records(), cast(Form, form))
+    text = study.text(cast(Form, form))
     target = output or (folder / "report.html" if form == "html" else None)
     if target is None:
         say(text.rstrip("\n"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tempering.backbone import Backbone, Encoded
 from tempering.batching import length_batches
 from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
-from tempering.errors import DataError
+from tempering.errors import DataError, ModelError
 from tempering.framings.module import averaged
 from tempering.learner import Learner, as_examples, joined
 from tempering.mixing.probing import prove
@@ -25,6 +25,7 @@ from tempering.mixing.served import Served
 from tempering.tunings.attach import freeze
 
 Text = str | tuple[str, str]
+OF_PARTS = "it says something of every word or place of a text, and a mixed batch holds one row a text"
 
 
 class MixedLearner(nn.Module):
@@ -51,6 +52,8 @@ class MixedLearner(nn.Module):
         training; it is made to share this one's tensors, and proves on a few rows that it scores as before.
         """
         self._check_name(name)
+        if learner.framing.windows:
+            raise ModelError(f"task {name}: {OF_PARTS}; load and run it by itself")
         entries: Entries = {}
         try:
             entries = lift(self.backbone, learner.backbone)

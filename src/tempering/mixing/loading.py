@@ -28,7 +28,7 @@ def load_many(folders: Sequence[str | Path] | Mapping[str, str | Path]) -> Mixed
         if mixed is None:
             first = folder
             mixed = MixedLearner(_base(learner, folder))
-        elif learner.backbone.base_fingerprint != mixed.backbone.base_fingerprint:
+        elif _base_of(learner) != _base_of(mixed):
             raise ModelError(
                 f"{folder} was trained on {_called(learner.backbone)} and {first} on {_called(mixed.backbone)}, and tasks in one batch"
                 " share one base model; load those of one base together, and the others by themselves"
@@ -58,7 +58,7 @@ def _whole(learner: Learner, folder: str | Path) -> bool:
 def _base(learner: Learner, folder: str | Path) -> Backbone:
     """The base model as it was before the task's tuning, which a folder that holds the whole body does not hold."""
     body, whole = learner.backbone, _whole(learner, folder)
-    base = Backbone.load(body.source if whole else body.where)
+    base = Backbone.load(body.source if whole else body.where, quantize=body.quantized)
     if whole and base.fingerprint() != body.base_fingerprint:
         raise ModelError(
             f"{folder} holds a whole body, and {body.source!r}, which it was trained on, is not what it was then;"
@@ -68,5 +68,11 @@ def _base(learner: Learner, folder: str | Path) -> Backbone:
     return base
 
 
+def _base_of(learner: Learner | MixedLearner) -> tuple[str, str | None]:
+    """What tasks in one batch have to agree on."""
+    return learner.backbone.base_fingerprint, learner.backbone.quantized
+
+
 def _called(backbone: Backbone) -> str:
-    return f"{backbone.source!r} (fingerprint {backbone.base_fingerprint[:8]})"
+    packed = f", packed in {backbone.quantized}" if backbone.quantized else ""
+    return f"{backbone.source!r} (fingerprint {backbone.base_fingerprint[:8]}{packed})"

@@ -18,7 +18,7 @@ from tempering.dropout import dropout_stream
 from tempering.errors import MemoryShort, RecipeError
 from tempering.fitting import account, evaluate
 from tempering.mixing.lane import Lane, due
-from tempering.mixing.learner import MixedLearner
+from tempering.mixing.learner import OF_PARTS, MixedLearner
 from tempering.peak import reset_peak
 from tempering.recipe import Recipe
 from tempering.registry import name_of
@@ -91,6 +91,8 @@ def _job(name: str, task: Task | str | Path, recipes: Recipe | str | Mapping[str
     if given is None:
         raise RecipeError(f"task {name}: no recipe is given for it; give one by that name, or one recipe for all tasks")
     recipe, found = Recipe.load(given), task if isinstance(task, Task) else Task.from_file(task, seed=seed)
+    if found.kind in ("tagging", "question_answering"):
+        raise RecipeError(f"task {name}: {OF_PARTS}; take it out and fit it by itself")
     notes = (*found.notes, *recipe.check())
     if len(recipe.stages) != 1 or not isinstance(recipe.stages[0], Train):
         raise RecipeError(

@@ -18,17 +18,17 @@ __all__ = ["Form", "model_card", "render", "render_conclusion", "write"]
 Form = Literal["html", "table", "json", "md"]
 
 
-def render(info: StudyInfo, records: Sequence[Record], form: Form = "html") -> str:
+def render(info: StudyInfo, records: Sequence[Record], form: Form = "html", crossed: Sequence[Record] = ()) -> str:
     """The report of a study as one string.
 
     ``form`` is "html" (one self-contained page), "table" (for a terminal, as wide as it is), "json" or "md".
-    Raises `RecipeError` for any other form.
+    ``crossed`` are the runs of a decomposition. Raises `RecipeError` for any other form.
     """
     if form not in get_args(Form):
         raise RecipeError(f"--format {form!r} is not a form of the report; choose one of {', '.join(get_args(Form))}")
     from tempering.study.decide import conclude
 
-    return render_conclusion(conclude(info, list(records)), records, form)
+    return render_conclusion(conclude(info, list(records), crossed), records, form)
 
 
 def render_conclusion(conclusion: Conclusion, records: Sequence[Record], form: Form) -> str:
@@ -36,11 +36,11 @@ def render_conclusion(conclusion: Conclusion, records: Sequence[Record], form: F
     return _writers()[form](conclusion, records)
 
 
-def write(info: StudyInfo, records: Sequence[Record], folder: Path) -> list[Path]:
+def write(info: StudyInfo, records: Sequence[Record], folder: Path, crossed: Sequence[Record] = ()) -> list[Path]:
     """Write ``report.html``, ``report.md`` and ``report.json`` into ``folder`` (made if missing) and return their paths."""
     from tempering.study.decide import conclude
 
-    conclusion = conclude(info, list(records))
+    conclusion = conclude(info, list(records), crossed)
     folder.mkdir(parents=True, exist_ok=True)
     forms: tuple[Form, ...] = ("html", "md", "json")
     paths = [folder / f"report.{form}" for form in forms]

@@ -15,6 +15,12 @@ from tempering.report.formats import Scale
 from tempering.report.markdown import escape, table_text
 from tempering.report.tables import Table
 
+# The hub's name of the task (regression has that of classification), the class that loads a model, and what it is asked.
+_PLAIN = ("text-classification", "AutoModelForSequenceClassification", '["a text", "another text"]')
+_HUB = {
+    "tagging": ("token-classification", "AutoModelForTokenClassification", '["a text", "another text"]'),
+    "question_answering": ("question-answering", "AutoModelForQuestionAnswering", '[("a question?", "a text that answers it")]'),
+}
 _NEEDED = ("name", "model", "kind", "metrics")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _LOWER = re.compile(r"mse|mae|loss|error|perplexity")  # metrics that are no shares
@@ -52,7 +58,7 @@ def front_matter(facts: Mapping[str, Any]) -> str:
     from ruamel.yaml import YAML
 
     names = list(dict.fromkeys(metric for split in facts["metrics"].values() for metric in _numbers(split)))
-    task = "text-classification"  # the hub has regression under this name, too
+    task = _HUB.get(str(facts["kind"]), _PLAIN)[0]
     matter: dict[str, Any] = {"library_name": "tempering", "pipeline_tag": task, "tags": ["tempering", str(facts["kind"])]}
     if is_hub_id(str(facts["model"])):
         matter["base_model"] = str(facts["model"])
@@ -123,10 +129,11 @@ def _labels(facts: Mapping[str, Any]) -> list[str]:
 
 def _loading(facts: Mapping[str, Any]) -> list[str]:
     ways = list(facts.get("loads_with") or ("tempering",))
-    model, labels = json.dumps(str(facts["model"])), len(facts.get("labels") or ()) or 1
-    auto = "AutoModelForSequenceClassification"
+    kind, model = str(facts["kind"]), json.dumps(str(facts["model"]))
+    labels = 2 if kind == "question_answering" else len(facts.get("labels") or ()) or 1
+    _, auto, texts = _HUB.get(kind, _PLAIN)
     code = {
-        "tempering": f'import tempering\n\nlearner = tempering.load({_PLACE})\nlearner.predict(["a text", "another text"])',
+        "tempering": f"import tempering\n\nlearner = tempering.load({_PLACE})\nlearner.predict({texts})",
         "transformers": f"from transformers import {auto}, AutoTokenizer\n\n"
         f"model = {auto}.from_pretrained({_PLACE})\ntokenizer = AutoTokenizer.from_pretrained({_PLACE})",
         "peft": f"from peft import PeftModel\nfrom transformers import {auto}\n\n"

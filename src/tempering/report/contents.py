@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.report.course import course_table
 from tempering.report.formats import Scale
+from tempering.report.spread import parts_table, spread_table, spread_text
 from tempering.report.tables import Table, cost_table, letter, pair_table, rows_label, score_table
 
 if TYPE_CHECKING:
@@ -18,13 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One training size: its heading, what to take from it in sentences, and its tables."""
+    """One training size: its heading, what to take from it in sentences, and its tables (`tables`: those there are, in order)."""
 
     heading: str
     remarks: tuple[str, ...]
     scores: Table
+    spread: Table | None
     costs: Table
     pairs: Table | None
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables there are, in the order they are shown."""
+        return tuple(table for table in (self.scores, self.spread, self.costs, self.pairs) if table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class Contents:
     failures: Table | None
     method: tuple[tuple[str, str], ...]
     course: Table | None = None
+    parts: Table | None = None
 
 
 def contents(conclusion: Conclusion, records: Sequence[Record]) -> Contents:
@@ -55,6 +63,7 @@ def contents(conclusion: Conclusion, records: Sequence[Record]) -> Contents:
         failures=_failures(info, records),
         method=_method(conclusion, records, scale),
         course=course_table(records),
+        parts=parts_table(conclusion, scale),
     )
 
 
@@ -90,8 +99,9 @@ def _section(result: SizeResult, scale: Scale, info: StudyInfo, first: bool) -> 
     heading = rows_label(result.size, result.rows)
     pairs = pair_table(result, scale) if result.pairs else None
     heading = heading[0].upper() + heading[1:]
-    scores, costs = score_table(result, scale, split_of(info)), cost_table(result, scale, info.cache_seconds if first else 0.0)
-    return Section(heading, _remarks(result, scale), scores, costs, pairs)
+    costs = cost_table(result, scale, info.cache_seconds if first else 0.0)
+    scores = score_table(result, scale, split_of(info))
+    return Section(heading, _remarks(result, scale), scores, spread_table(result, scale), costs, pairs)
 
 
 def _remarks(result: SizeResult, scale: Scale) -> tuple[str, ...]:
@@ -170,6 +180,7 @@ def _method(conclusion: Conclusion, records: Sequence[Record], scale: Scale) -> 
         ("Seeds", _seeds_text(info.seeds)),
         ("Settings", _budget_text(info)),
         ("Collapsed", f"A run at or under the {baseline_of(info)}, {scale.value(info.majority)}. It stays in every mean."),
+        ("Spread", spread_text(conclusion, split)),
         ("Intervals", _intervals_text(conclusion)),
         ("Comparisons", _comparisons_text(conclusion)),
         ("Versions", versions_text(records)),

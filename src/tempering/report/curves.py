@@ -37,13 +37,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """All curves with what their axes need. ``rows`` and ``sizes`` describe each size; ``baseline`` is in shown units."""
+    """All curves with what their axes need. ``rows`` and ``sizes`` describe each size; ``baseline`` is in shown units.
+
+    ``from_zero``: what is drawn cannot be below 0, and its axis starts there.
+    """
 
     curves: tuple[Curve, ...]
     sizes: tuple[str, ...]
     rows: tuple[int, ...]
     baseline: float
     axis: str
+    from_zero: bool = False
 
     @property
     def empty(self) -> bool:

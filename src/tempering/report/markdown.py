@@ -22,16 +22,15 @@ def markdown(conclusion: Conclusion, records: Sequence[Record]) -> str:
     parts = [f"# {escape(words.title)}", *(escape(s) for s in words.sentences), _terms(words.facts)]
     for section in words.sections:
         parts += _section(section)
-    for table in (words.course, words.settings, words.failures):
-        parts += [f"## {table.caption}", table_text(table)] if table else []
+    for table in (words.parts, words.course, words.settings, words.failures):
+        parts += [f"## {table.caption}", table_text(table), *(escape(n) for n in table.notes)] if table else []
     if words.findings:
         parts += ["## What the data doctor said", "\n".join(f"- {escape(f)}" for f in words.findings)]
     return "\n\n".join([*parts, "## How it was measured", _terms(words.method)]) + "\n"
 
 
 def _section(section: Section) -> list[str]:
-    tables = [t for t in (section.scores, section.costs, section.pairs) if t]
-    shown = [part for t in tables for part in (f"**{escape(t.caption)}**", table_text(t), *(escape(n) for n in t.notes))]
+    shown = [part for t in section.tables for part in (f"**{escape(t.caption)}**", table_text(t), *(escape(n) for n in t.notes))]
     return [f"## {escape(section.heading)}", *(escape(r) for r in section.remarks), *shown]
 
 

@@ -11,6 +11,7 @@ from tempering.report.contents import baseline_of, contents
 from tempering.report.course import course_plot
 from tempering.report.curves import Drawing, drawing_of
 from tempering.report.plots import cost_plot, score_plot
+from tempering.report.spread_plots import parts_plot, spread_plots
 
 if TYPE_CHECKING:
     from tempering.study.decide import Conclusion
@@ -31,7 +32,7 @@ _SHAPES = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the legend: a recipe's color number and marker shape."""
+    """A line of a legend: the color number and marker shape of a recipe, or of a source of variance."""
 
     recipe: str
     color: int
@@ -43,6 +44,8 @@ def page(conclusion: Conclusion, records: Sequence[Record]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
+    from tempering.study.decompose import REST, SOURCES
+
     folder = files("tempering.report")
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = env.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
@@ -52,6 +55,9 @@ def page(conclusion: Conclusion, records: Sequence[Record]) -> str:
         # Our own files and drawings; texts inside the drawings were escaped when they were made.
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         plots=[Markup(plot) for plot in _plots(drawing)],
+        spreads=[Markup(plot) for plot in spread_plots(conclusion)],
+        parts=Markup(parts_plot(conclusion)),
+        sources=[Entry(name, i, _SHAPES[i]) for i, name in enumerate((*SOURCES, REST))],
         course=Markup(course_plot(records, {curve.recipe: curve.index for curve in drawing.curves})),
         single=len(drawing.sizes) == 1,
         legend=legend(drawing),

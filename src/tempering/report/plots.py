@@ -39,13 +39,13 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys as literals
 _LADDER = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 120, 360, 1200, 3600, 10800, 36000, 108000)  # seconds, a factor of 3 or so apart
 
 
-def score_plot(drawing: Drawing) -> str:
-    """Score against training rows as an SVG element; with a single size, one line of dots a recipe instead."""
+def score_plot(drawing: Drawing, name: str = "score", what: str = "Score") -> str:
+    """Score (or ``what`` else) against training rows as an SVG element; with a single size, one line of dots a recipe instead."""
     several = len(drawing.sizes) > 1
     tall = 3.9 if several else 1.1 + 0.55 * len(drawing.curves)
     draw = _draw_sizes if several else _draw_single
     return svg.embed(
-        figure(lambda axes: draw(axes, drawing), tall), "score", f"Score against training rows: {drawing.axis}", _describe(drawing)
+        figure(lambda axes: draw(axes, drawing), tall), name, f"{what} against training rows: {drawing.axis}", _describe(drawing)
     )
 
 
@@ -190,11 +190,17 @@ def _time_ticks(times: list[float]) -> tuple[list[float], float, float]:
 
 
 def _range(drawing: Drawing) -> tuple[float, float]:
-    """Limits of the score axis: all runs and the baseline; intervals may add half of that span on each side, not more."""
+    """Limits of the score axis: all runs and the baseline; intervals may add half of that span on each side, not more.
+
+    From zero, they may reach three times as far as the greatest value.
+    """
     points = [p for curve in drawing.curves for p in curve.points]
     seen = [score for p in points for score, _ in p.dots] + [p.mean for p in points]
     seen += [drawing.baseline] if math.isfinite(drawing.baseline) else []
     low, high = min(seen), max(seen)
+    if drawing.from_zero:
+        reach = max([high, *(p.high for p in points if math.isfinite(p.high))])
+        return 0.0, min(reach, 3 * high) * 1.05 or 1.0
     span = (high - low) or abs(high) * 0.1 or 1.0
     lowest = min([low, *(p.low for p in points if math.isfinite(p.low))])
     highest = max([high, *(p.high for p in points if math.isfinite(p.high))])

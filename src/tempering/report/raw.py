@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempering.report.contents import contents, failed, split_of
+from tempering.report.spread import part_values
 from tempering.report.tables import cell_values, pair_values
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _LONG = ("items", "predictions")
 
 
 def raw_json(conclusion: Conclusion, records: Sequence[Record]) -> str:
-    """The report as a JSON object with the keys title, sentences, study, split, sizes, settings, failures, findings, method, runs."""
+    """The report as a JSON object of title, sentences, study, split, sizes, parts, settings, failures, findings, method, runs."""
     words, info = contents(conclusion, records), conclusion.info
     whole = {
         "title": words.title,
@@ -27,6 +28,7 @@ def raw_json(conclusion: Conclusion, records: Sequence[Record]) -> str:
         "study": {k: v for k, v in info.as_dict().items() if k != "gold"},
         "split": split_of(info),
         "sizes": [_size(result, info, records) for result in conclusion.sizes],
+        "parts": [part_values(part) for part in conclusion.parts],
         "settings": [{"recipe": r.recipe, "size": r.size, "seed": r.seed, "setting": r.setting} for r in records if r.setting],
         "failures": [{"recipe": r.recipe, "size": r.size, "seed": r.seed, "reason": reason} for r, reason in failed(info, records)],
         "findings": list(words.findings),

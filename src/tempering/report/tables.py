@@ -55,7 +55,12 @@ def cell_values(cell: Cell, result: SizeResult) -> Values:
         "seeds": spread.n,
         "collapsed": cell.collapsed,
         "failed": cell.failed,
-        "churn": cell.churn,
+        "least": min(cell.scores, default=math.nan),
+        "greatest": max(cell.scores, default=math.nan),
+        "churn": cell.churn.value,
+        "churn_low": cell.churn.low,
+        "churn_high": cell.churn.high,
+        "churn_in_sd": cell.churn.in_sd,
         "trained_parameters": cell.trained_parameters,
         "total_parameters": cell.total_parameters,
         "seconds": cell.seconds,
@@ -91,13 +96,6 @@ def letter(index: int) -> str:
     return chr(ord("a") + index) if index < 26 else f"({index + 1})"
 
 
-def _sd(scale: Scale, row: Values) -> str:
-    if not math.isfinite(row["sd"]):
-        return UNKNOWN
-    span = f" ({scale.bare(row['sd_low'])} to {scale.bare(row['sd_high'])})"
-    return scale.bare(row["sd"]) + (span if math.isfinite(row["sd_low"]) and math.isfinite(row["sd_high"]) else "")
-
-
 def _when_run(show: Callable[[Values], str]) -> Callable[[Scale, Values], str]:
     """Costs of a recipe of which no run finished are unknown, not zero."""
     return lambda scale, row: show(row) if row["seeds"] else UNKNOWN
@@ -108,11 +106,10 @@ SCORE_COLUMNS = (
     Column("mean", lambda scale, row: scale.value(row["mean"])),
     Column("95 % interval", lambda scale, row: scale.interval(row["low"], row["high"])),
     Column("group", lambda scale, row: row["group"] or "-", numeric=False),
-    Column("sd over seeds (95 %)", _sd),
+    Column("sd over seeds", lambda scale, row: scale.bare(row["sd"])),
     Column("seeds", lambda scale, row: str(row["seeds"])),
     Column("collapsed", lambda scale, row: str(row["collapsed"])),
     Column("failed", lambda scale, row: str(row["failed"])),
-    Column("churn", lambda scale, row: formats.percent(row["churn"])),
     Column("dev mean", lambda scale, row: scale.value(row["dev_mean"])),
 )
 COST_COLUMNS = (
@@ -144,41 +141,37 @@ PAIR_COLUMNS = (
 
 def score_table(result: SizeResult, scale: Scale, split: str) -> Table:
     """How well each recipe did at one size, best first."""
-    notes = (
-        "Marked: the best mean and what cannot be told apart from it. Recipes that share a group letter cannot be told apart.",
-        f"Churn: the share of {split} rows whose prediction changes from one seed to another.",
-    )
-    return _table(f"Scores: {scale.metric} on the {split} split, {_rows(result)}", SCORE_COLUMNS, _ordered(result, scale), scale, notes)
+    notes = ("Marked: the best mean and what cannot be told apart from it. Recipes that share a group letter cannot be told apart.",)
+    caption = f"Scores: {scale.metric} on the {split} split, {rows_label(result.size, result.rows)}"
+    return table_of(caption, SCORE_COLUMNS, ordered(result, scale), scale, notes)
 
 
 def cost_table(result: SizeResult, scale: Scale, cache_seconds: float = 0.0) -> Table:
     """What each recipe cost at one size, in the order of `score_table`; ``cache_seconds`` of the whole study are said below it."""
     spent = f"The outputs of frozen models were computed once for all runs of the study, in {formats.seconds(cache_seconds)}"
     notes = (f"{spent}; no run's time holds a part of that.",) if cache_seconds else ()
-    return _table(f"Costs, mean of the finished runs, {_rows(result)}", COST_COLUMNS, _ordered(result, scale), scale, notes)
+    caption = f"Costs, mean of the finished runs, {rows_label(result.size, result.rows)}"
+    return table_of(caption, COST_COLUMNS, ordered(result, scale), scale, notes)
 
 
 def pair_table(result: SizeResult, scale: Scale) -> Table:
     """Every compared pair at one size; differences are a minus b."""
     values = [pair_values(pair, scale.higher_is_better) for pair in result.pairs]
-    return _table(f"Pairwise comparisons, {_rows(result)}", PAIR_COLUMNS, values, scale)
+    return table_of(f"Pairwise comparisons, {rows_label(result.size, result.rows)}", PAIR_COLUMNS, values, scale)
 
 
-def _table(caption: str, columns: Sequence[Column], values: Sequence[Values], scale: Scale, notes: tuple[str, ...] = ()) -> Table:
+def table_of(caption: str, columns: Sequence[Column], values: Sequence[Values], scale: Scale, notes: tuple[str, ...] = ()) -> Table:
+    """A table of ``values``, a row each; those tied for the best are marked."""
     rows = tuple(tuple(column.show(scale, row) for column in columns) for row in values)
     leading = tuple(bool(row.get("tied_for_best")) for row in values)
     return Table(caption, tuple(c.heading for c in columns), rows, tuple(c.numeric for c in columns), leading, notes)
 
 
-def _ordered(result: SizeResult, scale: Scale) -> list[Values]:
+def ordered(result: SizeResult, scale: Scale) -> list[Values]:
     """Best mean first; recipes of which no run finished last."""
     sign = -1.0 if scale.higher_is_better else 1.0
     values = [cell_values(cell, result) for cell in result.cells]
     return sorted(values, key=lambda row: sign * row["mean"] if math.isfinite(row["mean"]) else math.inf)
-
-
-def _rows(result: SizeResult) -> str:
-    return rows_label(result.size, result.rows)
 
 
 def rows_label(size: str, rows: int) -> str:

@@ -42,8 +42,9 @@ def terminal_text(conclusion: Conclusion, records: Sequence[Record], width: int,
         console.print()
         _print(console, [section.heading], "bold")
         _print(console, section.remarks, "")
-        for table in (section.scores, section.costs, section.pairs):
+        for table in section.tables:
             _print_table(console, table)
+    _print_table(console, words.parts)
     _print_table(console, words.course)
     _print_table(console, words.settings)
     _print_table(console, words.failures)

@@ -48,6 +48,11 @@ class LNSR:
     def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
         """Hooks with one term; no state. A layer that the model lacks, or has nothing above, is refused."""
         learner.backbone.layout.require("lnsr", "blocks")
+        if learner.backbone.opened and learner.framing.form == "text":
+            raise ModelError(
+                f"lnsr cannot serve {learner.backbone.source} ({learner.backbone.layout.family}) where it writes: blocks of encoder and"
+                " decoder hold different tokens, and it compares one block's with the next one's; use r3f, or framing head"
+            )
         separate = len(learner.backbone.blocks)
         if self.layer >= separate:
             raise ModelError(

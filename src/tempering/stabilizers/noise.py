@@ -23,7 +23,7 @@ def normal(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 def real_tokens(batch: Batch, x: Tensor) -> Tensor:
     """Ones for real tokens and zeros for padding, [rows, length, 1] for ``x`` [rows, length, dim]; what stands before a text is real."""
-    mask = batch.inputs.get("attention_mask")
+    mask = batch.extra.get("read", batch.inputs.get("attention_mask"))  # a framing may have the body read more than its inputs
     if mask is None:
         return x.new_ones(*x.shape[:2], 1)
     return torch.nn.functional.pad(mask.to(x.dtype), (x.shape[1] - mask.shape[1], 0), value=1.0).unsqueeze(-1)

@@ -36,6 +36,7 @@ class R3F:
     touches: ClassVar[tuple[str, ...]] = ("term",)
     students: ClassVar[int] = 1
     perturbations: ClassVar[int] = 1
+    compares: ClassVar[bool] = True  # whole distributions of two passes
     weight: float = Field(default=1.0, ge=0)
     eps: float = Field(default=1e-5, ge=0)
     noise: NoiseKind = "uniform"

@@ -17,7 +17,7 @@ from tempering.stabilizers.r3f import NoiseKind, consistency
 if TYPE_CHECKING:
     from tempering.learner import Learner
 
-_HEAD = "framing.final.weight"
+_HEADS = ("framing.final.weight", "framing.readout.final.weight")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -26,7 +26,7 @@ class R4F:
 
     *Paper*: Aghajanyan et al. 2020 (R4F). *Formula*: R3F's loss with logits = h (W / sigma(W))^T + b, W [classes, dim], sigma its
     largest singular value, for each head on its own. What is evaluated and saved is W / sigma(W).
-    *Needs*: framing head. *Costs*: one more training pass, a singular value decomposition of each W a pass.
+    *Needs*: framing head, or one of those over words. *Costs*: one more training pass, a singular value decomposition of each W a pass.
     *Differs*: the released code follows sigma by one power iteration a pass; here it is exact. Dropout and kinds of task as in R3F;
     weight 0 turns the whole method off, the norm with it.
     """
@@ -47,15 +47,16 @@ class R4F:
 
     def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
         """Hooks with the term and the head's weight as every pass, and the final model, has it; no state."""
-        if _HEAD not in trained:
+        head = next((name for name in _HEADS if name in trained), None)
+        if head is None:
             raise RecipeError("r4f divides the weight of a trained head by its spectral norm, and this framing has none; use r3f")
         heads = int(getattr(learner.framing, "heads", 1))
 
         def weights(now: Weights, rng: np.random.Generator) -> Weights:
-            return now | {_HEAD: normalized(now[_HEAD], heads)}
+            return now | {head: normalized(now[head], heads)}
 
         def final() -> Weights:
-            return {_HEAD: normalized(trained[_HEAD].detach(), heads)}
+            return {head: normalized(trained[head].detach(), heads)}
 
         return Hooks(term=consistency("r4f", self.weight, self.eps, self.noise, self.shared_dropout), weights=weights, final=final)
 

@@ -28,6 +28,7 @@ class RDrop:
 
     touches: ClassVar[tuple[str, ...]] = ("term",)
     students: ClassVar[int] = 2
+    compares: ClassVar[bool] = True  # whole distributions of two passes
     alpha: float = Field(default=1.0, ge=0)
 
     @property

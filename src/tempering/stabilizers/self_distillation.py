@@ -33,6 +33,7 @@ class SelfDistillation:
 
     touches: ClassVar[tuple[str, ...]] = ("term", "after_step")
     students: ClassVar[int] = 1
+    compares: ClassVar[bool] = True  # whole distributions of two passes
     weight: float = Field(default=1.0, ge=0)
     k: int = Field(default=1, ge=1)
     teacher: Literal["mean", "vote"] = "mean"

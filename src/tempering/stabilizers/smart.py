@@ -41,6 +41,7 @@ class SMART:
 
     touches: ClassVar[tuple[str, ...]] = ("term", "after_step")
     students: ClassVar[int] = 1
+    compares: ClassVar[bool] = True  # whole distributions of two passes
     held: ClassVar[int] = 1
     alpha: float = Field(default=1.0, ge=0)
     k: int = Field(default=1, ge=1)

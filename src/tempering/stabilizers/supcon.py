@@ -47,9 +47,10 @@ class SupCon:
     def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
         """Hooks that replace the supervised loss by the mixture; no state. Tasks without one class a row are refused."""
         kind = getattr(learner.framing, "kind", "classification")
-        if kind != "classification":
-            what = "values" if kind == "regression" else "several labels a row"
-            raise RecipeError(f"supcon brings rows of one class together, and this task has {what}; use mmr, or drop it")
+        if kind not in ("classification", "tagging"):
+            what = {"regression": "values", "question_answering": "answers"}.get(kind, "several labels a row")
+            advice = "drop it" if kind == "question_answering" else "use mmr, or drop it"
+            raise RecipeError(f"supcon brings rows of one class together, and this task has {what}; {advice}")
 
         def base(passes: Passes) -> Tensor:
             drawn = passes.drawn()

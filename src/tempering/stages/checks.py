@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tempering.contracts import predicts
@@ -112,3 +112,35 @@ def _check_needs(live: Sequence[Any], stage: Any, where: str) -> None:
             f"{where}: {name_of(shown[0])[1]} trains through other weights than those a teacher of {name_of(taught[0])[1]} is made of, and"
             " the two would not be comparable; keep one of them"
         )
+
+
+def check_quantized(stages: Sequence[Any], method: str | None) -> None:
+    """Refuse what writes to pretrained matrices, where a model of ``method`` has them packed and frozen."""
+    if method is None:
+        return
+    if len(stages) > 1:
+        raise RecipeError(
+            f"quantize {method}: this recipe has {len(stages)} stages, and each hands the next one changed weights, which a packed model"
+            " cannot take in; run the earlier stages without quantize, save, and give that folder as --model"
+        )
+    (stage,) = stages
+    for tuning in _parts(stage.tuning):
+        if getattr(tuning, "trains_matrices", tuning.trains_pretrained) or getattr(tuning, "changes_matrices", False):
+            raise RecipeError(
+                f"quantize {method}: tuning {name_of(tuning)[1]} trains or changes pretrained matrices, and those are packed and frozen; use"
+                " lora, an adapter, a prompt, ia3 or bitfit, or leave quantize out"
+            )
+    for s in (s for s in stage.stabilizers if getattr(s, "needs_pretrained", False)):
+        raise RecipeError(
+            f"quantize {method}: {name_of(s)[1]} reads or sets pretrained weights, and those are packed and frozen; drop it, or leave quantize"
+            " out"
+        )
+
+
+def _parts(tuning: Any) -> Iterator[Any]:
+    """The single tunings in ``tuning``: those of a list, and the one inside another."""
+    inner = (*getattr(tuning, "tunings", ()), *((tuning.tuning,) if hasattr(tuning, "tuning") else ()))
+    if not inner:
+        yield tuning
+    for part in inner:
+        yield from _parts(part)

@@ -23,6 +23,7 @@ from tempering.registry import name_of
 from tempering.stages.setup import Surroundings, assemble, evaluator_of, metric_of, rows_of, tell_notes
 from tempering.train.device import place
 from tempering.train.evaluate import fit_thresholds, telling
+from tempering.train.feed import balanced_weights
 from tempering.train.settings import Loop
 from tempering.tunings.frozen import Frozen
 
@@ -81,8 +82,8 @@ class ClosedForm:
         """Refuse another framing than a head, and a place where what is fitted would be left behind."""
         if not isinstance(self.framing, Head):
             raise RecipeError(
-                f"{where}: closed_form fits the last linear map of framing head, found {name_of(self.framing)[1]}; use framing head, or a stage"
-                " train"
+                f"{where}: closed_form fits the last linear map of framing head, found {name_of(self.framing)[1]}; use framing head, or a"
+                " stage train"
             )
         if not last:
             raise RecipeError(f"{where}: closed_form changes nothing but its head, which stays behind here; make it the last stage")
@@ -149,8 +150,8 @@ def _refuse_layers(learner: Learner) -> None:
     if learner.framing.dense is not None:
         body = learner.backbone
         raise RecipeError(
-            f"closed_form fits the last linear map alone, and the head of {body.source} ({body.layout.family}) has a dense layer below it that"
-            " would stay as it was drawn; set framing.pool: mean"
+            f"closed_form fits the last linear map alone, and the head of {body.source} ({body.layout.family}) has a dense layer below it"
+            " that would stay as it was drawn; set framing.pool: mean"
         )
 
 
@@ -205,9 +206,8 @@ def _ridge(x: Array, y: Array, framing: Any, c: float, intercept: bool, balanced
     targets = np.eye(framing.classes)[y.astype(int)] if framing.kind == "classification" else y.reshape(len(y), -1)
     rows: Array = np.ones(len(x))
     if balanced and framing.kind == "classification":
-        counts = np.bincount(y.astype(int), minlength=framing.classes)
-        rows = np.asarray(len(y) / ((counts > 0).sum() * np.maximum(counts, 1)), np.float64)[y.astype(int)]
-    center, middle = (np.average(v, 0, rows) if intercept else np.zeros(v.shape[1]) for v in (x, targets))
+        rows = balanced_weights(y.astype(int).tolist())
+    center, middle = (rows @ v / rows.sum() if intercept else np.zeros(v.shape[1]) for v in (x, targets))
     root = np.sqrt(rows)[:, None]
     a, b = (x - center) * root, (targets - middle) * root
     if len(a) < a.shape[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -23,6 +24,7 @@ from tempering.stages.pet_models import Teachers, distilled
 from tempering.stages.pet_sets import Weighting
 from tempering.stages.setup import Surroundings
 from tempering.stages.sources import read_source
+from tempering.streams import key_of
 from tempering.train.settings import Loop
 from tempering.train.stream import OWN, source_of, unseen
 from tempering.tunings.full import Full
@@ -126,6 +128,8 @@ class PET(Loop, Acting):
         if task.kind != "classification":
             raise RecipeError(f"pet labels texts by class, and {task.name} is of kind {task.kind}; take framing cloze, or head")
         pool = self.pool(task)
+        texts = f"{key_of(*(text for e in pool for text in e.texts)):x}"  # what was made of other texts is not taken up again
+        around = dataclasses.replace(around, identity=(*around.identity, ("unlabeled texts", texts)))
         teachers = Teachers(self, backbone, task, pool, seeds, around)
         soft = teachers.soft_labels()
         learner = distilled(self, backbone, task, pool, soft, seeds, around)

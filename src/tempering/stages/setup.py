@@ -205,8 +205,8 @@ def row_weights(stage: Any, task: Task, examples: Sequence[Example]) -> np.ndarr
         )
     if stage.class_weights != "none" and stage.framing.supervised and not predicts(stage.framing):
         raise RecipeError(
-            f"class_weights {stage.class_weights!r} weighs single rows, and framing {name_of(stage.framing)[1]} compares rows with each other;"
-            " leave it out here"
+            f"class_weights {stage.class_weights!r} weighs single rows, and framing {name_of(stage.framing)[1]} compares rows with each"
+            " other; leave it out here"
         )
     if stage.class_weights == "none" or task.kind != "classification" or not stage.framing.supervised:
         return None

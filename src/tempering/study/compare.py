@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tempering.contracts import Seeds
+from tempering.contracts import Seeds, predicts
 from tempering.errors import DataError, RecipeError, ResumeError
 from tempering.pretrained import locate
 from tempering.recipe import Recipe
+from tempering.study.crossing import code, off_diagonal
 from tempering.study.records import Record, StudyInfo
 from tempering.study.runner import Driver, Listener
 from tempering.study.search import Setting, choose, settings_of
@@ -40,12 +41,15 @@ def run_study(
     seed: int = 0,
     workers: int = 0,
     stop_after: int | None = None,
+    decompose: bool = False,
 ) -> Store:
     """Run what is not yet done of the study in ``folder`` and return its store. See `tempering.studying.compare`."""
     recipes, names = _checked(recipes), [_size_name(s) for s in sizes]
+    crossed = off_diagonal(seeds) if decompose else []
     info = describe(recipes, task, model, names, seeds, max(1, budget), metrics)
     spaces = {r.name: settings_of(r, budget, seed) for r in recipes}
-    info = replace(info, small_spaces={name: len(found) for name, found in spaces.items() if len(found) < budget})
+    small = {name: len(found) for name, found in spaces.items() if len(found) < budget}
+    info = replace(info, crossed=seeds if decompose else 0, small_spaces=small)
     for i in range(seeds):  # a size that cannot be drawn is refused before anything runs
         nested_subsets(task, list(sizes), Seeds.of(seed + i).sampling)
     locate(model)  # a model folder that is not there is refused too, not recorded as the failure of every run
@@ -65,37 +69,40 @@ def run_study(
             return store
     chosen = choose(_of(store.records("search"), search), info.metric, info.higher_is_better)
     store.merge_meta("search_seconds", {json.dumps(k): v[1] / seeds for k, v in chosen.items()})
-    driver.drive(_enter_final(store, [_final_cell(r, size, i, chosen) for r in recipes for size in names for i in range(seeds)]))
+    finals = [_final_cell(r, size, i, chosen) for r in recipes for size in names for i in range(seeds)]
+    if driver.drive(_enter(store, "final", finals)) and crossed:
+        templates = [c for c in finals if c.seed == 0]
+        driver.drive(_enter(store, "crossed", [replace(c, phase="crossed", seed=code(x)) for c in templates for x in crossed]))
     return store
 
 
-def _enter_final(store: Store, cells: list[Cell]) -> list[Cell]:
-    """Write down the final cells, seed by seed, as those that count from now on; one that failed gets another chance."""
+def _enter(store: Store, phase: str, cells: list[Cell]) -> list[Cell]:
+    """Write down the cells of a phase, seed by seed, as those that count from now on; one that failed gets another chance."""
     ordered = _by_seed(cells)
     store.add(ordered)
     store.reopen_failed(ordered)
-    store.merge_meta("final", {_place(c): c.id for c in ordered})
+    store.merge_meta(phase, {_place(c): c.id for c in ordered})
     return ordered
 
 
-def final_records(store: Store) -> list[Record]:
-    """The study's records: final cells of the settings chosen last, with what their search took."""
-    current, seconds = store.meta("final") or {}, store.meta("search_seconds") or {}
+def final_records(store: Store, phase: str = "final") -> list[Record]:
+    """The study's records: cells of ``phase``, of the settings chosen last, with what their search took."""
+    current, seconds = store.meta(phase) or {}, store.meta("search_seconds") or {}
     return [
         replace(record, search_seconds=seconds.get(json.dumps([cell.recipe, cell.size]), 0.0))
-        for cell, record in store.records("final")
+        for cell, record in store.records(phase)
         if current.get(_place(cell)) == cell.id
     ]
 
 
 def current_info(store: Store) -> StudyInfo:
     """What the study compares, with what the outputs of frozen models have taken, in runs of whatever phase."""
-    spent = sum(record.cache_seconds for phase in ("search", "final") for _, record in store.records(phase))
+    spent = sum(record.cache_seconds for phase in ("search", "final", "crossed") for _, record in store.records(phase))
     return replace(store.info(), cache_seconds=spent)
 
 
 def _place(cell: Cell) -> str:
-    """Where a final cell stands in the study, whatever its setting."""
+    """Where a cell stands in the study, whatever its setting."""
     return json.dumps([cell.recipe, cell.size, cell.seed])
 
 
@@ -106,7 +113,7 @@ def describe(
     if task.test is None or task.dev is None:
         what = "test" if task.test is None else "dev"
         raise DataError(f"{task.name}: a study needs a {what} split; give --{what} FILE, or Task.from_file(..., hold_out_test=True)")
-    metric = default_metric(task.kind)
+    metric = default_metric(task.kind, task.labels)
     gold = task.test.labels
     baseline = compute(task.kind, task.labels, gold, task.majority(), None, tuple(metrics)).get(metric, 0.0)
     findings = [f.message for f in examine(task) if f.severity != "note"]
@@ -135,8 +142,10 @@ def describe(
 def _checked(recipes: Sequence[Recipe]) -> list[Recipe]:
     for recipe in recipes:
         recipe.check()
-        if not recipe.stages[-1].framing.supervised:
-            raise RecipeError(f"recipe {recipe.name}: its last stage reads no labels, so there is no score to compare; end it with a head")
+        if not predicts(recipe.stages[-1].framing):
+            raise RecipeError(
+                f"recipe {recipe.name}: its last stage predicts no labels, so there is no score to compare; end it with a head"
+            )
     names = [r.name for r in recipes]
     if not names or len(set(names)) < len(names):
         raise RecipeError(f"recipes: expected at least one and each name once, found {', '.join(names) or 'none'}")
@@ -161,8 +170,8 @@ def _joined(store: Store, info: StudyInfo, seed: int) -> StudyInfo:
         sizes.sort(key=lambda s: float("inf") if s == "all" else int(s))
         recipes = list(dict.fromkeys([*old.recipes, *info.recipes]))
         spaces = old.small_spaces | info.small_spaces
-        seeds, budget = max(old.seeds, info.seeds), max(old.budget, info.budget)
-        info = replace(info, recipes=recipes, sizes=sizes, seeds=seeds, budget=budget, small_spaces=spaces)
+        most = {name: max(getattr(old, name), getattr(info, name)) for name in ("seeds", "budget", "crossed")}
+        info = replace(info, recipes=recipes, sizes=sizes, small_spaces=spaces, **most)
     store.put_meta("info", info.as_dict())
     store.put_meta("seed", seed)
     return info

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from tempering.study.crossing import Levels, square
+from tempering.study.decompose import Decomposition, decompose
 from tempering.study.records import Record, StudyInfo
-from tempering.study.statistics import Interval, Pair, churn, compare_all, groups, interval, smallest_difference, tied_with_best
+from tempering.study.statistics import (
+    Disagreement,
+    Interval,
+    Pair,
+    compare_all,
+    disagreement,
+    groups,
+    interval,
+    smallest_difference,
+    tied_with_best,
+)
 from tempering.study.variance import Array
 from tempering.study.wording import words
 
@@ -22,7 +34,8 @@ class Cell:
     """One recipe at one size. ``scores`` are the main metric of its finished runs, in order of their seeds.
 
     ``collapsed`` and ``failed`` count runs; collapsed runs stay in the scores. Seconds, bytes and parameters are means over
-    finished runs (0 without any). ``churn`` is the share of test rows on which two seeds disagree, nan for regression.
+    finished runs (0 without any). ``churn`` says how much two seeds' predictions differ (`study.disagreement`); runs of which an old study
+    kept no predictions are left out of it.
     ``dev_mean`` is nan when no run finished. ``settings`` holds each chosen setting once.
     """
 
@@ -39,7 +52,7 @@ class Cell:
     trained_parameters: int
     total_parameters: int
     artefact_bytes: int
-    churn: float
+    churn: Disagreement
     dev_mean: float
     settings: list[dict[str, Any]]
 
@@ -59,20 +72,38 @@ class SizeResult:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What a study says: every size that has records, in the study's order, and the sentences that lead the report."""
+    """What a study says: every size that has records, in the study's order, and the sentences that lead the report.
+
+    ``parts`` holds the decomposed variance of every recipe and size, where the study crosses its seed streams.
+    """
 
     info: StudyInfo
     sizes: list[SizeResult]
     sentences: list[str]
+    parts: list[Decomposition] = field(default_factory=list)
 
 
-def conclude(info: StudyInfo, records: Sequence[Record]) -> Conclusion:
-    """Compare the recipes at every size that has records. An unfinished study gives the conclusion of what there is."""
+def conclude(info: StudyInfo, records: Sequence[Record], crossed: Sequence[Record] = ()) -> Conclusion:
+    """Compare the recipes at every size that has records. An unfinished study gives the conclusion of what there is.
+
+    ``crossed`` are the runs made for the decomposition alone: their streams are not all new, so no mean or comparison rests on them.
+    """
     present = {record.size for record in records}
     order = [size for size in info.sizes if size in present] + sorted(present - set(info.sizes))
     sizes = [_size(info, size, [record for record in records if record.size == size]) for size in order]
-    conclusion = Conclusion(info, sizes, [])
+    conclusion = Conclusion(info, sizes, [], _parts(info, sizes, records, crossed) if info.crossed else [])
     return replace(conclusion, sentences=words(conclusion))
+
+
+def _parts(info: StudyInfo, sizes: Sequence[SizeResult], records: Sequence[Record], crossed: Sequence[Record]) -> list[Decomposition]:
+    """The runs of the square: on its diagonal the ordinary ones, whose seed is the level of every stream."""
+    planned = square(info.crossed)
+    found: dict[tuple[str, str], dict[Levels, float]] = {}
+    for record in (*records, *crossed):
+        sampling, init, order = record.levels or [record.seed] * 3
+        found.setdefault((record.recipe, record.size), {})[sampling, init, order] = score_of(info, record)
+    places = [(cell.recipe, result.size) for result in sizes for cell in result.cells]
+    return [decompose(*place, len(planned), {x: s for x, s in found[place].items() if x in set(planned)}) for place in places]
 
 
 def _size(info: StudyInfo, size: str, records: Sequence[Record]) -> SizeResult:
@@ -133,7 +164,7 @@ def _cell(
         trained_parameters=round(_mean(record.trained_parameters for record in done)),
         total_parameters=round(_mean(record.total_parameters for record in done)),
         artefact_bytes=round(_mean(record.artefact_bytes for record in done)),
-        churn=math.nan if info.kind == "regression" else churn([record.predictions for record in done]),
+        churn=disagreement([record.predictions for record in done], info.gold if info.kind == "regression" else None),
         dev_mean=_mean((record.dev.get(info.metric, math.nan) for record in done), math.nan),
         settings=_distinct(record.setting for record in done),
     )

@@ -12,11 +12,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from tempering.errors import DataError
 from tempering.study.intervals import CROSSED, NAN, ONE_SEED, SEEDS
 from tempering.study.variance import Array, Spread, crossed_spread, is_binary, matching_items, seed_spread
 
@@ -160,17 +158,3 @@ def smallest_difference(
     level = (1 - confidence) / len(known)
     close = [spread for difference, spread in known if difference <= spread.half(level)]
     return float(np.median([spread.typical().detectable(level, power) for spread in close or [spread for _, spread in known]]))
-
-
-def churn(predictions: Sequence[Sequence[Any]]) -> float:
-    """The mean share of items, over all pairs of seeds, on which two seeds predict differently; nan with fewer than two seeds.
-
-    Raises `DataError` when the seeds predict different numbers of items.
-    """
-    lengths = sorted({len(row) for row in predictions})
-    if len(lengths) > 1:
-        raise DataError(f"seeds predict different numbers of test rows ({lengths[0]} and {lengths[-1]}); they must share one test set")
-    if len(predictions) < 2 or lengths[0] == 0:
-        return NAN
-    shares: list[float] = [sum(x != y for x, y in zip(p, q, strict=True)) / len(p) for p, q in itertools.combinations(predictions, 2)]
-    return sum(shares) / len(shares)

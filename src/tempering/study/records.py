@@ -40,6 +40,7 @@ class Record:
     seeds: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    levels: list[int] = field(default_factory=list)  # of sampling, initialization and order, where a run crosses them
     facts: list[dict[str, float]] = field(default_factory=list)  # what the framing told while training: step, then its main fact first
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,7 +55,8 @@ class StudyInfo:
     ``metric`` is the main metric and ``higher_is_better`` its direction; ``majority`` is the main metric of the majority-class
     (or mean-value) predictor on test; ``test_rows`` and ``dev_rows`` are counts; ``gold`` the true test labels; ``metrics`` the
     extra ones. ``small_spaces`` names recipes with fewer settings to try than ``budget``, with their number. ``cache_seconds`` is what
-    the outputs of frozen models, shared by all runs, took up to now.
+    the outputs of frozen models, shared by all runs, took up to now. ``crossed`` is how many levels of each seed stream are crossed to
+    decompose the variance (0: not asked for).
     """
 
     title: str
@@ -77,6 +79,7 @@ class StudyInfo:
     metrics: list[str] = field(default_factory=list)
     small_spaces: dict[str, int] = field(default_factory=dict)
     cache_seconds: float = 0.0
+    crossed: int = 0
 
     @property
     def space_note(self) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -70,16 +70,8 @@ class Driver:
             self.store.release(cell, self.owner)
             self.store.count_try(cell)
             return None
-        return record or Record(
-            cell.recipe,
-            cell.recipe_key,
-            cell.size,
-            0,
-            cell.seed,
-            dict(cell.setting),
-            status="failed",
-            reason=f"the process that ran it died {TRIES} times (killed, or out of memory)",
-        )
+        died = f"the process that ran it died {TRIES} times (killed, or out of memory)"
+        return record or replace(cell.blank(), status="failed", reason=died)
 
     def _tell(self, cell: Cell, record: Record, cells: Sequence[Cell]) -> None:
         self._seconds.setdefault((cell.phase, cell.recipe, cell.size), []).append(record.seconds)
@@ -93,7 +85,8 @@ class Driver:
             "recipe": cell.recipe,
             "size": cell.size,
         }
-        event |= {"seed": cell.seed, "score": scores.get(self.order.metric), "metric": self.order.metric, "seconds": record.seconds}
+        event |= {"seed": cell.seed, "streams": cell.streams}
+        event |= {"score": scores.get(self.order.metric), "metric": self.order.metric, "seconds": record.seconds}
         self.listener(event | {"status": record.status, "reason": record.reason, "remaining": self._remaining(cells)})
 
     def _remaining(self, cells: Sequence[Cell]) -> float:

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tempering.errors import ResumeError
+from tempering.study.compact import pack, unpack
+from tempering.study.crossing import levels_of
 from tempering.study.lease import gone
 from tempering.study.records import Record, StudyInfo
 
-VERSION = 1
+VERSION = 2  # 2: long lists of a record are packed (`tempering.study.compact`); files of version 1 are read, and go on as 2
+READ = (None, 1, VERSION)
+PACKED = ("items", "predictions")
 LEASE = 60.0  # seconds; renewed every few seconds while a cell runs
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -31,7 +35,11 @@ CREATE INDEX IF NOT EXISTS by_state ON cells (state, position);
 
 @dataclass(frozen=True)
 class Cell:
-    """One run to make: ``phase`` "search" (scored on dev only) or "final" (scored on test too); ``choice`` numbers the setting."""
+    """One run to make; ``choice`` numbers the setting.
+
+    ``phase``: "search" (scored on dev only), "final" (scored on test too), or "crossed" (the same for the decomposition of the variance;
+    its ``seed`` holds the levels of three streams, see `tempering.study.crossing`).
+    """
 
     phase: str
     recipe: str
@@ -47,6 +55,20 @@ class Cell:
         """What makes the cell the cell; another setting or another recipe of that name is another cell."""
         return json.dumps([self.phase, self.recipe, self.recipe_key, self.size, self.seed, dict(self.setting)], sort_keys=True)
 
+    @property
+    def levels(self) -> list[int]:
+        """Of sampling, initialization and order, where the run crosses them; else empty."""
+        return list(levels_of(self.seed)) if self.phase == "crossed" else []
+
+    @property
+    def streams(self) -> str:
+        """What the run draws from, in words: "seed 3", or a level for each stream."""
+        return "sample {}, init {}, order {}".format(*self.levels) if self.levels else f"seed {self.seed}"
+
+    def blank(self) -> Record:
+        """A record that holds no more than which cell it is of."""
+        return Record(self.recipe, self.recipe_key, self.size, 0, self.seed, dict(self.setting), levels=self.levels)
+
 
 class Store:
     """A study's SQLite file, opened for as long as the object lives."""
@@ -61,7 +83,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise ResumeError(f"{path}: not a study of tempering ({error}); give another --output-dir") from None
         found = self.meta("version")
-        if found not in (None, VERSION):
+        if found not in READ:
             raise ResumeError(
                 f"{path}: written by another version of the study's format ({found}, here {VERSION}); give another --output-dir"
             )
@@ -148,7 +170,8 @@ class Store:
 
     def finish(self, cell: Cell, record: Record) -> None:
         """Store the record of a cell. A cell that another driver finished meanwhile keeps its record."""
-        text = json.dumps(record.as_dict(), ensure_ascii=False)
+        plain = record.as_dict()
+        text = json.dumps(plain | {name: pack(plain[name]) for name in PACKED}, ensure_ascii=False)
         self._db.execute("UPDATE cells SET state = ?, record = ? WHERE id = ? AND state != 'done'", (record.status, text, cell.id))
 
     def unfinished(self, wanted: Sequence[Cell]) -> list[Cell]:
@@ -172,9 +195,13 @@ class Store:
             "SELECT phase, recipe, recipe_key, size, seed, choice, setting, tries, record FROM cells WHERE phase = ? AND record IS NOT NULL"
         )
         rows = self._db.execute(query + " ORDER BY position", (phase,)).fetchall()
-        return [(_cell(r, r[7]), Record(**json.loads(r[8]))) for r in rows]
+        return [(_cell(r, r[7]), _record(json.loads(r[8]))) for r in rows]
 
 
 def _cell(row: Sequence[Any], tries: int) -> Cell:
     phase, recipe, key, size, seed, choice, setting = row[:7]
     return Cell(phase, recipe, key, size, seed, choice, tuple(json.loads(setting).items()), tries)
+
+
+def _record(plain: dict[str, Any]) -> Record:
+    return Record(**(plain | {name: unpack(plain[name]) for name in PACKED if name in plain}))

@@ -13,8 +13,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tempering.contracts import Seeds
 from tempering.errors import TemperingError
 from tempering.recipe import Recipe
+from tempering.study.crossing import levels_of, seeds_of
 from tempering.study.records import Record
 from tempering.study.store import Cell
 from tempering.tasks.task import Task
@@ -45,7 +47,7 @@ class Bench:
 
     def run(self, cell: Cell) -> Record:
         """The record of ``cell``; whatever goes wrong in it is a failed record with its reason."""
-        blank = Record(cell.recipe, cell.recipe_key, cell.size, 0, cell.seed, dict(cell.setting))
+        blank = cell.blank()
         start, before = time.perf_counter(), 0.0
         try:
             self._set_up()
@@ -61,12 +63,11 @@ class Bench:
         return replace(record, seconds=time.perf_counter() - start - shared, cache_seconds=shared)
 
     def _run(self, cell: Cell, blank: Record) -> Record:
-        from tempering.contracts import Seeds
         from tempering.fitting import evaluator_of, fit
         from tempering.tasks.metrics import per_item
         from tempering.tasks.sampling import nested_subsets
 
-        order, seeds = self.order, Seeds.of(self.order.base_seed + cell.seed)
+        order, seeds = self.order, seeds_for(cell, self.order.base_seed)
         size = None if cell.size == "all" else int(cell.size)
         recipe = Recipe.from_yaml(order.recipes[cell.recipe]).override(dict(cell.setting))
         subset = order.task.with_train(nested_subsets(order.task, [size], seeds.sampling)[size], seeds.sampling)
@@ -74,7 +75,7 @@ class Bench:
             recipe, replace(subset, test=None), self._backbone(recipe, seeds.init), seeds=seeds, metrics=order.metrics, cache=self._cache
         )
         record = _filled(blank, learner)
-        if cell.phase == "final" and order.task.test is not None:
+        if cell.phase != "search" and order.task.test is not None:
             test, predictions = evaluator_of(learner, subset, order.task.test, order.metrics, self._cache)(learner)
             labels = [p.label for p in predictions]
             items = per_item(order.task.kind, order.task.test.labels, labels)
@@ -97,8 +98,18 @@ class Bench:
 
         if self._pristine.pretrained != self._pristine.own:
             return Backbone.load(self.order.model, init)
-        untouched = len(recipe.stages) == 1 and recipe.stages[0].cached
+        untouched = len(recipe.stages) == 1 and _suited(recipe.stages[0], self.order.task).cached
         return self._pristine if untouched else copy.deepcopy(self._pristine)
+
+
+def seeds_for(cell: Cell, base: int) -> Seeds:
+    """The streams of a cell: all four from its seed or, where it crosses them, each from its own level."""
+    return seeds_of(levels_of(cell.seed), base) if cell.levels else Seeds.of(base + cell.seed)
+
+
+def _suited(stage: Any, task: Task) -> Any:
+    """The stage as it will run on ``task``."""
+    return stage.suited(task.kind) if hasattr(stage, "suited") else stage
 
 
 def _filled(blank: Record, learner: Any) -> Record:

@@ -26,6 +26,7 @@ class Mask(ABC):  # noqa: B024
     method: ClassVar[str] = ""
     trunk_eval: ClassVar[bool] = False
     trains_pretrained: ClassVar[bool] = False  # their change is trained; they stay
+    changes_matrices: ClassVar[bool] = True
     trains_backbone: ClassVar[bool] = True
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True

@@ -1,0 +1,172 @@
+"""``temper prompts``: what prompts look like to a model, how well they do before anything is trained, and a search for better ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempering.commands.console import say, show_json, tell
+from tempering.commands.inputs import Source
+from tempering.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tempering.backbone import Backbone
+    from tempering.framings.cloze import Cloze
+    from tempering.prompting.scoring import Scored
+    from tempering.prompting.search import Search, Settings
+    from tempering.prompting.showing import Shown
+    from tempering.tasks.task import Task
+
+FILE = Path("recipe.yaml")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. Every template is tried with every set of label words."""
+
+    source: Source
+    templates: tuple[str, ...]
+    words: tuple[str, ...]
+    model: str
+    rows: int
+    on: str
+    show: int
+    seed: int
+
+
+def run(request: Request, as_json: bool) -> None:
+    """Show a few prompts and the zero-shot scores of every candidate."""
+    from tempering.backbone import Backbone
+    from tempering.prompting.scoring import ranked, rows_on, score, untrained
+    from tempering.prompting.showing import shown
+
+    task = _task(request)
+    clozes = candidates(request, task)
+    rows = rows_on(task, request.on, request.rows, request.seed)
+    backbone = Backbone.load(request.model, request.seed)
+    seen = [s for cloze in clozes for s in shown(untrained(cloze, task, backbone, request.seed), rows[: request.show])]
+    scored = ranked([score(cloze, task, backbone, rows, request.seed) for cloze in clozes], task)
+    if as_json:
+        show_json({"model": backbone.source, "on": request.on, "prompts": [s.as_dict() for s in seen], "scores": _plain(scored)})
+        return
+    say(*_prompt_lines(seen, backbone), "", *_score_lines(scored, task, f"{request.on} rows, {backbone.source}, nothing trained"))
+    for note in dict.fromkeys(note for s in scored for note in s.notes):
+        tell(f"note: {note}")
+
+
+def search(request: Request, settings: Settings, recipe: str, changes: Sequence[str], output: Path | None, as_json: bool) -> None:
+    """Search templates (and label words) and write the recipe that holds the best."""
+    from tempering.commands.inputs import read_recipe
+    from tempering.prompting.search import find_prompts
+
+    target = output or FILE
+    if target.exists():
+        raise RecipeError(f"--output {target}: there is such a file; name another, or remove it")
+    task = _task(request)
+    clozes = candidates(request, task)
+    if len(clozes) > 1:
+        raise RecipeError(f"--search begins at one prompt, and {len(clozes)} are given; give --words once and --template once at most")
+    chosen, _ = read_recipe(recipe, changes, task)
+    found = find_prompts(task, request.model, clozes[0], settings, chosen, request.seed, _notes)
+    target.write_text(found.recipe.to_yaml(), encoding="utf-8")
+    if as_json:
+        show_json(found.as_dict() | {"output": str(target)})
+        return
+    say(*_search_lines(found, task), f"written: {target}; train it with  temper fit {request.source.data} --recipe {target}")
+
+
+def refuse_search_words(changes: Sequence[str] | None, filler: str | None, auto_words: bool, output: Path | None) -> None:
+    """Refuse what only a search reads."""
+    given = {"KEY=VALUE": changes, "--filler": filler, "--auto-words": auto_words, "--output": output}
+    if odd := [name for name, value in given.items() if value]:
+        raise RecipeError(f"{odd[0]} is for a search; add --search, or leave it out")
+
+
+def candidates(request: Request, task: Task) -> list[Cloze]:
+    """A cloze for every template and every set of words; a mistake in one is told by its option."""
+    words = [read_words(given, task) for given in request.words] or [()]
+    return [_cloze(template, some) for template in (request.templates or (None,)) for some in words]
+
+
+def _cloze(template: str | None, words: Any) -> Cloze:
+    from tempering.codec import checked
+    from tempering.framings.cloze import Cloze
+
+    made: Cloze = checked(Cloze, {"template": template, "words": words}, "prompts")
+    return made
+
+
+def read_words(given: str, task: Task) -> Any:
+    """Label words as they are typed: ``terrible,great`` in the order of the labels, or ``negative=terrible|bad,positive=great``."""
+    from tempering.framings.poles import HIGH, LOW
+
+    classes: tuple[Any, ...] = (LOW, HIGH) if task.kind == "regression" else task.labels
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    named = [part.partition("=") for part in parts if "=" in part]
+    if named and len(named) < len(parts):
+        raise RecipeError(f"--words {given!r}: name every label or none, as in  negative=terrible,positive=great")
+    if not named:
+        if len(parts) != len(classes):
+            order = ", ".join(map(str, classes))
+            raise RecipeError(f"--words {given!r}: expected a word for each of {order}, in this order, found {len(parts)}")
+        return tuple((label, tuple(part.split("|"))) for label, part in zip(classes, parts, strict=True))
+    known = {str(label): label for label in classes}
+    if odd := [name.strip() for name, _, _ in named if name.strip() not in known]:
+        raise RecipeError(f"--words {given!r}: {odd[0]!r} is no label of the data; its labels are {', '.join(known)}")
+    if bare := [name for name in known if name not in {name.strip() for name, _, _ in named}]:
+        raise RecipeError(f"--words {given!r}: no word for {bare[0]!r}; give one for each of {', '.join(known)}")
+    return tuple((known[name.strip()], tuple(said.split("|"))) for name, _, said in named)
+
+
+def _task(request: Request) -> Task:
+    """The task without its test rows: prompts are never chosen on them."""
+    task = request.source.task(request.seed)
+    for note in task.notes:
+        tell(note)
+    return dataclasses.replace(task, test=None)
+
+
+def _prompt_lines(seen: Sequence[Shown], backbone: Backbone) -> list[str]:
+    found = [f"prompts as {backbone.source} reads them:"]
+    for s in seen:
+        cut = f", {s.cut} tokens of the texts cut" if s.cut else ""
+        found += [f"  row {s.row}, label {s.label}, {s.tokens} of {s.limit} tokens{cut}", f"    {s.text}"]
+    return found
+
+
+def _score_lines(scored: Sequence[Scored], task: Task, where: str) -> list[str]:
+    """A table, best first."""
+    from tempering.tasks.metrics import default_metric
+
+    main = default_metric(task.kind, task.labels)
+    rows = [(main, "loss", "predicted", "template", "words")]
+    for s in scored:
+        said = " ".join(f"{label}:{share:.0%}" for label, share in s.predicted.items()) or "-"
+        words = ", ".join(f"{label}={'|'.join(found)}" for label, found in s.words.items())
+        rows.append((f"{s.metrics[main]:.4f}", f"{s.metrics['loss']:.4f}", said, " + ".join(s.templates), words))
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
+    return [f"scores on {scored[0].rows} {where}:", *(f"  {line}" for line in table)]
+
+
+def _search_lines(found: Search, task: Task) -> list[str]:
+    from tempering.tasks.metrics import default_metric
+
+    main = default_metric(task.kind, task.labels)
+    lines = _score_lines(found.candidates[:10], task, "training rows, nothing trained, the ten best candidates")
+    if found.tuned:
+        lines += ["", "fine-tuned, on the development rows:"]
+        lines += [f"  {main} {t.metrics[main]:.4f}  loss {t.metrics['loss']:.4f}  {t.template}" for t in found.tuned]
+    return [*lines, "", *found.notes]
+
+
+def _plain(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    return [s.as_dict() for s in scored]
+
+
+def _notes(event: dict[str, Any]) -> None:
+    if event["event"] == "note":
+        tell(event["text"])

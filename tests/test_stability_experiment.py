@@ -1,0 +1,160 @@
+"""The experiment on the theory of stability: its minimizers, its gradients, its verdicts, and that its results are of its claims."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import optimize, stats
+from torch.nn import functional as F
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "stability"
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[tuple[Any, Any]]:
+    """``worlds`` and ``claims``: scripts beside each other, in no package."""
+    before = torch.get_default_dtype()
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import claims
+        import worlds
+
+        yield worlds, claims
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in ("claims", "run", "worlds"):
+            sys.modules.pop(name, None)
+        torch.set_default_dtype(before)
+
+
+def test_the_minimizer_is_scipys(modules: tuple[Any, Any]) -> None:
+    worlds, _ = modules
+    sets = worlds.Sets.draw(2, 20, 5, 1.0, torch.Generator().manual_seed(0))
+    weights = sets.left_out(4)
+    found = worlds.minimize(sets, weights, 0.1, 1.5)
+    x, y = sets.rows[1].numpy(), sets.signs[1].numpy()
+    for k in (0, 3):
+        share = weights[1, k].numpy()
+
+        def loss(w: Any, share: Any = share) -> float:
+            return float(1.5 * (share * np.log1p(np.exp(-y * (x @ w)))).sum() + 0.05 * w @ w)
+
+        theirs = optimize.minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-9})
+        np.testing.assert_allclose(found[1, k].numpy(), theirs.x, atol=1e-6)
+
+
+def test_leaving_a_row_out_keeps_the_divisor_and_obeys_the_bound(modules: tuple[Any, Any]) -> None:
+    worlds, _ = modules
+    sets = worlds.Sets.draw(5, 20, 4, 1.0, torch.Generator().manual_seed(1))
+    weights = sets.left_out(5)
+    assert weights[:, 0].sum(-1).tolist() == pytest.approx([1.0] * 5)
+    assert weights[:, 1:].sum(-1).unique().tolist() == pytest.approx([19 / 20])
+    apart = worlds.from_whole(worlds.minimize(sets, weights, 0.2))
+    assert (apart <= (2 * sets.reach / (0.2 * 20)).unsqueeze(1)).all()
+    assert (apart > 0).all()
+
+
+def test_descent_takes_the_gradient_of_its_objective(modules: tuple[Any, Any]) -> None:
+    worlds, _ = modules
+    sets = worlds.Sets.draw(1, 10, 3, 1.0, torch.Generator().manual_seed(2))
+    start = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    weights = sets.whole(1)
+    loss = 2.0 * (weights[0, 0] * F.softplus(-sets.signs[0] * (sets.rows[0] @ start[0, 0]))).sum() + 0.15 * start.square().sum()
+    (gradient,) = torch.autograd.grad(loss, start)
+    found = worlds.descend(sets, weights, start.detach(), 0.1, 1, (1,), mu=0.3, scale=2.0)[1]
+    torch.testing.assert_close(found, start.detach() - 0.1 * gradient)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_step_of_the_network_is_its_gradient(modules: tuple[Any, Any], heads: int) -> None:
+    """Loss and margin's term written with autograd: the body follows the mean over heads, each head its own loss."""
+    worlds, _ = modules
+    rng = torch.Generator().manual_seed(4)
+    sets = worlds.Sets.draw(2, 12, 3, 1.0, rng)
+    net = worlds.fresh(2, 2, heads, 5, 3, rng)
+    weights = sets.left_out(1)
+    drawn = torch.randint(0, 12, (2, 2, 6), generator=rng)
+    how = worlds.Tuning(rate=0.3, scale=1.7, mmr=0.8, batch=6)
+    moved = worlds._step(net, sets, weights, how, drawn)
+    s, k = 1, 1
+    body, head = net.body[s, k].clone().requires_grad_(), net.heads[s, k].clone().requires_grad_()
+    x, y = sets.rows[s, drawn[s, k]], sets.signs[s, drawn[s, k]]
+    features = torch.tanh(torch.cat([x, torch.ones(6, 1)], 1) @ body.T)
+    each = F.softplus(-y * (features @ head.T).T) * weights[s, k, drawn[s, k]] * 12 / 6 * 1.7
+    margin = 0.8 / (1 + (features[y > 0].mean(0) - features[y < 0].mean(0)).norm())
+    (of_body,) = torch.autograd.grad(each.sum(1).mean() + margin, body, retain_graph=True)
+    (of_head,) = torch.autograd.grad(each.sum(), head)
+    torch.testing.assert_close(moved.body[s, k], net.body[s, k] - 0.3 * of_body)
+    torch.testing.assert_close(moved.heads[s, k], net.heads[s, k] - 0.3 * of_head)
+
+
+def test_smaller_sets_lie_inside_larger_ones_and_stay_balanced(modules: tuple[Any, Any]) -> None:
+    worlds, _ = modules
+    whole = worlds.Sets.draw(1, 16, 2, 1.0, torch.Generator().manual_seed(5))
+    part = whole.first(6)
+    assert float(part.signs.sum()) == 0.0
+    rows = {tuple(x) for x in whole.rows[0].tolist()}
+    assert {tuple(x) for x in part.rows[0].tolist()} <= rows
+
+
+def _claim(claims: Any, slope: tuple[float, float]) -> Any:
+    return claims.Claim("x", "world", "falls", "n", "distance", slope, lambda n: None)
+
+
+def test_a_verdict_is_the_mean_slope_over_sets_with_its_interval(modules: tuple[Any, Any]) -> None:
+    _, claims = modules
+    rng, levels = np.random.default_rng(0), [1.0, 2.0, 4.0, 8.0]
+    slopes = -1 + 0.2 * rng.standard_normal(30)
+    values = torch.tensor(np.array([[x**b for x in levels] for b in slopes]))
+    verdict = claims.judge(_claim(claims, claims.FALLS), claims.Measured(levels, values))
+    half = stats.t.isf(0.025, 29) * slopes.std(ddof=1) / math.sqrt(30)
+    assert (verdict.slope, verdict.low, verdict.high) == pytest.approx((slopes.mean(), slopes.mean() - half, slopes.mean() + half))
+    assert verdict.holds
+    assert not claims.judge(_claim(claims, claims.RISES), claims.Measured(levels, values)).holds
+    assert not claims.judge(_claim(claims, (-0.5, 0.0)), claims.Measured(levels, values)).holds
+
+
+def test_one_measurement_beyond_its_bound_fails_a_claim(modules: tuple[Any, Any]) -> None:
+    _, claims = modules
+    levels = [1.0, 2.0]
+    values = torch.tensor([[2.0, 1.0], [2.1, 1.0]])
+    inside = torch.tensor([[True, True], [True, False]])
+    found = claims.Measured(levels, values, torch.ones(2, 2), inside)
+    verdict = claims.judge(_claim(claims, claims.FALLS), found)
+    assert verdict.inside == 0.75
+    assert not verdict.holds
+    assert claims.judge(_claim(claims, claims.FALLS), claims.Measured(levels, values, torch.ones(2, 2), inside | True)).holds
+
+
+def test_the_command_writes_a_table_and_a_plot_for_each_claim(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "run.py"), "--sets", "12", "--only", "convex-rows,head-rate-seeds", "--output", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("holds convex-rows: slope -")
+    assert "FAILS head-rate-seeds" in said
+    text = (tmp_path / "results.md").read_text()
+    assert "1 of 2 claims hold on 12 synthetic sets" in text
+    assert "| 100 % | holds |" in text
+    assert "- head-rate-seeds: At a fixed number of steps" in text
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["convex-rows.svg", "head-rate-seeds.svg"]
+    bad = subprocess.run([*command[:4], "--only", "nothing"], capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "there is no claim nothing" in bad.stderr
+
+
+def test_the_results_that_are_kept_are_of_these_claims_and_of_enough_sets(modules: tuple[Any, Any]) -> None:
+    import run
+
+    text = (FOLDER / "results.md").read_text(encoding="utf-8")
+    assert {f"{claim.name}.svg" for claim in run.CLAIMS} == {p.name for p in (FOLDER / "figures").iterdir()}
+    for claim in run.CLAIMS:
+        assert f"| [{claim.name}](figures/{claim.name}.svg) |" in text
+    assert int(text.split(" claims hold on ")[1].split()[0]) >= 200
+    assert all(claim.why for claim in run.CLAIMS if f"- {claim.name}: " in text)
