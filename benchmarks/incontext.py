@@ -56,7 +56,7 @@ def learner_of(model: str, data: Path, args: argparse.Namespace, cache: bool) ->
 
 def ours(learner: Any, rows: list[Any], batch_size: int) -> Callable[[], torch.Tensor]:
     """Log-likelihoods [rows, answers] from texts, nothing remembered."""
-    from tempering.framings.left_to_right import Prefixes
+    from tempering.framings.asked.left_to_right import Prefixes
 
     def work() -> torch.Tensor:
         learner.framing.reader.prefixes = Prefixes()

@@ -35,7 +35,7 @@ HOUSE = """
     train
     tunings | framings | stabilizers
     passes | cache | corpora
-    learner
+    learner | outlining
     tasks | backbone | codec | dropout | footprint
     pretrained | registry | batching | quantizing | hashing
     contracts | streams | layouts | tags

@@ -188,7 +188,8 @@ def test_the_key_is_of_what_is_done_and_not_of_its_name() -> None:
     same = dataclasses.replace(recipe, name="other", description="x", search={"learning_rate": [1e-3]})
     assert recipe.key() == same.key() == Recipe.load("lora").key() and len(recipe.key()) == 16
     assert recipe.key() != recipe.override({"tuning.r": 16}).key()
-    assert len({Recipe.load(name).key() for name in available()}) == len(available())
+    names = [name for name in available() if not name.startswith("strategy-")]  # those show the survey's strategies, whatever else exists
+    assert len({Recipe.load(name).key() for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("name", available())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tempering.contracts import Weights
+from tempering.quantizing import saved_bytes
 
 if TYPE_CHECKING:
     from tempering.learner import Learner
@@ -60,8 +61,9 @@ def size_words(size: int) -> str:
 def memory_of(stage: Any, learner: Learner, folded: Folded, trained: Weights, tokens: int, rows: int | None) -> Memory:
     """The estimate for one micro-batch of ``stage`` with texts of ``tokens`` tokens.
 
-    weights = 4 P, gradients = 4 T, AdamW = 8 T for P parameters of which T are trained; copies = 4 (T for the best weights, where
-    there is an evaluation) + what the methods' states and replaced weights hold, read off the methods themselves.
+    weights = 4 P (less where they are packed: `tempering.quantizing`), gradients = 4 T, AdamW = 8 T for P parameters of which T are
+    trained; copies = 4 (T for the best weights, where there is an evaluation) + what the methods' states and replaced weights hold, read
+    off the methods themselves.
     activations = 4 b t (s G + 1 if there is a teacher pass): b texts at once, s student and perturbed passes, G >= 1 blocks that
     gradients pass through, and t = n (10 d + 3 f + 4 a n) numbers a block for n tokens, width d, feed-forward width f, a heads; a
     language-model head adds 3 p n V for a share p of masked tokens and V words. Measured with MiniLM on a CPU, six settings of five
@@ -75,7 +77,9 @@ def memory_of(stage: Any, learner: Learner, folded: Folded, trained: Weights, to
     copies = FLOAT * best + _kept(folded, trained)
     texts = stage.per_device_eval_batch_size if cached else stage.per_device_train_batch_size
     activations = FLOAT * texts * _numbers_a_text(stage, learner, trained, tokens)
-    return Memory(FLOAT * total, FLOAT * size, 2 * FLOAT * size, copies, activations, features, texts)
+    backbone = learner.backbone
+    weights = FLOAT * total - saved_bytes(backbone.model, backbone.stacks, backbone.quantized)
+    return Memory(weights, FLOAT * size, 2 * FLOAT * size, copies, activations, features, texts)
 
 
 def _kept(folded: Folded, trained: Weights) -> int:
@@ -116,12 +120,18 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
 def _blocks_with_gradient(learner: Learner, trained: Weights) -> int:
     """How many blocks lie at or above the lowest trained weight of the body."""
     backbone = learner.backbone
-    lowest = min((learner.depth(name) for name in trained if name.startswith("backbone.model.")), default=None)
+    lowest = min((_depth(learner, name) for name in trained if name.startswith("backbone.model.")), default=None)
     layers = _field(backbone.config, ("num_hidden_layers", "n_layers", "num_layers", "n_layer"), 1)
     layers = backbone.top - 1 if backbone.opened else layers
     if lowest is None:
         return 0
     return layers if backbone.layout.shared_blocks or not backbone.layout.blocks else min(layers, backbone.top - max(1, lowest))
+
+
+def _depth(learner: Learner, name: str) -> int:
+    """Height of a trained weight. What a tuning hangs beside the parts of the body, such as a bank of changes, all blocks read."""
+    parts = {own.partition(".")[0] for own in learner.backbone.own}
+    return learner.depth(name) if name.removeprefix("backbone.model.").partition(".")[0] in parts else 0
 
 
 def _field(config: Any, names: tuple[str, ...], default: int) -> int:

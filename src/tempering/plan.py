@@ -6,26 +6,25 @@ then assembled on it as a run would assemble it, so the counts are those of the 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from tempering.backbone import Backbone
 from tempering.codec import encode
 from tempering.contracts import Example, Kind, Prompt, Seeds
 from tempering.footprint import Memory, memory_of
-from tempering.layouts import layout_of
 from tempering.learner import Learner
-from tempering.pretrained import body_class, loaded, locate, outline_whole, quiet, tokenizer_of
+from tempering.outlining import outline as outline
+from tempering.outlining import token_lengths as token_lengths
+from tempering.quantizing import packed_numbers
 from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
-from tempering.stages.setup import assemble, leave, rows_of
+from tempering.stages.checks import check_quantized
+from tempering.stages.setup import assemble, leave, parts_of, rows_of
 from tempering.stages.sources import learned
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
@@ -97,18 +96,21 @@ class Plan:
         return plain
 
 
-def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task | None = None) -> Plan:
+def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task | None = None, quantize: str | None = None) -> Plan:
     """The plan of ``recipe`` on ``model`` (an alias, folder, hub id or an `outline`), with steps where there is a ``task``.
 
-    A recipe that cannot work, or a family that a method cannot serve, is the error that a run would give.
+    A recipe that cannot work, or a family that a method cannot serve, is the error that a run would give. ``quantize`` "8bit" or "4bit":
+    the model would be packed (`tempering.quantizing`).
     """
     recipe = Recipe.load(recipe)
     notes = recipe.check()
-    backbone = outline(model) if isinstance(model, str) else model
+    backbone = outline(model, quantize) if isinstance(model, str) else model
+    check_quantized(recipe.stages, backbone.quantized)
     for stage in recipe.stages:
         if hasattr(stage.framing, "opens"):
             stage.framing.opens(backbone)
-    parameters, stages, learner = sum(p.numel() for p in backbone.model.parameters()), [], None
+    parameters = sum(p.numel() for p in backbone.model.parameters()) + packed_numbers(backbone)
+    stages, learner = [], None
     for i, stage in enumerate(recipe.stages):
         stage_plan, learner = _stage_plan(stage, backbone, task)
         stages.append(stage_plan)
@@ -131,42 +133,19 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
     )
 
 
-def outline(source: str) -> Backbone:
-    """``source`` as a backbone whose weights have shapes and no content; its tokenizer and length limit are real."""
-    import transformers
-
-    where = locate(source)
-    with quiet():
-        config = loaded(transformers.AutoConfig.from_pretrained, where)
-        tokenizer = tokenizer_of(where)
-        auto, options = body_class(config, layout_of(config))
-        whole = partial(outline_whole, copy.deepcopy(config)) if layout_of(config).decoder else None  # building an encoder marks it so
-        with torch.device("meta"):
-            model = auto.from_config(config, dtype=torch.float32, **options)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return Backbone(model, tokenizer, source, whole=whole)
-
-
-def token_lengths(backbone: Backbone, examples: Sequence[Example]) -> list[int]:
-    """Tokens of each example, special tokens counted, uncut."""
-    if not examples:
-        return []
-    columns = [[e.texts[i] for e in examples] for i in range(len(examples[0].texts))]
-    with quiet():
-        return [len(ids) for ids in backbone.tokenizer(*columns, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]]
-
-
 def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[StagePlan, Learner]:
     tasks = learned(stage, task or _stub(stage), read=task is not None)
     stage = stage.suited(tasks[0].kind) if hasattr(stage, "suited") else stage
     outlined = stage.outline(backbone, tasks, Seeds.of(0)) if hasattr(stage, "outline") else None
     learner: Learner = outlined or assemble(stage, backbone, tasks[0], Seeds.of(0))
+    for part in parts_of(stage.tuning):
+        if hasattr(part, "check_files"):
+            part.check_files(backbone)
     trained = learner.trained()
     inside = sum(w.numel() for n, w in trained.items() if n.startswith("backbone.model."))
     rows = None if task is None else [row for mine in tasks for row in rows_of(stage, mine, Seeds.of(0))[0]]
     count, walks = _amount(stage, learner, rows, tasks)
-    tokens = _tokens(stage, backbone, rows)
+    tokens = _tokens(stage, learner, rows)
     folded = hooks.start([(name_of(s)[1], s) for s in stage.acting], learner, trained, 0)
     plan = StagePlan(
         framing=encode(stage.framing, "framing"),
@@ -205,10 +184,18 @@ def _stub(stage: Any) -> Task:
     return Task("task", kind, labels, Split("train", ()))
 
 
-def _tokens(stage: Any, backbone: Backbone, rows: Sequence[Example] | None) -> int:
-    """The longest text a batch will hold: the model's limit, or what the first rows need of it."""
+def _tokens(stage: Any, learner: Learner, rows: Sequence[Example] | None) -> int:
+    """The longest text a batch will hold, with the positions that a prompt takes up before it.
+
+    The model's limit, or what the first rows need of it. A framing that puts more than the row itself into a prompt says so:
+    ``length_hint(lengths, limit)`` is the length of its longest prompt for rows of so many tokens (none given: unknown).
+    """
+    backbone = learner.backbone
     limit = min(backbone.max_length, getattr(stage.framing, "max_length", None) or backbone.max_length)
-    return limit if not rows else min(limit, max(token_lengths(backbone, rows[:_SAMPLE])))
+    lengths = token_lengths(backbone, rows[:_SAMPLE]) if rows else []
+    if hasattr(learner.framing, "length_hint"):
+        return int(learner.framing.length_hint(lengths, limit)) + backbone.reserved
+    return min(limit, max(lengths, default=limit)) + backbone.reserved
 
 
 def walked(framing: Any, rows: Sequence[Example]) -> int:

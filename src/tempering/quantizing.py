@@ -177,11 +177,20 @@ def packed_bytes(shape: tuple[int, ...], method: Quantize) -> int:
 
 
 def saved_bytes(body: nn.Module, stacks: Sequence[str], method: Quantize | None) -> int:
-    """How many bytes fewer the matrices of a body take that is yet whole, as an outline is, once they are packed."""
+    """How many bytes fewer than 4 for each number of its parameters a body takes once it is packed, as an outline is not yet.
+
+    The matrices of one that is packed are no parameters: they make it more.
+    """
     if method is None:
         return 0
-    shapes = [(tuple(m.get_parameter("weight").shape), isinstance(m, Conv1D)) for m in packable(body, stacks).values()]
-    return sum(4 * math.prod(s) - packed_bytes(s[::-1] if turned else s, method) for s, turned in shapes)
+    return sum(_saved(m, method) for m in {id(m): m for m in packable(body, stacks).values()}.values())
+
+
+def _saved(layer: nn.Module, method: Quantize) -> int:
+    if isinstance(layer, Packed):
+        return -packed_bytes((layer.out_features, layer.in_features), method)
+    shape = tuple(layer.get_parameter("weight").shape)
+    return 4 * math.prod(shape) - packed_bytes(shape[::-1] if isinstance(layer, Conv1D) else shape, method)
 
 
 def packed_numbers(module: nn.Module) -> int:

@@ -82,6 +82,7 @@ def compare(
     workers: int = 0,
     stop_after: int | None = None,
     decompose: bool = False,
+    quantize: str | None = None,
 ) -> Study:
     """Run every recipe at every size with every seed and return the `Study`.
 
@@ -92,7 +93,7 @@ def compare(
     does not end the study (a script then needs the usual ``if __name__ == "__main__"``); 0 runs them here. ``stop_after`` ends after so
     many runs, search and final runs counted together. ``decompose`` crosses the streams of sampling, initialization and order,
     ``seeds`` levels of each in a Latin square, and splits the variance of every recipe and size among them: seeds x (seeds - 1) more
-    runs for each.
+    runs for each. ``quantize`` as in `tempering.fit`, for every recipe.
     """
     if seeds < 1:
         raise RecipeError(f"seeds: expected at least 1, found {seeds}")
@@ -114,6 +115,7 @@ def compare(
         workers=workers,
         stop_after=stop_after,
         decompose=decompose,
+        quantize=quantize,
     )
     return Study(folder, done)
 

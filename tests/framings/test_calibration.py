@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempering.framings.calibration import additive, content_free, diagonal, random_texts
+from tempering.framings.asked.calibration import additive, content_free, diagonal, random_texts
 
 P = torch.tensor([[0.6, 0.3, 0.1]]).log()
 FREE = torch.tensor([[0.5, 0.3, 0.2], [0.7, 0.2, 0.1], [0.6, 0.25, 0.15]]).log()

@@ -21,8 +21,8 @@ from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
+from tempering.framings.gaps.poles import value_of
 from tempering.framings.masked_lm import MaskedLM
-from tempering.framings.poles import value_of
 from tempering.framings.verbalizers.soft import Soft
 from tempering.learner import Learner
 from tempering.recipe import Recipe

@@ -18,7 +18,7 @@ from tempering.dropout import dropout_stream
 from tempering.errors import DataError, MemoryShort, ModelError, RecipeError
 from tempering.fitting import fit
 from tempering.framings.contrastive import Contrastive
-from tempering.framings.vectors import info_nce
+from tempering.framings.vectored.vectors import info_nce
 from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings, assemble

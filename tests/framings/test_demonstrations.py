@@ -23,11 +23,11 @@ from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.framings.cloze import Cloze
-from tempering.framings.demonstration_draws import Pool, kept, likenesses
 from tempering.framings.demonstrations import Demonstrations
-from tempering.framings.demonstrations_module import DemonstrationsModule
+from tempering.framings.gaps.demonstrations_module import DemonstrationsModule
+from tempering.framings.gaps.draws import Pool, kept, likenesses
+from tempering.framings.gaps.sentence_vectors import sentence_vectors
 from tempering.framings.head import Head
-from tempering.framings.sentence_vectors import sentence_vectors
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings

@@ -14,9 +14,9 @@ import tempering
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Prediction, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
-from tempering.framings.calibration import content_free
+from tempering.framings.asked.calibration import content_free
+from tempering.framings.asked.choice import answered
 from tempering.framings.in_context import InContext
-from tempering.framings.in_context_choice import answered
 from tempering.learner import Learner
 from tempering.plan import explain
 from tempering.recipe import Recipe

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tempering.backbone import Backbone
-from tempering.framings.left_to_right import Prefix, Prefixes, cacheable, context_length, padded, picker, run, run_prefix, write
-from tempering.framings.likelihood import answer_states, branches, shared_ids, totals
-from tempering.framings.mask_likelihood import Blank, blank_states, blank_totals
+from tempering.framings.asked.left_to_right import Prefix, Prefixes, cacheable, context_length, padded, picker, run, run_prefix, write
+from tempering.framings.asked.likelihood import answer_states, branches, shared_ids, totals
+from tempering.framings.asked.mask_likelihood import Blank, blank_states, blank_totals
+from tempering.framings.asked.scoring import Split
 from tempering.framings.output_head import language_head
-from tempering.framings.scoring import Split
 from tempering.streams import torch_stream
 from tests.tiny import LENGTH, tiny_backbone
 

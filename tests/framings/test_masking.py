@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tempering.framings.masking import MOST, SPANS, Choice, Masking
+from tempering.framings.hidden.masking import MOST, SPANS, Choice, Masking
 
 SPECIAL = (0, 1, 2)
 MASK, VOCABULARY = 2, 1000

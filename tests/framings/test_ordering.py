@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tempering.framings.ordering import entropy, global_entropy, local_entropy, probes, some_permutations
-from tempering.framings.prompt_text import FORMATS, Pattern
+from tempering.framings.asked.ordering import entropy, global_entropy, local_entropy, probes, some_permutations
+from tempering.framings.asked.prompt_text import FORMATS, Pattern
 
 
 def test_the_golden_entropies() -> None:

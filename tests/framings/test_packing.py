@@ -10,8 +10,8 @@ import torch
 
 from tempering.contracts import Example, Prompt
 from tempering.framings.causal_lm import CausalLM
+from tempering.framings.hidden.packing import Packing, segmented, sizes_of
 from tempering.framings.masked_lm import MaskedLM
-from tempering.framings.packing import Packing, segmented, sizes_of
 from tempering.layouts import layout_of
 from tempering.tunings.prompt_tuning import PromptTuning
 from tests.tiny import FAMILIES, tiny_backbone, tiny_config

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tempering.contracts import Example, Prompt, Seeds
 from tempering.errors import DataError, MemoryShort, RecipeError
 from tempering.framings.head import Head
-from tempering.framings.pair_numbers import Batches, PairNumbers, PairWalk, permuted
 from tempering.framings.pairs import Pairs
-from tempering.framings.vectors import info_nce
+from tempering.framings.vectored.pair_numbers import Batches, PairNumbers, PairWalk, permuted
+from tempering.framings.vectored.vectors import info_nce
 from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings, assemble

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tempering.framings.poles import pole_losses, share_of, value_of
+from tempering.framings.gaps.poles import pole_losses, share_of, value_of
 
 BOUNDS = torch.tensor([0.0, 5.0], dtype=torch.float64)
 GAPS = torch.linspace(-6.0, 6.0, 24001, dtype=torch.float64)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempering.errors import RecipeError
-from tempering.framings.prompt_text import FORMATS, Pattern, label_words, paired, unnamed
+from tempering.framings.asked.prompt_text import FORMATS, Pattern, label_words, paired, unnamed
 
 
 def test_a_query_is_the_template_cut_before_the_answer() -> None:

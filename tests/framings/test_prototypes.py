@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from tempering.contracts import Batch, Example
 from tempering.errors import RecipeError
+from tempering.framings.clusters.mixture import ABSENT, log_chances, nearness, stray
 from tempering.framings.head import Head
-from tempering.framings.mixture import ABSENT, log_chances, nearness, stray
 from tempering.framings.prototypes import Prototypes, PrototypesModule, own_labels
 from tempering.streams import torch_stream
 from tests.tiny import tiny_backbone

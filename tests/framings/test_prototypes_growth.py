@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tempering.framings.capacity import centers, closest, light, outliers, separation, spread, threshold
-from tempering.framings.growth import State, grow, masses, mean_distance, place, sampled, simplify
-from tempering.framings.mixture import crowding
+from tempering.framings.clusters.capacity import centers, closest, light, outliers, separation, spread, threshold
+from tempering.framings.clusters.growth import State, grow, masses, mean_distance, place, sampled, simplify
+from tempering.framings.clusters.mixture import crowding
 from tempering.framings.prototypes import Prototypes
 
 

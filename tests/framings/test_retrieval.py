@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tempering.contracts import Example
-from tempering.framings.retrieval import BM25, K1, B, Neighbors, embedded, joined, nearest, nearness
+from tempering.framings.asked.retrieval import BM25, K1, B, Neighbors, embedded, joined, nearest, nearness
 from tests.tiny import tiny_backbone
 
 TEXTS = ["good film", "bad film film", "the room was warm and bright"]

@@ -19,8 +19,8 @@ from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds, Span
 from tempering.errors import RecipeError
 from tempering.framings.head import Head
-from tempering.framings.questions import NOWHERE, Stretch, candidates
 from tempering.framings.span_head import MASKED, SpanHead, SpanHeadModule
+from tempering.framings.spans.questions import NOWHERE, Stretch, candidates
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.train import Train

@@ -17,8 +17,8 @@ import tempering
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import ModelError, RecipeError
-from tempering.framings.decoding import Steps
 from tempering.framings.head import Head
+from tempering.framings.spans.decoding import Steps
 from tempering.framings.token_head import Pieces, TokenHead, TokenHeadModule
 from tempering.learner import Learner
 from tempering.plan import explain

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tempering.errors import RecipeError
-from tempering.framings.windows import Offsets, best_window, cut, ranges
+from tempering.framings.spans.windows import Offsets, best_window, cut, ranges
 from tests.tiny import tiny_backbone
 
 

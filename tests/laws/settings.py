@@ -102,7 +102,9 @@ class Row(NamedTuple):
 
 TABLE: dict[str, dict[str, Row]] = {
     "framing": {
-        "head": Row(Head(heads=2, pool="mean", layers=(-1, 0), combine="mean", dropout=0.2, max_length=16, truncation="tail")),
+        "head": Row(
+            Head(heads=2, reduction="sum", pool="mean", layers=(-1, 0), combine="mean", dropout=0.2, max_length=16, truncation="tail")
+        ),
         "token_head": Row(TokenHead(align="mean", heads=2, dropout=0.2, max_length=12, stride=3, decoding="repair")),
         "span_head": Row(SpanHead(heads=2, dropout=0.2, max_length=20, stride=3, max_answer_length=4, n_best=3)),
         "masked_lm": Row(MaskedLM(probability=0.3, max_length=16, masking="span", mask_share=0.7, random_share=0.2)),

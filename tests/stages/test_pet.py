@@ -19,7 +19,7 @@ from tempering.contracts import Example, Seeds
 from tempering.errors import DataError, RecipeError
 from tempering.fitting import fit
 from tempering.framings.cloze import Cloze
-from tempering.framings.masking import Masking
+from tempering.framings.hidden.masking import Masking
 from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.saving import load

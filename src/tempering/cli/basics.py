@@ -45,6 +45,7 @@ def fit(
     kind: o.Kind = None,
     recipe: o.Fitted = "auto",
     model: o.Model = "minilm",
+    quantize: o.Quantize = None,
     seed: o.Seed = 0,
     sampling_seed: o.SamplingSeed = None,
     init_seed: o.InitSeed = None,
@@ -71,7 +72,7 @@ def fit(
     own = {"sampling": sampling_seed, "init": init_seed, "order": order_seed, "dropout": dropout_seed}
     several = Several(tries, stop_worst, stop_at)
     words, metrics, trackers = tuple(settings or ()), tuple(metric or ()), tuple(report_to or ())
-    command.run(command.Request(source, recipe, words, model, seed, own, metrics, trackers, place, several))
+    command.run(command.Request(source, recipe, words, model, seed, own, metrics, trackers, place, several, quantize))
 
 
 @app.command()

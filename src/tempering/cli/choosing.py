@@ -24,6 +24,7 @@ def compare(
     seeds: o.Seeds = 5,
     budget: o.Budget = 1,
     model: o.Model = "minilm",
+    quantize: o.Quantize = None,
     seed: o.Seed = 0,
     metric: o.Metrics = None,
     decompose: o.Decompose = False,
@@ -40,9 +41,8 @@ def compare(
 
     source = Source(data, dev, test, text, text_pair, label, kind)
     words, names = tuple(settings or ()), tuple(metric or ())
-    command.run(
-        command.Request(source, recipes, words, sizes, seeds, budget, model, seed, names, workers, output_dir, decompose), dry_run, json
-    )
+    asked = command.Request(source, recipes, words, sizes, seeds, budget, model, seed, names, workers, output_dir, decompose, quantize)
+    command.run(asked, dry_run, json)
 
 
 @app.command()
@@ -72,6 +72,7 @@ def explain(
     label: o.Label = None,
     kind: o.Kind = None,
     model: o.Model = "minilm",
+    quantize: o.Quantize = None,
     json: o.Json = False,
 ) -> None:
     """Say what a recipe will do, before it does it.
@@ -80,7 +81,7 @@ def explain(
     """
     from tempering.commands import explain as command
 
-    command.run(recipe, list(words or ()), Source("", dev, test, text, text_pair, label, kind), model, json)
+    command.run(recipe, list(words or ()), Source("", dev, test, text, text_pair, label, kind), model, json, quantize)
 
 
 @app.command()

@@ -37,6 +37,7 @@ class Request:
     workers: int
     output_dir: Path
     decompose: bool = False
+    quantize: str | None = None
 
 
 def run(request: Request, dry_run: bool, as_json: bool) -> None:
@@ -82,7 +83,7 @@ def prepare(request: Request, task: Task) -> tuple[list[Recipe], list[Plan]]:
     if doubled or not recipes:
         what = f"found {sorted(doubled)[0]!r} twice; give each its own name" if doubled else "found none; see  temper list recipes"
         raise RecipeError(f"--recipes {request.recipes}: expected recipes of different names, {what}")
-    plans = [explain(recipe, outline(request.model), task) for recipe in recipes]
+    plans = [explain(recipe, outline(request.model, request.quantize), task) for recipe in recipes]
     warn(examined(task, outline(request.model)), request.source)
     return recipes, plans
 
@@ -120,6 +121,7 @@ def study_of(request: Request, task: Task, recipes: list[Recipe], sizes: tuple[i
                 seed=request.seed,
                 workers=request.workers,
                 decompose=request.decompose,
+                quantize=request.quantize,
             )
     except KeyboardInterrupt:
         tell(f"stopped; finished runs are kept in {request.output_dir}, and the same command goes on from there")
@@ -152,7 +154,7 @@ def cell_words(event: dict[str, Any]) -> str:
     """A finished run in one line: ``[3/24] lora, 128 rows, seed 0: accuracy 0.8123 in 4.2 s, about 80.1 s left``."""
     size = "all rows" if event["size"] == "all" else f"{event['size']} rows"
     search = {"search": "search: ", "crossed": "crossed: "}.get(event["phase"], "")
-    head = f"[{event['done']}/{event['total']}] {search}{event['recipe']}, {size}, {event['streams']}"
+    head = f"[{event['done']}/{event['total']}] {search}{event['recipe']}, {size}, {event.get('streams') or 'seed ' + str(event['seed'])}"
     if event["status"] != "done":
         return f"{head}: failed, {event['reason']}"
     left = f", about {duration(event['remaining'])} left" if event.get("remaining") else ""

@@ -10,7 +10,7 @@ from tempering.commands.inputs import Source, read_recipe
 from tempering.errors import ModelError, RecipeError
 
 
-def run(recipe: str, words: list[str], source: Source, model: str, as_json: bool) -> None:
+def run(recipe: str, words: list[str], source: Source, model: str, as_json: bool, quantize: str | None = None) -> None:
     """Print the plan. ``words`` hold an optional data file first, then overrides. A refusal is printed as JSON too, where asked for."""
     if words and ("=" not in words[0] or Path(words[0]).exists()):
         source, words = replace(source, data=words[0]), words[1:]
@@ -22,7 +22,7 @@ def run(recipe: str, words: list[str], source: Source, model: str, as_json: bool
     task = source.task() if source.data else None
     try:
         chosen, why = read_recipe(recipe, words, task)
-        plan = explain(chosen, model, task)
+        plan = explain(chosen, model, task, quantize)
     except (RecipeError, ModelError) as refusal:
         if as_json:
             show_json({"recipe": recipe, "model": model, "refused": str(refusal)})

@@ -49,6 +49,7 @@ class Request:
     report_to: tuple[str, ...]
     place: Place
     several: Several = ONE
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def prepare(request: Request) -> Ready:
     from tempering.plan import explain, outline  # torch comes only once the data is known to be good
 
     recipe, why = read_recipe(request.recipe, request.settings, task)
-    outlined = outline(request.model)
+    outlined = outline(request.model, request.quantize)
+    _check_packed(request)
     plan = explain(recipe, outlined, task)
     request.several.check()
     warn(examined(task, outlined), request.source)
@@ -114,6 +116,14 @@ def _check_trackers(names: tuple[str, ...]) -> None:
             raise RecipeError(f"--report-to {name}: there is no such tracker; choose one of {', '.join(TRACKERS)}")
         if find_spec(name) is None:
             raise RecipeError(f"--report-to {name}: {name} is not installed; pip install 'tempering[{name}]'")
+
+
+def _check_packed(request: Request) -> None:
+    """Refuse what a packed model cannot take part in."""
+    if request.quantize and request.place.merge:
+        raise RecipeError(f"--merge: the matrices of a model in {request.quantize} are packed and take nothing in; leave --merge out")
+    if request.quantize and request.several.tries > 1:
+        raise RecipeError(f"--tries {request.several.tries}: several tries run on a whole model; leave --quantize or --tries out")
 
 
 def baseline(task: Task) -> dict[str, float]:
@@ -144,7 +154,7 @@ def _train(request: Request, ready: Ready) -> Learner:
     if request.several.tries > 1:
         with _listeners(request, ready) as (shown, sent):
             return request.several.fit(ready.recipe, ready.task, request.model, ready.seeds, place, request.metrics, both(shown, sent))
-    backbone = Backbone.load(request.model, ready.seeds.init)
+    backbone = Backbone.load(request.model, ready.seeds.init, request.quantize)
     if ready.why:
         tell(ready.why)
     with _listeners(request, ready) as (shown, sent):
@@ -184,7 +194,8 @@ def _check_same(request: Request, ready: Ready, facts: dict[str, Any]) -> None:
         from tempering.backbone import Backbone
         from tempering.fitting import identity_of
 
-        if identity_of(Backbone.load(request.model, ready.seeds.init)) != known:  # another model was put where this one stood
+        there = Backbone.load(request.model, ready.seeds.init, request.quantize)
+        if identity_of(there) != known:  # another model was put where this one stood, or it is packed otherwise
             mine["model"] = known
     first = facts["tries"][0]["seeds"] if "tries" in facts else facts.get("seeds")  # of several tries the first has the seeds asked for
     other = [name for name, value in mine.items() if (first if name == "seeds" else facts.get(name)) != value]

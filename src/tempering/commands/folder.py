@@ -83,7 +83,7 @@ def write(learner: Learner, recipe: Recipe, where: Path, merge: bool, why: str =
         _base_in_place(part, where)
         facts = facts_of(learner, recipe, why)
         texts = {"metrics.json": as_json(facts), "split.json": as_json(learner.record["split"]), "recipe.yaml": recipe.to_yaml()}
-        for name, text in (texts | {"README.md": card(learner, recipe, facts)}).items():
+        for name, text in (texts | {"README.md": card(learner, recipe, facts, _needs(part))}).items():
             (part / name).write_text(text, encoding="utf-8")
         clear_forms(where)
         for entry in sorted(part.iterdir(), key=lambda p: p.name == MARK):
@@ -152,8 +152,14 @@ def read_metrics(where: Path) -> dict[str, Any]:
     return found
 
 
-def card(learner: Learner, recipe: Recipe, facts: dict[str, Any]) -> str:
-    """The model card, under the base model's name on the hub where it has one."""
+def _needs(part: Path) -> dict[str, Any]:
+    """What the saved folder says of the base model it needs; nothing where it holds all of it."""
+    meta = json.loads((part / MARK).read_text(encoding="utf-8"))
+    return {} if meta["format"] == "full" else meta["base"] | {"inside": meta["base"]["changed"]}
+
+
+def card(learner: Learner, recipe: Recipe, facts: dict[str, Any], base: dict[str, Any] | None = None) -> str:
+    """The model card, under the base model's name on the hub where it has one; ``base`` is what the folder needs beside it."""
     from tempering.pretrained import ALIASES
     from tempering.report.card import model_card
 
@@ -169,4 +175,4 @@ def card(learner: Learner, recipe: Recipe, facts: dict[str, Any]) -> str:
         "data": learner.record["name"],
         "seconds": facts["train_seconds"],
     }
-    return model_card(told | {name: facts[name] for name in taken})
+    return model_card(told | {name: facts[name] for name in taken} | ({"base": base} if base else {}))

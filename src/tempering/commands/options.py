@@ -44,6 +44,7 @@ Pair = _option(str | None, "--text-pair", metavar="COLUMN", text="Column of the 
 Label = _option(str | None, "--label", metavar="COLUMN", text="Column of the label, or several 0/1 columns: a,b,c.")
 Kind = _option(str | None, "--kind", metavar="KIND", text=_KIND)
 Model = _option(str, "--model", metavar="NAME", text="Folder, hub id (owner/name) or minilm.")
+Quantize = _option(str | None, "--quantize", metavar="BITS", text="8bit or 4bit: pack the frozen matrices of the model.")
 Reader = _option(str | None, "--model", metavar="NAME", text="Model whose tokens and limit texts are measured in.")
 Fitted = _option(str, "--recipe", "--config", metavar="NAME|FILE", text=_RECIPE)
 Adapted = _option(str, "--recipe", metavar="NAME|FILE", text="Recipe whose first stage is trained: dapt, madx-language ...")

@@ -101,7 +101,7 @@ def _cloze(template: str | None, words: Any) -> Cloze:
 
 def read_words(given: str, task: Task) -> Any:
     """Label words as they are typed: ``terrible,great`` in the order of the labels, or ``negative=terrible|bad,positive=great``."""
-    from tempering.framings.poles import HIGH, LOW
+    from tempering.framings.gaps.poles import HIGH, LOW
 
     classes: tuple[Any, ...] = (LOW, HIGH) if task.kind == "regression" else task.labels
     parts = [part.strip() for part in given.split(",") if part.strip()]

@@ -15,10 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tempering.contracts import Batch, Example, Prediction, Prompt, RowForm, Scores, Slab
 from tempering.errors import ModelError
+from tempering.framings.hidden.packing import Packing, segmented, sizes_of, unpacked
 from tempering.framings.lm_head import read_rows
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import ensure_output_head
-from tempering.framings.packing import Packing, segmented, sizes_of, unpacked
 from tempering.framings.text import TextEncoder, pad, tensors
 
 if TYPE_CHECKING:

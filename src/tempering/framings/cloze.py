@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.errors import ModelError, RecipeError
-from tempering.framings import label_words
-from tempering.framings.cloze_module import ClozeModule
+from tempering.framings.gaps import label_words
+from tempering.framings.gaps.cloze_module import ClozeModule
 from tempering.framings.templates import lm_bff
 from tempering.framings.templates.pieces import AnyTemplate, Soft
 from tempering.framings.templates.promptsource import PREFIX as PROMPTSOURCE

@@ -17,7 +17,7 @@ from tempering.dropout import dropout_stream
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.framings.initial import draw
 from tempering.framings.pooling import Pool
-from tempering.framings.vectors import VectorModule, info_nce, reads_classes
+from tempering.framings.vectored.vectors import VectorModule, info_nce, reads_classes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from tempering.errors import ModelError, RecipeError
 from tempering.framings.cloze import Cloze, refuse
-from tempering.framings.demonstrations_module import DemonstrationsModule
+from tempering.framings.gaps.demonstrations_module import DemonstrationsModule
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

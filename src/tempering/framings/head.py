@@ -54,14 +54,14 @@ class Head:
     """
 
     heads: Annotated[int, Field(ge=1)] = 1
-    reduction: Literal["mean", "sum"] = "mean"
     layers: tuple[int, ...] = (-1,)
     pool: Pool = "auto"
     combine: Combine = "concat"
-    normalize: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     truncation: Truncation = "head"
+    reduction: Literal["mean", "sum"] = "mean"
+    normalize: bool = False
 
     supervised: ClassVar[bool] = True
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from tempering.framings.calibration import Calibration
-from tempering.framings.prompt_text import paired
-from tempering.framings.retrieval import Metric, Retrieval
-from tempering.framings.scoring import Scoring
+from tempering.framings.asked.calibration import Calibration
+from tempering.framings.asked.prompt_text import paired
+from tempering.framings.asked.retrieval import Metric, Retrieval
+from tempering.framings.asked.scoring import Scoring
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
-    from tempering.framings.in_context_module import InContextModule
+    from tempering.framings.asked.in_context_module import InContextModule
 
 Order = Literal["random", "nearest_last", "nearest_first", "global_entropy", "local_entropy"]
 Count = Annotated[int, Field(ge=1)]
@@ -28,11 +28,11 @@ class InContext:
     Lu et al. 2022; retrieval after Liu et al. 2022 (KATE); domain calibration after Fei et al. 2023, batch calibration after Zhou et
     al. 2024; with masks the in-context row of Gao et al. 2021.
     *Formula*: prompt = instruction + sep + demo_1 + sep + ... + demo_k + sep + query; score(w) = sum_t log P(w_t | prompt, w_<t),
-    divided or compared as ``scoring`` says (`tempering.framings.scoring.normalized`); log p_y = log sum over its words w of exp
-    score(w), normalized over the classes; calibrated: p / p_cf or p - p_cf (`tempering.framings.calibration`).
-    *Needs*: a causal language model, or one with a mask token. ``template``: a format of `tempering.framings.prompt_text.FORMATS` or a
-    string with {text}, {text_pair} and {answer}; ``words``: label -> word or words, by default the label's name. Rows for ``shots``
-    (in all, or of each class with ``per_class``) come from the training split alone.
+    divided or compared as ``scoring`` says (`tempering.framings.asked.scoring.normalized`); log p_y = log sum over its words w of exp
+    score(w), normalized over the classes; calibrated: p / p_cf or p - p_cf (`tempering.framings.asked.calibration`).
+    *Needs*: a causal language model, or one with a mask token. ``template``: a format of
+    `tempering.framings.asked.prompt_text.FORMATS` or a string with {text}, {text_pair} and {answer}; ``words``: label -> word or words,
+    by default the label's name. Rows for ``shots`` (in all, or of each class with ``per_class``) come from the training split alone.
     *Costs*: one forward pass a query; the demonstrations' keys and values are computed once for all queries. Several-token answers add a
     pass over those tokens alone. ``order`` of entropy: a pass a permutation and probe; ``contexts``: so many passes; ``sensitivity``:
     accuracy under so many orders of the demonstrations on up to 64 other training rows, told and used for nothing.
@@ -109,6 +109,6 @@ class InContext:
 
     def build(self, task: Any, backbone: Backbone) -> InContextModule:
         """The module for this task and backbone."""
-        from tempering.framings.in_context_module import InContextModule
+        from tempering.framings.asked.in_context_module import InContextModule
 
         return InContextModule(self, task, backbone)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tempering.contracts import Batch, Example, Scores, Slab
 from tempering.errors import RecipeError
-from tempering.framings.left_to_right import log_probabilities
+from tempering.framings.asked.left_to_right import log_probabilities
+from tempering.framings.asked.prompt_text import paired
+from tempering.framings.asked.prompted import PromptedModule
 from tempering.framings.losses import supervised_loss
-from tempering.framings.prompt_text import paired
-from tempering.framings.prompted import PromptedModule
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from tempering.contracts import Batch, Example, Prediction, Prompt, RowForm, Scores, Slab
 from tempering.errors import ModelError, RecipeError
+from tempering.framings.hidden.masking import Choice, Ids, Masking
+from tempering.framings.hidden.packing import Packing, segmented, sizes_of, unpacked
 from tempering.framings.lm_head import ensure_lm_head, lm_state
-from tempering.framings.masking import Choice, Ids, Masking
 from tempering.framings.module import FramingBase
-from tempering.framings.packing import Packing, segmented, sizes_of, unpacked
 from tempering.framings.text import TextEncoder, pad, tensors
 
 if TYPE_CHECKING:

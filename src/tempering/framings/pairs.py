@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from tempering.contracts import Batch, Example, Prompt, Scores, Slab
 from tempering.errors import DataError, RecipeError
-from tempering.framings.pair_numbers import PairWalk, Strategy
 from tempering.framings.pooling import Pool
-from tempering.framings.vectors import VectorModule, info_nce, reads_classes
+from tempering.framings.vectored.pair_numbers import PairWalk, Strategy
+from tempering.framings.vectored.vectors import VectorModule, info_nce, reads_classes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from tempering.contracts import Batch, Example, Hooks, Kind, Prediction, Prompt, Scores, Slab, Weights
 from tempering.errors import RecipeError
-from tempering.framings.growth import State, grow, place, sampled
+from tempering.framings.clusters.growth import State, grow, place, sampled
+from tempering.framings.clusters.mixture import Readout, crowding, log_chances, nearness, stray
 from tempering.framings.initial import draw, first
 from tempering.framings.losses import supervised_loss
-from tempering.framings.mixture import Readout, crowding, log_chances, nearness, stray
 from tempering.framings.module import FramingBase, Support
 from tempering.framings.pooling import Pool, Pooling
 from tempering.framings.text import TextEncoder, Truncation, pad, tensors

@@ -15,8 +15,8 @@ from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores
 from tempering.errors import RecipeError
 from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
-from tempering.framings.questions import NOWHERE, Candidate, Pairs, Stretch, candidates
-from tempering.framings.readout import Readout
+from tempering.framings.spans.questions import NOWHERE, Candidate, Pairs, Stretch, candidates
+from tempering.framings.spans.readout import Readout
 from tempering.framings.text import pad, tensors
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab
 from tempering.errors import DataError, RecipeError
-from tempering.framings.decoding import Decoding, Steps
 from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
-from tempering.framings.readout import Readout
+from tempering.framings.spans.decoding import Decoding, Steps
+from tempering.framings.spans.readout import Readout
+from tempering.framings.spans.windows import Offsets, best_window, cut, ranges
 from tempering.framings.text import pad, tensors
-from tempering.framings.windows import Offsets, best_window, cut, ranges
 from tempering.tags import spans, split_words
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 from tempering.backbone import Backbone
 from tempering.errors import RecipeError
-from tempering.framings import label_words
 from tempering.framings.cloze import Cloze
+from tempering.framings.gaps import label_words
 from tempering.framings.verbalizers.auto_words import AutoWords
 from tempering.prompting.fillers import Filler, MaskFiller, SpanFiller
 from tempering.prompting.scoring import Scored, check_kind, ranked, rows_on, score, untrained

@@ -9,7 +9,7 @@ import numpy as np
 
 from tempering.contracts import Example
 from tempering.errors import DataError
-from tempering.framings.poles import HIGH, LOW
+from tempering.framings.gaps.poles import HIGH, LOW
 from tempering.prompting.fillers import Filler, Filling
 from tempering.prompting.sketches import FORMS, Form, words_of
 

@@ -15,7 +15,7 @@ from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Prompt
 from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
-from tempering.framings.soft_slots import SOFT, VECTORS
+from tempering.framings.gaps.soft_slots import SOFT, VECTORS
 from tempering.framings.templates import plain
 from tempering.framings.templates.pieces import Piece, Soft, Template, Text
 from tempering.framings.verbalizers.base import hidden_of, vocabulary_logits

@@ -33,7 +33,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
     ``facts``: name, model (hub id or folder), kind, metrics ({"dev": {...}, "test": {...}}) are needed; labels, recipe_yaml,
     main_metric, rows ({"train": n}), data, language, seconds, trained_parameters, total_parameters, seeds, versions, loads_with
-    ("tempering", "transformers", "peft"), notes and study_table (Markdown) are used where given. Raises `RecipeError` when a
+    ("tempering", "transformers", "peft"), base (of a folder that holds a change alone: {"fingerprint": ..., "inside": the folder has it,
+    "quantize": ...}), notes and study_table (Markdown) are used where given. Raises `RecipeError` when a
     needed fact is absent.
     """
     missing = [key for key in _NEEDED if key not in facts]
@@ -141,7 +142,21 @@ def _loading(facts: Mapping[str, Any]) -> list[str]:
     }
     shown = [f"With {way}:\n\n{_fenced(code[way], 'python')}" for way in ways if way in code]
     only = ["This model has parts that only `tempering.load` restores."] if ways == ["tempering"] else []
-    return ["## How to load it", *shown, *only]
+    return ["## How to load it", *shown, *only, *_needed(facts)]
+
+
+def _needed(facts: Mapping[str, Any]) -> list[str]:
+    """What has to be there beside the folder, where that holds no model of its own."""
+    base = facts.get("base")
+    if not base:
+        return []
+    packed = f" Its matrices are packed in {base['quantize']} again." if base.get("quantize") else ""
+    if base.get("inside"):
+        return [f"The base model, which an earlier stage changed, lies in the folder `base`; what is beside it is the change.{packed}"]
+    return [
+        f"This folder holds only what was trained, and needs its base model: {escape(str(facts['model']))}, read from where it was"
+        f" (fingerprint {str(base['fingerprint'])[:8]}). One with other weights is refused.{packed}"
+    ]
 
 
 def _fenced(code: str, language: str) -> str:

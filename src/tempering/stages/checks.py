@@ -127,13 +127,13 @@ def check_quantized(stages: Sequence[Any], method: str | None) -> None:
     for tuning in _parts(stage.tuning):
         if getattr(tuning, "trains_matrices", tuning.trains_pretrained) or getattr(tuning, "changes_matrices", False):
             raise RecipeError(
-                f"quantize {method}: tuning {name_of(tuning)[1]} trains or changes pretrained matrices, and those are packed and frozen; use"
-                " lora, an adapter, a prompt, ia3 or bitfit, or leave quantize out"
+                f"quantize {method}: tuning {name_of(tuning)[1]} trains or changes pretrained matrices, and those are packed and frozen;"
+                " use lora, an adapter, a prompt, ia3 or bitfit, or leave quantize out"
             )
     for s in (s for s in stage.stabilizers if getattr(s, "needs_pretrained", False)):
         raise RecipeError(
-            f"quantize {method}: {name_of(s)[1]} reads or sets pretrained weights, and those are packed and frozen; drop it, or leave quantize"
-            " out"
+            f"quantize {method}: {name_of(s)[1]} reads or sets pretrained weights, and those are packed and frozen; drop it, or leave"
+            " quantize out"
         )
 
 

@@ -12,8 +12,8 @@ from tempering.backbone import Backbone
 from tempering.codec import methods
 from tempering.contracts import Example, Seeds
 from tempering.errors import DataError, RecipeError
-from tempering.framings import label_words
 from tempering.framings.cloze import Cloze
+from tempering.framings.gaps import label_words
 from tempering.framings.head import Head
 from tempering.framings.verbalizers.manual import Manual
 from tempering.learner import Learner

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tempering.contracts import Batch, Hooks, Prompt, Weights
 from tempering.dropout import dropout_stream
-from tempering.framings.masking import Masking
+from tempering.framings.hidden.masking import Masking
 from tempering.framings.verbalizers.base import vocabulary_logits
 from tempering.learner import Learner
 from tempering.passes import Passes

@@ -12,7 +12,9 @@ from typing import Any
 from tempering.contracts import Seeds, predicts
 from tempering.errors import DataError, RecipeError, ResumeError
 from tempering.pretrained import locate
+from tempering.quantizing import checked
 from tempering.recipe import Recipe
+from tempering.stages.checks import check_quantized
 from tempering.study.crossing import code, off_diagonal
 from tempering.study.records import Record, StudyInfo
 from tempering.study.runner import Driver, Listener
@@ -42,11 +44,14 @@ def run_study(
     workers: int = 0,
     stop_after: int | None = None,
     decompose: bool = False,
+    quantize: str | None = None,
 ) -> Store:
     """Run what is not yet done of the study in ``folder`` and return its store. See `tempering.studying.compare`."""
     recipes, names = _checked(recipes), [_size_name(s) for s in sizes]
     crossed = off_diagonal(seeds) if decompose else []
-    info = describe(recipes, task, model, names, seeds, max(1, budget), metrics)
+    for recipe in recipes:
+        check_quantized(recipe.stages, checked(quantize))
+    info = replace(describe(recipes, task, model, names, seeds, max(1, budget), metrics), quantize=quantize or "")
     spaces = {r.name: settings_of(r, budget, seed) for r in recipes}
     small = {name: len(found) for name, found in spaces.items() if len(found) < budget}
     info = replace(info, crossed=seeds if decompose else 0, small_spaces=small)
@@ -60,7 +65,7 @@ def run_study(
     _write_recipes(folder, recipes)
     _write_rows(folder, task, info, seed)
     texts = {r.name: r.to_yaml() for r in recipes}
-    order = Order(task, model, texts, info.metric, info.higher_is_better, info.majority, tuple(metrics), folder / "cache", seed)
+    order = Order(task, model, texts, info.metric, info.higher_is_better, info.majority, tuple(metrics), folder / "cache", seed, quantize)
     driver = Driver(store, order, workers, listener, stop_after)
     search = [c for r in recipes for c in _search_cells(r, names, seeds, spaces[r.name])]
     if search:
@@ -182,6 +187,7 @@ def _identity(info: StudyInfo, seed: Any) -> dict[str, str]:
     return {
         "data": info.fingerprint[:16],
         "model": info.model,
+        "quantization of the model": info.quantize or "none",
         "metric": info.metric,
         "choice of extra metrics": ", ".join(info.metrics) or "none",
         "seed": str(seed),

@@ -56,7 +56,7 @@ class StudyInfo:
     (or mean-value) predictor on test; ``test_rows`` and ``dev_rows`` are counts; ``gold`` the true test labels; ``metrics`` the
     extra ones. ``small_spaces`` names recipes with fewer settings to try than ``budget``, with their number. ``cache_seconds`` is what
     the outputs of frozen models, shared by all runs, took up to now. ``crossed`` is how many levels of each seed stream are crossed to
-    decompose the variance (0: not asked for).
+    decompose the variance (0: not asked for). ``quantize`` says how the model's frozen matrices are packed ("": not at all).
     """
 
     title: str
@@ -80,6 +80,7 @@ class StudyInfo:
     small_spaces: dict[str, int] = field(default_factory=dict)
     cache_seconds: float = 0.0
     crossed: int = 0
+    quantize: str = ""
 
     @property
     def space_note(self) -> str:

@@ -35,6 +35,7 @@ class Order:
     metrics: tuple[str, ...]
     cache: Path | None
     base_seed: int = 0
+    quantize: str | None = None
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Bench:
         from tempering.cache import TrunkCache
 
         if self._pristine is None:
-            self._pristine = Backbone.load(self.order.model)
+            self._pristine = Backbone.load(self.order.model, quantize=self.order.quantize)
             self._cache = TrunkCache(self.order.cache)
 
     def _backbone(self, recipe: Recipe, init: int) -> Any:
@@ -97,7 +98,7 @@ class Bench:
         from tempering.backbone import Backbone
 
         if self._pristine.pretrained != self._pristine.own:
-            return Backbone.load(self.order.model, init)
+            return Backbone.load(self.order.model, init, self.order.quantize)
         untouched = len(recipe.stages) == 1 and _suited(recipe.stages[0], self.order.task).cached
         return self._pristine if untouched else copy.deepcopy(self._pristine)
 

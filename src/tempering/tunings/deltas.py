@@ -89,7 +89,9 @@ def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None 
     known = base.fingerprint()
     for learner, folder in zip(learners, folders, strict=True):
         if learner.backbone.quantized:
-            raise ModelError(f"{folder}: the matrices of its base model are packed in {learner.backbone.quantized} and add nothing up; leave it out")
+            raise ModelError(
+                f"{folder}: the matrices of its base model are packed in {learner.backbone.quantized} and add nothing up; leave it out"
+            )
         if not learner.tuning.merges:
             raise ModelError(f"{folder}: its tuning cannot be merged into weights, so it cannot be added to others; leave it out")
         if learner.backbone.source != base.source or (learner.backbone.base_fingerprint or known) != known:

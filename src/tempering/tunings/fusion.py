@@ -83,6 +83,11 @@ class Fusion(FeedForwardTuning):
         """Read the adapters' weights from their folders."""
         self.read(learner.backbone)
 
+    def check_files(self, backbone: Backbone) -> None:
+        """Refuse a folder that is missing or holds other adapters, before anything is trained."""
+        for k, folder in enumerate(self.adapters):
+            read_adapters(f"fusion.adapters.{k}", folder, backbone, self.member)
+
     def read(self, backbone: Backbone) -> None:
         """Fill the frozen adapters of every block from the folders."""
         for k, folder in enumerate(self.adapters):

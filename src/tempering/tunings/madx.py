@@ -120,6 +120,11 @@ class MADX(FeedForwardTuning):
         if self.language:
             self.read(learner.backbone)
 
+    def check_files(self, backbone: Backbone) -> None:
+        """Refuse a folder that is missing or holds other adapters, before anything is trained."""
+        if self.language:
+            read_adapters("madx.language", self.language, backbone, self.spoken)
+
     def read(self, backbone: Backbone) -> None:
         """Fill the frozen language adapter of every block, and the invertible one, from the folder."""
         tensors = read_adapters("madx.language", self.language, backbone, self.spoken)

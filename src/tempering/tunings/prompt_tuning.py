@@ -97,6 +97,13 @@ class PromptTuning:
             with torch.no_grad():
                 prompt.weight[: len(saved)] = saved[: self.p].to(prompt.weight)
 
+    def check_files(self, backbone: Backbone) -> None:
+        """Refuse a folder that is missing or holds no prompt of this width, before anything is trained."""
+        if self.init == "file":
+            from tempering.tunings.saved_prompts import saved_prompt
+
+            saved_prompt(self.file, int(backbone.embeddings.get_parameter("weight").shape[1]))
+
     def merge(self, backbone: Backbone) -> None:
         """Refused: no weight of the body can hold tokens."""
         raise ModelError(

@@ -20,17 +20,21 @@ def read_adapters(field: str, folder: str, backbone: Backbone, expected: Pfeiffe
     """The tensors of the pfeiffer adapters in ``folder``, by their name in the body.
 
     A folder that is missing, of another tuning, of another setting than ``expected``, or trained on another backbone is a `ModelError`
-    in the name of ``field``.
+    in the name of ``field``. A backbone that is an outline has no weights to tell it by: then all but that is checked.
     """
     from tempering.saving import saved_change
 
-    tuning, fingerprint, tensors = saved_change(folder)
     where = f"{field}: {folder}"
+    try:
+        tuning, fingerprint, tensors = saved_change(folder)
+    except ModelError as error:
+        raise ModelError(f"{field}: {error}") from None
     if type(tuning) is not Pfeiffer:
         raise ModelError(
             f"{where} holds a {type(tuning).__name__}; expected a folder that was fitted with tuning pfeiffer alone; choose one"
         )
-    found = base_fingerprint(backbone)
+    outlined = backbone.embeddings.get_parameter("weight").is_meta
+    found = fingerprint if outlined else base_fingerprint(backbone)
     if fingerprint != found:
         raise ModelError(
             f"{where} was trained on another backbone than {backbone.source} (fingerprint {fingerprint[:8]}, here {found[:8]});"

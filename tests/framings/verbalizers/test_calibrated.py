@@ -7,7 +7,7 @@ import torch
 
 from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
-from tempering.framings.calibration import additive, content_free, diagonal
+from tempering.framings.asked.calibration import additive, content_free, diagonal
 from tempering.framings.verbalizers.calibrated import Calibrated
 from tempering.framings.verbalizers.manual import Manual
 from tempering.framings.verbalizers.multi_mask import MultiMask

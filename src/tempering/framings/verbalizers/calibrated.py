@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tempering.contracts import Batch, Example, Slab
 from tempering.errors import DataError, RecipeError
-from tempering.framings.calibration import content_free, diagonal
+from tempering.framings.asked.calibration import content_free, diagonal
 from tempering.framings.verbalizers.base import Run, VerbalizerModule, Words, checked, class_scores, over_prompts, unlabeled
 from tempering.framings.verbalizers.manual import Manual
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempering.framings.asked.scoring import common
 from tempering.framings.output_head import language_head
-from tempering.framings.scoring import common
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -48,7 +48,7 @@ def cacheable(backbone: Backbone) -> bool:
     and takes a cache and positions.
     """
     takes = inspect.signature(backbone.model.forward).parameters
-    untouched = backbone.reserved == 0 and set(backbone.model.state_dict()) == backbone.own
+    untouched = backbone.reserved == 0 and set(backbone.model.state_dict()) <= backbone.own
     return backbone.layout.kind == "decoder" and untouched and {"past_key_values", "position_ids"} <= set(takes)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.framings.capacity import centers, closest, light, outliers, separation, spread, threshold
-from tempering.framings.mixture import nearness
+from tempering.framings.clusters.capacity import centers, closest, light, outliers, separation, spread, threshold
+from tempering.framings.clusters.mixture import nearness
 
 if TYPE_CHECKING:
     from tempering.framings.prototypes import Prototypes

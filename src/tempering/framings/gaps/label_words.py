@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tempering.errors import RecipeError
-from tempering.framings.poles import HIGH, LOW
+from tempering.framings.gaps.poles import HIGH, LOW
 from tempering.framings.templates import lm_bff
 
 Pairs = tuple[tuple[Any, Any], ...]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tempering.contracts import Example
-from tempering.framings.left_to_right import padded
-from tempering.framings.scoring import Wrapping, encoded
+from tempering.framings.asked.left_to_right import padded
+from tempering.framings.asked.scoring import Wrapping, encoded
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tempering.contracts import Batch, Example, Prediction, Prompt, Scores
-from tempering.framings.asking import Asked
-from tempering.framings.left_to_right import cacheable, log_probabilities, picker, write
+from tempering.framings.asked.asking import Asked
+from tempering.framings.asked.left_to_right import cacheable, log_probabilities, picker, write
 from tempering.streams import numpy_stream
 
 if TYPE_CHECKING:
-    from tempering.framings.in_context_module import InContextModule
+    from tempering.framings.asked.in_context_module import InContextModule
     from tempering.learner import Learner
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tempering.contracts import Example, Prompt
-from tempering.framings import calibration, ordering
-from tempering.framings.left_to_right import Prefix, picker, write
+from tempering.framings.asked import calibration, ordering
+from tempering.framings.asked.left_to_right import Prefix, picker, write
 
 if TYPE_CHECKING:
-    from tempering.framings.in_context_module import InContextModule
+    from tempering.framings.asked.in_context_module import InContextModule
     from tempering.learner import Learner
 
 HELD = 64  # rows that the sensitivity to order is measured on

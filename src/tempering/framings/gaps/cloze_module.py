@@ -10,12 +10,12 @@ from torch import Tensor
 
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab
 from tempering.errors import DataError, RecipeError
-from tempering.framings import label_words
+from tempering.framings.gaps import label_words
+from tempering.framings.gaps.poles import pole_losses, value_of
+from tempering.framings.gaps.soft_slots import SOFT, VECTORS, SoftSlots
 from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import language_head
-from tempering.framings.poles import pole_losses, value_of
-from tempering.framings.soft_slots import SOFT, VECTORS, SoftSlots
 from tempering.framings.templates import lm_bff
 from tempering.framings.templates.checking import boundaries, check_causal, check_fields, check_labels, check_masks
 from tempering.framings.templates.coding import PieceCoder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tempering.framings.left_to_right import padded
+from tempering.framings.asked.left_to_right import padded
 from tempering.framings.output_head import language_head
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab
 from tempering.errors import RecipeError
-from tempering.framings import answering, calibration
-from tempering.framings import in_context_choice as choice
-from tempering.framings.asking import Asked
+from tempering.framings.asked import answering, calibration, choice
+from tempering.framings.asked.asking import Asked
+from tempering.framings.asked.drawing import prompt_length
+from tempering.framings.asked.prompted import PromptedModule
+from tempering.framings.asked.retrieval import Neighbors, embedded, joined
+from tempering.framings.asked.scoring import classes_from, lengths_of, normalized
 from tempering.framings.losses import supervised_loss
-from tempering.framings.prompted import PromptedModule
-from tempering.framings.retrieval import Neighbors, embedded, joined
-from tempering.framings.scoring import classes_from, lengths_of, normalized
 
 if TYPE_CHECKING:
     from tempering.framings.in_context import InContext
@@ -109,6 +109,10 @@ class InContextModule(PromptedModule):
             parts.append(normalized(totals, lengths, how, self.given.alpha, unconditional))
             order += rows
         return torch.cat(parts)[torch.argsort(torch.tensor(order, device=parts[0].device))]
+
+    def length_hint(self, lengths: Sequence[int], limit: int) -> int:
+        """Tokens of the longest prompt for rows of ``lengths`` (none known: ``limit`` each), all its demonstrations counted."""
+        return prompt_length(self, lengths or (limit,))
 
     def trunk_key(self) -> str:
         """Everything that prompts and scores depend on."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores
 from tempering.errors import RecipeError
-from tempering.framings.asking import Asked, Reader
-from tempering.framings.drawing import check_texts, drawn, drawn_by_class, fresh_head
+from tempering.framings.asked.asking import Asked, Reader
+from tempering.framings.asked.drawing import check_texts, drawn, drawn_by_class, fresh_head
+from tempering.framings.asked.prompt_text import FORMATS, Pattern, Prompting, label_words, unnamed
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import language_head
-from tempering.framings.prompt_text import FORMATS, Pattern, Prompting, label_words, unnamed
 from tempering.framings.text import pad, tensors
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.framings.prompt_text import Pattern
+from tempering.framings.asked.prompt_text import Pattern
 
 SMOOTHING = 1e-5  # added to the histogram of labels, as in the code of Lu et al.
 LEAST_WORDS = 5  # a probe of fewer words is dropped

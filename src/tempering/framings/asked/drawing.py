@@ -10,10 +10,11 @@ import numpy as np
 
 from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
-from tempering.framings.prompt_text import Pattern
+from tempering.framings.asked.prompt_text import Pattern
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
+    from tempering.framings.asked.prompted import PromptedModule
 
 
 def drawn(rows: int, shots: int, rng: np.random.Generator, method: str) -> tuple[int, ...]:
@@ -58,3 +59,16 @@ def fresh_head(backbone: Backbone) -> tuple[str, ...]:
     return (
         f"{backbone.source} holds no language-model head, so one was drawn at random and answers are as random; take a checkpoint with it",
     )
+
+
+def prompt_length(module: PromptedModule, lengths: Sequence[int]) -> int:
+    """An estimate, before any row is drawn, of the longest prompt in tokens for rows of ``lengths``.
+
+    The longest row and demonstrations of mean length, each in its template with an answer, cut to what the reader takes: what does not
+    fit is dropped.
+    """
+    shots = module.value.shots * (len(module.answers) if module.value.per_class else 1)
+    blank = Example(("",) * (1 + module.pattern.pair), "")
+    template = module._ask(blank.texts, (), 0, module.answers_of(blank)).length
+    wanted = template + max(lengths) + shots * (template + sum(lengths) / len(lengths))
+    return int(min(module.reader.limit, wanted))

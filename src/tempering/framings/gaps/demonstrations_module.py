@@ -13,11 +13,11 @@ from torch import Tensor
 
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores
 from tempering.errors import DataError, RecipeError
-from tempering.framings.cloze_module import ClozeModule
-from tempering.framings.demonstration_draws import Pool, likenesses
-from tempering.framings.demonstration_prompts import Beside
+from tempering.framings.gaps.cloze_module import ClozeModule
+from tempering.framings.gaps.draws import Pool, likenesses
+from tempering.framings.gaps.sentence_vectors import load, sentence_vectors
+from tempering.framings.gaps.shown import Beside
 from tempering.framings.module import FramingBase
-from tempering.framings.sentence_vectors import load, sentence_vectors
 from tempering.streams import numpy_stream
 
 if TYPE_CHECKING:

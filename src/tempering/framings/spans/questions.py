@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tempering.contracts import Example, Prompt
 from tempering.errors import DataError, RecipeError
+from tempering.framings.spans.windows import Offsets, Range, cut
 from tempering.framings.text import reads_types
-from tempering.framings.windows import Offsets, Range, cut
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

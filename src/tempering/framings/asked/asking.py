@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tempering.errors import ModelError, RecipeError
-from tempering.framings.left_to_right import Prefix, Prefixes, cacheable, context_length
-from tempering.framings.likelihood import answer_states, shared_ids, totals
-from tempering.framings.mask_likelihood import Blank, blank_states, blank_totals
-from tempering.framings.scoring import Split, Wrapping, encoded, split
+from tempering.framings.asked.left_to_right import Prefix, Prefixes, cacheable, context_length
+from tempering.framings.asked.likelihood import answer_states, shared_ids, totals
+from tempering.framings.asked.mask_likelihood import Blank, blank_states, blank_totals
+from tempering.framings.asked.scoring import Split, Wrapping, encoded, split
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from tempering.framings.left_to_right import Prefix, go_on, log_probabilities, padded, run
-from tempering.framings.scoring import Split, common
+from tempering.framings.asked.left_to_right import Prefix, go_on, log_probabilities, padded, run
+from tempering.framings.asked.scoring import Split, common
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

@@ -1,0 +1,1 @@
+"""What prototypes are made of: their mixture, capacity, growth."""

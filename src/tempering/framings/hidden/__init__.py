@@ -1,0 +1,1 @@
+"""What language modeling is made of: which tokens are hidden, and how texts are packed to full rows."""

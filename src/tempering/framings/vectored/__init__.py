@@ -1,0 +1,1 @@
+"""What contrastive framings are made of: vectors of texts, and pairs found by their number."""
