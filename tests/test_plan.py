@@ -162,3 +162,49 @@ def test_planning_draws_nothing_from_the_global_generator(bert: str) -> None:
     torch.manual_seed(3)
     explain("tapt-lora", bert)
     assert torch.equal(torch.rand(2), expected) and Seeds.of(0) == Seeds(0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["prompt-tuning", "p-tuning"])
+def test_a_prompt_counts_in_the_tokens(name: str, bert: str) -> None:
+    task = tiny_task(24)
+    plain, led = (explain(Recipe.load(n), bert, task).stages[0] for n in ("lora", name))
+    p = Recipe.load(name).stages[0].tuning.p
+    longest = max(token_lengths(outline(bert), task.train.examples))
+    assert (plain.tokens, led.tokens) == (longest, longest + p)
+    assert explain(name, bert).stages[0].tokens == 64  # with the prompt, what positions there are
+    assert led.memory.activations > plain.memory.activations * (longest + p) / longest
+
+
+def test_a_bank_that_all_blocks_read_is_not_above_them(bert: str) -> None:
+    """The changes of a sparse tuning hang beside the blocks: gradients pass through all of these, as in full."""
+    per_text = [explain(Recipe.load(name), bert).stages[0].memory for name in ("full", "fish", "vera")]
+    assert len({m.activations // m.texts for m in per_text}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field"),
+    [
+        ("fusion", {"tuning.adapters": ["gone", "away"]}, "fusion.adapters.0"),
+        ("madx", {"tuning.language": "gone"}, "madx.language"),
+        ("prompt-tuning", {"tuning": {"prompt_tuning": {"init": "file", "file": "gone"}}}, "gone"),
+    ],
+)
+def test_folders_that_are_missing_are_refused(name: str, changes: dict[str, object], field: str, bert: str) -> None:
+    with pytest.raises(ModelError, match=f"{field}.*no tempering.json there"):
+        explain(Recipe.load(name).override(changes), bert)
+
+
+def test_folders_that_fit_are_let_through(bert: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        fit(recipe("pfeiffer"), tiny_task(24), bert).save_pretrained(tmp_path / name)
+    found = {"tuning.adapters": [str(tmp_path / "one"), str(tmp_path / "two")]}
+    same = {"tuning.reduction": Recipe.load("pfeiffer").stages[0].tuning.reduction}
+    assert explain(Recipe.load("fusion").override(found | same), bert).stages[0].backbone_trained == 2 * (3 * 32 * 32 + 2 * 32)
+    with pytest.raises(ModelError, match="holds adapters of width"):
+        explain(Recipe.load("fusion").override(found | {"tuning.reduction": 2}), bert)
+
+
+def test_demonstrations_count_in_the_tokens(tmp_path: Path) -> None:
+    model, task = str(save_tiny("gpt2", tmp_path / "gpt2")), tiny_task(24)
+    none, some, many = (explain(Recipe.load("in-context").override({"framing.shots": n}), model, task).stages[0].tokens for n in (0, 1, 30))
+    assert max(token_lengths(outline(model), task.train.examples)) < none < some < many == 64  # what does not fit is dropped

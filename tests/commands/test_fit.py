@@ -177,3 +177,25 @@ def test_the_best_of_several_tries_is_kept_and_all_are_told_of(here: Path, bert:
     other = (*asked[:-1], "other")
     refuses(*other, "--stop-at", "0.5", said="speak of several tries", capsys=capsys)
     refuses(*other, "--tries", "2", "--stop-worst", "2", said="--stop-worst 2.0: expected a share", capsys=capsys)
+
+
+def test_a_packed_model_says_so_in_its_folder(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = ("--recipe", "lora", "--quantize", "4bit")
+    refuses(
+        "fit", "train.csv", "--model", bert, *packed, "--merge", said="--merge: the matrices of a model in 4bit are packed", capsys=capsys
+    )
+    fitted(bert, *packed)
+    readme = (here / "model/README.md").read_text(encoding="utf-8")
+    assert "tempering.load(" in readme and "needs its base model" in readme and "packed in 4bit again" in readme
+    assert tempering.load(here / "model").backbone.quantized == "4bit"
+
+
+def test_the_readme_of_a_change_says_how_to_load_it(here: Path, bert: str) -> None:
+    """The lines of code in the folder's README, run as they stand."""
+    fitted(bert, "--recipe", "houlsby")
+    readme = (here / "model/README.md").read_text(encoding="utf-8")
+    assert "needs its base model" in readme and "packed" not in readme
+    (code,) = [part.split("```")[0] for part in readme.split("```python\n")[1:] if "tempering.load" in part]
+    found: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(here / "model")), found)
+    assert found["learner"].record["recipe"]

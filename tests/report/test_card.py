@@ -142,3 +142,14 @@ def test_a_card_names_the_class_of_its_kind(kind: str, task: str, auto: str) -> 
     facts = {"name": "n", "model": "m", "kind": kind, "metrics": {"dev": {"f1": 0.5}}, "loads_with": ["transformers", "peft", "tempering"]}
     card = model_card(facts)
     assert f'pipeline_tag: "{task}"\n' in card and card.count(f"{auto}.from_pretrained") == 2
+
+
+def test_a_folder_that_holds_a_change_says_what_it_needs() -> None:
+    base = {"fingerprint": "0123456789abcdef", "inside": False}
+    card = model_card(FACTS | {"loads_with": ["tempering"], "base": base})
+    assert 'tempering.load("path/to/this/folder")' in card
+    assert "needs its base model: sentence-transformers/all-MiniLM-L6-v2" in card and "fingerprint 01234567" in card
+    assert "packed" not in card
+    assert "packed in 4bit again" in model_card(FACTS | {"base": base | {"quantize": "4bit"}})
+    assert "lies in the folder `base`" in model_card(FACTS | {"base": base | {"inside": True}})
+    assert "base model, which" not in model_card(FACTS) and "needs its base" not in model_card(FACTS)

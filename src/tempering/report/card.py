@@ -153,10 +153,11 @@ def _needed(facts: Mapping[str, Any]) -> list[str]:
     packed = f" Its matrices are packed in {base['quantize']} again." if base.get("quantize") else ""
     if base.get("inside"):
         return [f"The base model, which an earlier stage changed, lies in the folder `base`; what is beside it is the change.{packed}"]
-    return [
+    said = (
         f"This folder holds only what was trained, and needs its base model: {escape(str(facts['model']))}, read from where it was"
         f" (fingerprint {str(base['fingerprint'])[:8]}). One with other weights is refused.{packed}"
-    ]
+    )
+    return [said]
 
 
 def _fenced(code: str, language: str) -> str:
