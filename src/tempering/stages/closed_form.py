@@ -8,24 +8,23 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
-from tempering.codec import methods
 from tempering.contracts import Prompt, Seeds
 from tempering.errors import DataError, RecipeError
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.setup import Surroundings, assemble, evaluator_of, metric_of, rows_of, tell_notes
+from tempering.stages.stepless import Stepless
 from tempering.train.device import place
 from tempering.train.evaluate import fit_thresholds, telling
 from tempering.train.feed import balanced_weights
 from tempering.train.settings import Loop
-from tempering.tunings.frozen import Frozen
 
 Array = NDArray[np.float64]
 _NO_STEPS = Loop()
@@ -35,7 +34,7 @@ CLOSE = 1e-8  # the largest gradient left at it
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ClosedForm:
+class ClosedForm(Stepless):
     """Fits the head's last linear map on the vectors of a frozen model exactly, in one go, as the second half of SetFit does.
 
     *Paper*: Tunstall et al. 2022 (SetFit). *Formula*: with x [rows, dim] what the head's last map reads, without dropout, ``logistic``
@@ -52,31 +51,8 @@ class ClosedForm:
     class_weights: Literal["none", "balanced"] = "none"
     per_device_eval_batch_size: Annotated[int, Field(gt=0)] = 64
 
-    tuning: ClassVar[Any] = Frozen()
-    stabilizers: ClassVar[tuple[Any, ...]] = ()
-    acting: ClassVar[tuple[Any, ...]] = ()
-    live: ClassVar[tuple[Any, ...]] = ()
-    text: ClassVar[str] = "labeled"
     cached: ClassVar[bool] = True
     why_not_cached: ClassVar[str] = ""
-    students: ClassVar[int] = 0
-    passes_per_step: ClassVar[int] = 0
-    per_device_train_batch_size: ClassVar[int] = 0
-    gradient_accumulation_steps: ClassVar[int] = 1
-    gradient_checkpointing: ClassVar[bool] = False
-    metric_for_best_model: ClassVar[str | None] = None
-    label_smoothing_factor: ClassVar[float] = 0.0
-    load_best_model_at_end: ClassVar[bool] = False
-    eval_strategy: ClassVar[str] = "no"
-
-    @field_validator("framing", mode="before")
-    @classmethod
-    def _by_name(cls, given: Any) -> Any:
-        return methods("framing", given, "ClosedForm.framing")
-
-    def total_steps(self, rows: int) -> int:
-        """None are taken."""
-        return 0
 
     def check(self, where: str, last: bool) -> list[str]:
         """Refuse another framing than a head, and a place where what is fitted would be left behind."""

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from tempering.backbone import Backbone
-from tempering.codec import methods
 from tempering.contracts import Seeds
 from tempering.errors import RecipeError
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.setup import Surroundings, assemble, metric_of, rows_of, tell_notes
+from tempering.stages.stepless import Stepless
 from tempering.streams import numpy_stream
 from tempering.train.device import place
 from tempering.train.settings import Loop
-from tempering.tunings.frozen import Frozen
 
 _NO_STEPS = Loop()
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Use:
+class Use(Stepless):
     """Takes no step: the framing reads the training rows where it needs them (demonstrations, a calibration), and nothing is trained.
 
     Tuning-free prompting of the survey by Liu et al. (2021): zero-shot prompts, in-context learning.
@@ -33,31 +32,8 @@ class Use:
     per_device_eval_batch_size: Annotated[int, Field(gt=0)] = 64
 
     trains: ClassVar[bool] = False
-    tuning: ClassVar[Any] = Frozen()
-    stabilizers: ClassVar[tuple[Any, ...]] = ()
-    acting: ClassVar[tuple[Any, ...]] = ()
-    live: ClassVar[tuple[Any, ...]] = ()
-    text: ClassVar[str] = "labeled"
     cached: ClassVar[bool] = False
     why_not_cached: ClassVar[str] = "nothing is trained"
-    students: ClassVar[int] = 0
-    passes_per_step: ClassVar[int] = 0
-    per_device_train_batch_size: ClassVar[int] = 0
-    gradient_accumulation_steps: ClassVar[int] = 1
-    gradient_checkpointing: ClassVar[bool] = False
-    metric_for_best_model: ClassVar[str | None] = None
-    label_smoothing_factor: ClassVar[float] = 0.0
-    load_best_model_at_end: ClassVar[bool] = False
-    eval_strategy: ClassVar[str] = "no"
-
-    @field_validator("framing", mode="before")
-    @classmethod
-    def _by_name(cls, given: Any) -> Any:
-        return methods("framing", given, "Use.framing")
-
-    def total_steps(self, rows: int) -> int:
-        """None are taken."""
-        return 0
 
     def check(self, where: str, last: bool) -> list[str]:
         """A framing whose new weights would stay as drawn is refused."""
