@@ -45,6 +45,7 @@ def test_scores_alone_give_the_paired_t_test_with_bonferroni() -> None:
     assert (pairs[0].low, pairs[0].high) == pytest.approx((ends.low, ends.high))
 
 
+@pytest.mark.slow
 def test_never_more_claims_than_holm() -> None:
     rng = np.random.default_rng(5)
     for _ in range(50):
