@@ -81,6 +81,14 @@ def run_tempering(args: argparse.Namespace) -> dict[str, Any]:
         return told(losses, tokens[0], time.perf_counter() - start)
 
 
+def pieces(args: argparse.Namespace, tokenizer: Any) -> list[list[int]]:
+    """The texts in pieces of the wanted length, special tokens counted."""
+    room = args.length - tokenizer.num_special_tokens_to_add()
+    ids = tokenizer(texts_of(args), add_special_tokens=False, verbose=False)["input_ids"]
+    first, last = tokenizer("")["input_ids"]
+    return [[first, *row[i : i + room], last] for row in ids for i in range(0, len(row), room)]
+
+
 def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, Any]:
     """One run by transformers' Trainer."""
     import datasets
@@ -119,10 +127,7 @@ def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, Any]:
         use_cpu=True,
     )
     start = time.perf_counter()
-    room = args.length - tokenizer.num_special_tokens_to_add()
-    ids = tokenizer(texts_of(args), add_special_tokens=False, verbose=False)["input_ids"]
-    first, last = tokenizer("")["input_ids"]
-    rows = [[first, *row[i : i + room], last] for row in ids for i in range(0, len(row), room)]
+    rows = pieces(args, tokenizer)
     data = datasets.Dataset.from_dict({"input_ids": rows, "length": [len(row) for row in rows]})
     trainer = transformers.Trainer(model, settings, collate, data, processing_class=tokenizer, callbacks=[Told()])
     trainer.train()

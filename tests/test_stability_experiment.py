@@ -19,24 +19,25 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "stability"
 
 
 @pytest.fixture(scope="module")
-def modules() -> Iterator[tuple[Any, Any]]:
-    """``worlds`` and ``claims``: scripts beside each other, in no package."""
+def modules() -> Iterator[tuple[Any, Any, Any]]:
+    """``worlds``, ``claims`` and ``judging``: scripts beside each other, in no package."""
     before = torch.get_default_dtype()
     sys.path.insert(0, str(FOLDER))
     try:
         import claims
+        import judging
         import worlds
 
-        yield worlds, claims
+        yield worlds, claims, judging
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("claims", "run", "worlds"):
+        for name in ("claims", "judging", "run", "worlds"):
             sys.modules.pop(name, None)
         torch.set_default_dtype(before)
 
 
-def test_the_minimizer_is_scipys(modules: tuple[Any, Any]) -> None:
-    worlds, _ = modules
+def test_the_minimizer_is_scipys(modules: tuple[Any, Any, Any]) -> None:
+    worlds, _, _ = modules
     sets = worlds.Sets.draw(2, 20, 5, 1.0, torch.Generator().manual_seed(0))
     weights = sets.left_out(4)
     found = worlds.minimize(sets, weights, 0.1, 1.5)
@@ -51,8 +52,8 @@ def test_the_minimizer_is_scipys(modules: tuple[Any, Any]) -> None:
         np.testing.assert_allclose(found[1, k].numpy(), theirs.x, atol=1e-6)
 
 
-def test_leaving_a_row_out_keeps_the_divisor_and_obeys_the_bound(modules: tuple[Any, Any]) -> None:
-    worlds, _ = modules
+def test_leaving_a_row_out_keeps_the_divisor_and_obeys_the_bound(modules: tuple[Any, Any, Any]) -> None:
+    worlds, _, _ = modules
     sets = worlds.Sets.draw(5, 20, 4, 1.0, torch.Generator().manual_seed(1))
     weights = sets.left_out(5)
     assert weights[:, 0].sum(-1).tolist() == pytest.approx([1.0] * 5)
@@ -62,8 +63,8 @@ def test_leaving_a_row_out_keeps_the_divisor_and_obeys_the_bound(modules: tuple[
     assert (apart > 0).all()
 
 
-def test_descent_takes_the_gradient_of_its_objective(modules: tuple[Any, Any]) -> None:
-    worlds, _ = modules
+def test_descent_takes_the_gradient_of_its_objective(modules: tuple[Any, Any, Any]) -> None:
+    worlds, _, _ = modules
     sets = worlds.Sets.draw(1, 10, 3, 1.0, torch.Generator().manual_seed(2))
     start = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(3)).requires_grad_()
     weights = sets.whole(1)
@@ -74,9 +75,9 @@ def test_descent_takes_the_gradient_of_its_objective(modules: tuple[Any, Any]) -
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_a_step_of_the_network_is_its_gradient(modules: tuple[Any, Any], heads: int) -> None:
+def test_a_step_of_the_network_is_its_gradient(modules: tuple[Any, Any, Any], heads: int) -> None:
     """Loss and margin's term written with autograd: the body follows the mean over heads, each head its own loss."""
-    worlds, _ = modules
+    worlds, _, _ = modules
     rng = torch.Generator().manual_seed(4)
     sets = worlds.Sets.draw(2, 12, 3, 1.0, rng)
     net = worlds.fresh(2, 2, heads, 5, 3, rng)
@@ -96,8 +97,8 @@ def test_a_step_of_the_network_is_its_gradient(modules: tuple[Any, Any], heads: 
     torch.testing.assert_close(moved.heads[s, k], net.heads[s, k] - 0.3 * of_head)
 
 
-def test_smaller_sets_lie_inside_larger_ones_and_stay_balanced(modules: tuple[Any, Any]) -> None:
-    worlds, _ = modules
+def test_smaller_sets_lie_inside_larger_ones_and_stay_balanced(modules: tuple[Any, Any, Any]) -> None:
+    worlds, _, _ = modules
     whole = worlds.Sets.draw(1, 16, 2, 1.0, torch.Generator().manual_seed(5))
     part = whole.first(6)
     assert float(part.signs.sum()) == 0.0
@@ -105,33 +106,33 @@ def test_smaller_sets_lie_inside_larger_ones_and_stay_balanced(modules: tuple[An
     assert {tuple(x) for x in part.rows[0].tolist()} <= rows
 
 
-def _claim(claims: Any, slope: tuple[float, float]) -> Any:
-    return claims.Claim("x", "world", "falls", "n", "distance", slope, lambda n: None)
+def _claim(judging: Any, slope: tuple[float, float]) -> Any:
+    return judging.Claim("x", "world", "falls", "n", "distance", slope, lambda n: None)
 
 
-def test_a_verdict_is_the_mean_slope_over_sets_with_its_interval(modules: tuple[Any, Any]) -> None:
-    _, claims = modules
+def test_a_verdict_is_the_mean_slope_over_sets_with_its_interval(modules: tuple[Any, Any, Any]) -> None:
+    _, _, judging = modules
     rng, levels = np.random.default_rng(0), [1.0, 2.0, 4.0, 8.0]
     slopes = -1 + 0.2 * rng.standard_normal(30)
     values = torch.tensor(np.array([[x**b for x in levels] for b in slopes]))
-    verdict = claims.judge(_claim(claims, claims.FALLS), claims.Measured(levels, values))
+    verdict = judging.judge(_claim(judging, judging.FALLS), judging.Measured(levels, values))
     half = stats.t.isf(0.025, 29) * slopes.std(ddof=1) / math.sqrt(30)
     assert (verdict.slope, verdict.low, verdict.high) == pytest.approx((slopes.mean(), slopes.mean() - half, slopes.mean() + half))
     assert verdict.holds
-    assert not claims.judge(_claim(claims, claims.RISES), claims.Measured(levels, values)).holds
-    assert not claims.judge(_claim(claims, (-0.5, 0.0)), claims.Measured(levels, values)).holds
+    assert not judging.judge(_claim(judging, judging.RISES), judging.Measured(levels, values)).holds
+    assert not judging.judge(_claim(judging, (-0.5, 0.0)), judging.Measured(levels, values)).holds
 
 
-def test_one_measurement_beyond_its_bound_fails_a_claim(modules: tuple[Any, Any]) -> None:
-    _, claims = modules
+def test_one_measurement_beyond_its_bound_fails_a_claim(modules: tuple[Any, Any, Any]) -> None:
+    _, _, judging = modules
     levels = [1.0, 2.0]
     values = torch.tensor([[2.0, 1.0], [2.1, 1.0]])
     inside = torch.tensor([[True, True], [True, False]])
-    found = claims.Measured(levels, values, torch.ones(2, 2), inside)
-    verdict = claims.judge(_claim(claims, claims.FALLS), found)
+    found = judging.Measured(levels, values, torch.ones(2, 2), inside)
+    verdict = judging.judge(_claim(judging, judging.FALLS), found)
     assert verdict.inside == 0.75
     assert not verdict.holds
-    assert claims.judge(_claim(claims, claims.FALLS), claims.Measured(levels, values, torch.ones(2, 2), inside | True)).holds
+    assert judging.judge(_claim(judging, judging.FALLS), judging.Measured(levels, values, torch.ones(2, 2), inside | True)).holds
 
 
 def test_the_command_writes_a_table_and_a_plot_for_each_claim(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_the_command_writes_a_table_and_a_plot_for_each_claim(tmp_path: Path) ->
     assert "there is no claim nothing" in bad.stderr
 
 
-def test_the_results_that_are_kept_are_of_these_claims_and_of_enough_sets(modules: tuple[Any, Any]) -> None:
+def test_the_results_that_are_kept_are_of_these_claims_and_of_enough_sets(modules: tuple[Any, Any, Any]) -> None:
     import run
 
     text = (FOLDER / "results.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 import claims as c
 import matplotlib
 import torch
-from claims import FALLS, RISES, Claim, Measured, Verdict, judge
+from judging import FALLS, RISES, Claim, Measured, Verdict, judge
 
 CONVEX, HEAD, FULL = "head tuning with a penalty", "head tuning", "full fine-tuning"
 REMOVAL = "distance when one row is left out"

@@ -83,20 +83,23 @@ def compare(
     stop_after: int | None = None,
     decompose: bool = False,
     quantize: str | None = None,
+    search_seeds: int | None = None,
 ) -> Study:
     """Run every recipe at every size with every seed and return the `Study`.
 
     ``sizes`` are numbers of training rows (None or "all" = all of them), drawn stratified and nested, the same for every recipe of a
-    seed. ``budget`` is the number of settings each recipe may try from its own search space, scored on dev. The task needs a test
-    split; from a file without one, a fifth of the rows is held out. Called again on the same ``output_dir`` it runs what is missing:
-    more recipes, sizes or seeds extend the study. ``workers`` 1 runs cells in a child process, so that one that is killed for memory
-    does not end the study (a script then needs the usual ``if __name__ == "__main__"``); 0 runs them here. ``stop_after`` ends after so
-    many runs, search and final runs counted together. ``decompose`` crosses the streams of sampling, initialization and order,
-    ``seeds`` levels of each in a Latin square, and splits the variance of every recipe and size among them: seeds x (seeds - 1) more
-    runs for each. ``quantize`` as in `tempering.fit`, for every recipe.
+    seed. ``budget`` is the number of settings each recipe may try from its own search space, scored on dev with the first
+    ``search_seeds`` of the seeds (None: with all of them). The task needs a test split; from a file without one, a fifth of the rows is
+    held out. Called again on the same ``output_dir`` it runs what is missing: more recipes, sizes or seeds extend the study. ``workers`` 1
+    runs cells in a child process, so that one that is killed for memory does not end the study (a script then needs the usual ``if __name__
+    == "__main__"``); 0 runs them here. ``stop_after`` ends after so many runs, search and final runs counted together. ``decompose``
+    crosses the streams of sampling, initialization and order, ``seeds`` levels of each in a Latin square, and splits the variance of every
+    recipe and size among them: seeds x (seeds - 1) more runs for each. ``quantize`` as in `tempering.fit`, for every recipe.
     """
     if seeds < 1:
         raise RecipeError(f"seeds: expected at least 1, found {seeds}")
+    if search_seeds is not None and not 1 <= search_seeds <= seeds:
+        raise RecipeError(f"search_seeds: expected 1 to {seeds}, as many as there are seeds, found {search_seeds}")
     task = task if isinstance(task, Task) else Task.from_file(task, hold_out_test=True)
     folder = Path(output_dir) if output_dir is not None else Path(tempfile.mkdtemp(prefix="tempering-study-"))
     loaded = [Recipe.load(r) for r in recipes]
@@ -116,6 +119,7 @@ def compare(
         stop_after=stop_after,
         decompose=decompose,
         quantize=quantize,
+        search_seeds=search_seeds,
     )
     return Study(folder, done)
 

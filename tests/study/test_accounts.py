@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tempering.contracts import Prompt
-from tempering.errors import ResumeError
+from tempering.errors import RecipeError, ResumeError
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.report.contents import contents
@@ -144,3 +144,13 @@ def test_a_budget_of_one_is_no_small_space(model: str, task: Task, tmp_path: Pat
     told: list[dict[str, Any]] = []
     study = compare([recipe("head")], task, model, sizes=(8,), seeds=1, output_dir=tmp_path, listener=told.append)
     assert study.info.space_note == "" and [e["event"] for e in told] == ["cell"]
+
+
+def test_a_search_with_one_seed_tries_each_setting_once(model: str, task: Task, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    asked: dict[str, Any] = {"sizes": (8,), "seeds": 2, "budget": 2, "output_dir": tmp_path}
+    study = compare([recipe("head")], task, model, search_seeds=1, listener=told.append, **asked)
+    assert [e["phase"] for e in told] == ["search"] * 2 + ["final"] * 2
+    assert "tried with the first seed" in dict(contents(study.conclude(), study.records()).method)["Settings"]
+    with pytest.raises(RecipeError, match="search_seeds: expected 1 to 2"):
+        compare([recipe("head")], task, model, search_seeds=3, **asked)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tempering.contracts import Example, Seeds
@@ -175,7 +176,8 @@ SCRIPT = """
 
 
 def start(script: Path, model: str, folder: Path, workers: int) -> subprocess.Popen[str]:
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # as here: sums differ with the threads
     command = [sys.executable, str(script), model, str(folder), str(workers)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
 
@@ -294,3 +296,18 @@ def test_examples_keep_their_labels(model: str, tmp_path: Path) -> None:
     study = compare(recipes("head"), task, model, sizes=("all",), seeds=1, output_dir=tmp_path)
     (record,) = study.records()
     assert all(isinstance(p, bool) for p in record.predictions)
+
+
+def test_another_version_of_the_data_that_a_stage_names_is_run_again(model: str, task: Task, tmp_path: Path) -> None:
+    source = tmp_path / "other.jsonl"
+
+    def run(rows: int) -> Study:
+        lines = (json.dumps({"text": e.texts[0], "label": e.label}) for e in tiny_examples(rows, seed=5))
+        source.write_text("\n".join(lines), encoding="utf-8")
+        quick = {"max_steps": 2, "min_steps": 0, "stages.0.max_steps": 2, "stages.0.data": str(source)}
+        recipe = Recipe.load("stilts").override(quick)
+        return compare([recipe], task, model, sizes=(8,), seeds=1, output_dir=tmp_path / "study", workers=0)
+
+    first, again, changed = (run(rows).records()[0] for rows in (20, 20, 24))
+    assert again.seconds == first.seconds  # kept, not run again
+    assert changed.seconds != first.seconds and changed.recipe_key != first.recipe_key

@@ -23,6 +23,7 @@ def compare(
     sizes: o.Sizes = "all",
     seeds: o.Seeds = 5,
     budget: o.Budget = 1,
+    search_seeds: o.SearchSeeds = None,
     model: o.Model = "minilm",
     quantize: o.Quantize = None,
     seed: o.Seed = 0,
@@ -41,7 +42,9 @@ def compare(
 
     source = Source(data, dev, test, text, text_pair, label, kind)
     words, names = tuple(settings or ()), tuple(metric or ())
-    asked = command.Request(source, recipes, words, sizes, seeds, budget, model, seed, names, workers, output_dir, decompose, quantize)
+    asked = command.Request(
+        source, recipes, words, sizes, seeds, budget, model, seed, names, workers, output_dir, decompose, quantize, search_seeds
+    )
     command.run(asked, dry_run, json)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.commands import folder
 from tempering.commands.console import duration, say, show_json, tell
 from tempering.commands.inputs import quoted
-from tempering.errors import RecipeError, ResumeError
+from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -141,11 +141,7 @@ def _check_same(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None
     """A finished folder answers for this very run, or the command is refused."""
     from tempering.contracts import Seeds
 
-    mine = {"recipe_key": recipe.key(), "model": request.model, "seeds": asdict(Seeds.of(request.seed))}
-    other = [name for name, value in mine.items() if facts.get(name) != value]
-    if other:
-        what = other[0].removesuffix("_key")
-        raise ResumeError(f"{request.output_dir} holds a finished model of another {what}; give another --output-dir, or --overwrite")
+    folder.check_same(request.output_dir, {"recipe_key": recipe.key()}, facts, request.model, Seeds.of(request.seed))
 
 
 def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ class Request:
     output_dir: Path
     decompose: bool = False
     quantize: str | None = None
+    search_seeds: int | None = None
 
 
 def run(request: Request, dry_run: bool, as_json: bool) -> None:
@@ -97,6 +98,7 @@ def _dry(request: Request, sizes: tuple[int | None, ...], plans: list[Plan], as_
     for plan in plans:
         say(*plan.lines(), "")
     search = f"; before that, up to {request.budget} settings are tried for each recipe and size" if request.budget > 1 else ""
+    search += f", with {request.search_seeds} seeds each" if search and request.search_seeds else ""
     seeds = f"{request.seeds} x {request.seeds} crossed seeds" if request.decompose else f"{request.seeds} seeds"
     say(f"{len(plans)} recipes x {len(sizes)} sizes x {seeds} = {tuned} runs{search}; steps above are for all rows")
     say(f"dry run: nothing was trained or written; {request.output_dir} is where the study would be")
@@ -122,6 +124,7 @@ def study_of(request: Request, task: Task, recipes: list[Recipe], sizes: tuple[i
                 workers=request.workers,
                 decompose=request.decompose,
                 quantize=request.quantize,
+                search_seeds=request.search_seeds,
             )
     except KeyboardInterrupt:
         tell(f"stopped; finished runs are kept in {request.output_dir}, and the same command goes on from there")

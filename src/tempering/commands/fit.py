@@ -12,7 +12,7 @@ from tempering.commands import folder
 from tempering.commands.console import duration, say, score_words, show_json, tell
 from tempering.commands.inputs import Source, examined, quoted, read_recipe, warn
 from tempering.commands.tries import ONE, Several
-from tempering.errors import RecipeError, ResumeError
+from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
     from tempering.contracts import Seeds
@@ -187,22 +187,10 @@ def _listeners(request: Request, ready: Ready) -> Iterator[tuple[Listener, Liste
 
 def _check_same(request: Request, ready: Ready, facts: dict[str, Any]) -> None:
     """A finished folder answers for this very run, or the command is refused."""
-    from dataclasses import asdict
-
-    mine = {"recipe_key": ready.recipe.key(), "data": ready.task.fingerprint(), "model": request.model, "seeds": asdict(ready.seeds)}
-    if facts.get("model") == request.model and (known := facts.get("model_identity")):
-        from tempering.backbone import Backbone
-        from tempering.fitting import identity_of
-
-        there = Backbone.load(request.model, ready.seeds.init, request.quantize)
-        if identity_of(there) != known:  # another model was put where this one stood, or it is packed otherwise
-            mine["model"] = known
     first = facts["tries"][0]["seeds"] if "tries" in facts else facts.get("seeds")  # of several tries the first has the seeds asked for
-    other = [name for name, value in mine.items() if (first if name == "seeds" else facts.get(name)) != value]
-    other += ["number of tries"] if len(facts.get("tries", [0])) != request.several.tries else []
-    if other:
-        what = other[0].removesuffix("_key")
-        raise ResumeError(f"{request.place.output_dir} holds a finished model of another {what}; give another --output-dir, or --overwrite")
+    found = facts | {"seeds": first, "number of tries": len(facts.get("tries", [0]))}
+    mine = {"recipe_key": ready.recipe.key(), "data": ready.task.fingerprint(), "number of tries": request.several.tries}
+    folder.check_same(request.place.output_dir, mine, found, request.model, ready.seeds, request.quantize)
 
 
 def _report(place: Place, facts: dict[str, Any]) -> None:

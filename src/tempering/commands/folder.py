@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tempering.errors import RecipeError, ResumeError
 from tempering.train.progress import first_process
 
 if TYPE_CHECKING:
+    from tempering.contracts import Seeds
     from tempering.learner import Learner
     from tempering.recipe import Recipe
 
@@ -59,6 +61,22 @@ def check_free(where: Path, resume: bool, overwrite: bool) -> None:
         raise ResumeError(f"--output-dir {where} holds a finished model; give another folder, or --overwrite to replace it")
     if unfinished(where):
         raise ResumeError(f"--output-dir {where} holds an unfinished run ({unfinished(where)}); --resume goes on, --overwrite starts anew")
+
+
+def check_same(where: Path, mine: dict[str, Any], facts: dict[str, Any], model: str, seeds: Seeds, quantize: Any = None) -> None:
+    """Refuse a finished folder that is of another run: ``mine`` and ``facts`` (what stands in it) by the same names, model and seeds."""
+    mine = mine | {"model": model, "seeds": asdict(seeds)}
+    if facts.get("model") == model and (known := facts.get("model_identity")):
+        from tempering.backbone import Backbone
+        from tempering.fitting import identity_of
+
+        there = Backbone.load(model, seeds.init, quantize)
+        if identity_of(there) != known:  # another model was put where this one stood, or it is packed otherwise
+            mine["model"] = known
+    other = [name for name, value in mine.items() if facts.get(name) != value]
+    if other:
+        what = other[0].removesuffix("_key")
+        raise ResumeError(f"{where} holds a finished model of another {what}; give another --output-dir, or --overwrite")
 
 
 def clear(where: Path) -> None:

@@ -73,6 +73,7 @@ Recipes = _option(str, "--recipes", metavar="A,B,...", text="Recipes to compare:
 Sizes = _option(str, "--sizes", metavar="N,...,all", text="Numbers of training rows.")
 Seeds = _option(int, "--seeds", metavar="N", text="Runs of each recipe and size, paired across recipes.", least=1)
 Budget = _option(int, "--budget", metavar="N", text="Settings tried for each recipe, the same number for all.", least=1)
+SearchSeeds = _option(int | None, "--search-seeds", metavar="N", text="Seeds that each setting is tried with; else all.", least=1)
 Decompose = _option(bool, "--decompose", text="Cross sampling, initialization and order, N seeds of each, and split the variance.")
 Workers = _option(int, "--workers", metavar="N", text="1: every run in a child process, so that one out of memory ends alone.", least=0)
 Form = _option(str, "--format", metavar="FORM", text="html, table, json or md.")

@@ -201,7 +201,8 @@ def _seeds_text(seeds: int) -> str:
 def _budget_text(info: StudyInfo) -> str:
     if info.budget <= 1:
         return "No search: every recipe ran with the setting written in it."
-    same = f"Every recipe had the same budget of {info.budget} settings, chosen on the dev split alone, averaged over seeds."
+    tried = {0: "averaged over seeds", 1: "tried with the first seed"}.get(info.search_seeds, f"averaged over {info.search_seeds} seeds")
+    same = f"Every recipe had the same budget of {info.budget} settings, chosen on the dev split alone, {tried}."
     return f"{same} {info.space_note}".rstrip()
 
 

@@ -15,6 +15,8 @@ from tempering.pretrained import locate
 from tempering.quantizing import checked
 from tempering.recipe import Recipe
 from tempering.stages.checks import check_quantized
+from tempering.stages.sources import fingerprints
+from tempering.streams import key_of
 from tempering.study.crossing import code, off_diagonal
 from tempering.study.records import Record, StudyInfo
 from tempering.study.runner import Driver, Listener
@@ -45,6 +47,7 @@ def run_study(
     stop_after: int | None = None,
     decompose: bool = False,
     quantize: str | None = None,
+    search_seeds: int | None = None,
 ) -> Store:
     """Run what is not yet done of the study in ``folder`` and return its store. See `tempering.studying.compare`."""
     recipes, names = _checked(recipes), [_size_name(s) for s in sizes]
@@ -54,7 +57,8 @@ def run_study(
     info = replace(describe(recipes, task, model, names, seeds, max(1, budget), metrics), quantize=quantize or "")
     spaces = {r.name: settings_of(r, budget, seed) for r in recipes}
     small = {name: len(found) for name, found in spaces.items() if len(found) < budget}
-    info = replace(info, crossed=seeds if decompose else 0, small_spaces=small)
+    tried = min(search_seeds or seeds, seeds)
+    info = replace(info, crossed=seeds if decompose else 0, small_spaces=small, search_seeds=tried)
     for i in range(seeds):  # a size that cannot be drawn is refused before anything runs
         nested_subsets(task, list(sizes), Seeds.of(seed + i).sampling)
     locate(model)  # a model folder that is not there is refused too, not recorded as the failure of every run
@@ -67,7 +71,7 @@ def run_study(
     texts = {r.name: r.to_yaml() for r in recipes}
     order = Order(task, model, texts, info.metric, info.higher_is_better, info.majority, tuple(metrics), folder / "cache", seed, quantize)
     driver = Driver(store, order, workers, listener, stop_after)
-    search = [c for r in recipes for c in _search_cells(r, names, seeds, spaces[r.name])]
+    search = [c for r in recipes for c in _search_cells(r, names, tried, spaces[r.name])]
     if search:
         store.add(_by_seed(search))
         if not driver.drive(_by_seed(search)):
@@ -175,7 +179,7 @@ def _joined(store: Store, info: StudyInfo, seed: int) -> StudyInfo:
         sizes.sort(key=lambda s: float("inf") if s == "all" else int(s))
         recipes = list(dict.fromkeys([*old.recipes, *info.recipes]))
         spaces = old.small_spaces | info.small_spaces
-        most = {name: max(getattr(old, name), getattr(info, name)) for name in ("seeds", "budget", "crossed")}
+        most = {name: max(getattr(old, name), getattr(info, name)) for name in ("seeds", "budget", "crossed", "search_seeds")}
         info = replace(info, recipes=recipes, sizes=sizes, small_spaces=spaces, **most)
     store.put_meta("info", info.as_dict())
     store.put_meta("seed", seed)
@@ -211,10 +215,16 @@ def _write_rows(folder: Path, task: Task, info: StudyInfo, seed: int) -> None:
     part.replace(folder / "data.json")
 
 
+def _key(recipe: Recipe) -> str:
+    """The recipe's key, and the content of the labelled data that its stages name: a run on another version of those is another run."""
+    sources = fingerprints(recipe.stages)
+    return "-".join([recipe.key(), *([f"{key_of(*sorted(sources.items())):016x}"] if sources else [])])
+
+
 def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, settings: list[Setting]) -> list[Cell]:
     if len(settings) < 2:
         return []
-    key = recipe.key()
+    key = _key(recipe)
     return [
         Cell("search", recipe.name, key, size, i, n, setting) for size in sizes for n, setting in enumerate(settings) for i in range(seeds)
     ]
@@ -223,7 +233,7 @@ def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, settings: list[S
 def _final_cell(recipe: Recipe, size: str, seed: int, chosen: dict[tuple[str, str], tuple[Cell, float]]) -> Cell:
     best = chosen.get((recipe.name, size))
     choice, setting = (best[0].choice, best[0].setting) if best else (0, ())
-    return Cell("final", recipe.name, recipe.key(), size, seed, choice, setting)
+    return Cell("final", recipe.name, _key(recipe), size, seed, choice, setting)
 
 
 def _by_seed(cells: list[Cell]) -> list[Cell]:

@@ -57,6 +57,7 @@ class StudyInfo:
     extra ones. ``small_spaces`` names recipes with fewer settings to try than ``budget``, with their number. ``cache_seconds`` is what
     the outputs of frozen models, shared by all runs, took up to now. ``crossed`` is how many levels of each seed stream are crossed to
     decompose the variance (0: not asked for). ``quantize`` says how the model's frozen matrices are packed ("": not at all).
+    ``search_seeds`` is how many seeds each setting was tried with (0: all, in studies of before).
     """
 
     title: str
@@ -81,6 +82,7 @@ class StudyInfo:
     cache_seconds: float = 0.0
     crossed: int = 0
     quantize: str = ""
+    search_seeds: int = 0
 
     @property
     def space_note(self) -> str:
