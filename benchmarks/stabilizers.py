@@ -1,12 +1,14 @@
-"""Seconds a step of every stabilizer against plain training, and of R-Drop and R3F against a second loop around the model.
+"""Seconds a step of every stabilizer against plain training, and of five of them against the published way, loops around the model.
 
     python benchmarks/stabilizers.py [--model minilm] [--rounds 3] [--steps 4] [--rows 8] [--tokens 32] [--methods r_drop,r3f,...]
 
-Every stabilizer is at its defaults and alone, in full fine-tuning with this library's own loop over the same rows of random words; the
-five of the design's promise (R-Drop, R3F, self-distillation, mixout, MMR) also run together. Of a run the first step is dropped and the
-median of the others taken; each round runs every way once, beginning at another one, and ratios are taken within a round. The
-reference way is the published one, written against a transformers classifier: call the model twice, add the divergence, AdamW step.
-Printed: passes a step as stated, milliseconds a step, and times plain, median over rounds with minimum and maximum.
+Every stabilizer is at its defaults and alone, in full fine-tuning with this library's own loop over the same rows of random words; so are
+several heads and smoothed labels, which are settings. The five of the design's promise (R-Drop, R3F, self-distillation, mixout, MMR) also
+run together. Of a run the first step is dropped and the median of the others taken; each round runs every way once, beginning at another
+one, and ratios are taken within a round. The published way of each of the five (`stabilizer_references`) is a loop around a transformers
+BERT classifier, in which every method makes calls of its own; together they are glued into one loop, as without shared passes.
+Printed: passes a step (stated here, counted there), milliseconds a step, times plain, and how much faster ours is than the published
+way; medians over rounds with minimum and maximum.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-FIVE = ("r_drop", "r3f", "self_distillation", "mixout", "mmr")
-REFERENCES = ("r_drop", "r3f")
-PLAIN = "plain"
+from stabilizer_references import FIVE, Published
+
+PLAIN, TOGETHER, PUBLISHED = "plain", "the five together", ", published way"
 
 
 def task_of(args: argparse.Namespace) -> Any:
@@ -36,8 +38,8 @@ def task_of(args: argparse.Namespace) -> Any:
     return Task.from_examples(train=rows, kind="classification")
 
 
-def our_seconds(args: argparse.Namespace, backbone: Any, stabilizers: tuple[Any, ...]) -> tuple[float, int]:
-    """Median seconds of a step of the library's loop, and the passes it states."""
+def our_seconds(args: argparse.Namespace, backbone: Any, settings: dict[str, Any]) -> tuple[float, int]:
+    """Median seconds of a step of the library's loop with ``settings``, and the passes it states."""
     from tempering.contracts import Seeds
     from tempering.stages.setup import Surroundings
     from tempering.stages.train import Train
@@ -49,35 +51,13 @@ def our_seconds(args: argparse.Namespace, backbone: Any, stabilizers: tuple[Any,
             marks.append(time.perf_counter())
 
     fixed = {"eval_strategy": "no", "load_best_model_at_end": False, "warmup_steps": 0}
-    stage = Train(max_steps=args.steps + 1, per_device_train_batch_size=args.rows, stabilizers=stabilizers, **fixed)
+    stage = Train(max_steps=args.steps + 1, per_device_train_batch_size=args.rows, **fixed, **settings)
     stage.run(copy.deepcopy(backbone), task_of(args), Seeds.of(0), around=Surroundings(listener=listen))
     return statistics.median(b - a for a, b in itertools.pairwise(marks)), stage.passes_per_step
 
 
-def _divergence(a: Any, b: Any) -> Any:
-    from torch.nn import functional as F
-
-    p, q = a.log_softmax(-1), b.log_softmax(-1)
-    return F.kl_div(p, q, reduction="batchmean", log_target=True) + F.kl_div(q, p, reduction="batchmean", log_target=True)
-
-
-def reference_loss(method: str, model: Any, inputs: dict[str, Any], labels: Any) -> Any:
-    """The published loss of one step, from two calls of the model."""
-    import torch
-    from torch.nn import functional as F
-
-    if method == "r_drop":
-        first, second = model(**inputs).logits, model(**inputs).logits
-        return (F.cross_entropy(first, labels) + F.cross_entropy(second, labels)) / 2 + _divergence(first, second) / 2
-    embeddings = model.get_input_embeddings()(inputs["input_ids"])
-    rest = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
-    clean = model(inputs_embeds=embeddings, **rest).logits
-    noisy = model(inputs_embeds=embeddings.detach() + torch.empty_like(embeddings).uniform_(-1e-5, 1e-5), **rest).logits
-    return F.cross_entropy(clean, labels) + _divergence(noisy, clean)
-
-
-def reference_seconds(args: argparse.Namespace, method: str) -> float:
-    """Median seconds of a step of a loop around the transformers classifier."""
+def reference_seconds(args: argparse.Namespace, methods: Sequence[str]) -> tuple[float, int]:
+    """Median seconds of a step of a loop around the transformers classifier, and how often it calls the model."""
     import torch
     import transformers
 
@@ -85,40 +65,46 @@ def reference_seconds(args: argparse.Namespace, method: str) -> float:
 
     where, task = locate(args.model), task_of(args)
     tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(where, num_labels=2).train()
+    way = Published(transformers.AutoModelForSequenceClassification.from_pretrained(where, num_labels=2), methods)
     inputs = dict(tokenizer([e.texts[0] for e in task.train], return_tensors="pt", padding=True))
     labels = torch.tensor([task.label_index(e.label) for e in task.train])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
+    optimizer = torch.optim.AdamW(way.model.parameters(), lr=5e-5, fused=True)
     marks = []
     for _ in range(args.steps + 1):
-        reference_loss(method, model, inputs, labels).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        way.loss(inputs, labels).backward()
+        torch.nn.utils.clip_grad_norm_(way.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        way.after_step()
         marks.append(time.perf_counter())
-    return statistics.median(b - a for a, b in itertools.pairwise(marks))
+    return statistics.median(b - a for a, b in itertools.pairwise(marks)), way.calls // (args.steps + 1)
 
 
 def ways_of(args: argparse.Namespace) -> dict[str, Callable[[], tuple[float, int]]]:
     """Everything that is measured, by name."""
     from tempering.backbone import Backbone
+    from tempering.framings.head import Head
     from tempering.registry import find, names
 
     backbone = Backbone.load(args.model)
     wanted = args.methods.split(",") if args.methods else names("stabilizer")
-    sets = {PLAIN: (), **{name: (name,) for name in wanted}} | ({} if args.methods else {"the five together": FIVE})
+    whole = not args.methods
+    sets = {PLAIN: (), **{name: (name,) for name in wanted}} | ({TOGETHER: FIVE} if whole else {})
+    other = {"10 heads": {"framing": Head(heads=10)}, "label smoothing": {"label_smoothing_factor": 0.1}} if whole else {}
 
-    def ours(chosen: tuple[str, ...]) -> Callable[[], tuple[float, int]]:
-        return lambda: our_seconds(args, backbone, tuple(find("stabilizer", name)() for name in chosen))
+    def ours(settings: dict[str, Any]) -> Callable[[], tuple[float, int]]:
+        return lambda: our_seconds(args, backbone, settings)
 
-    def reference(method: str) -> Callable[[], tuple[float, int]]:
-        return lambda: (reference_seconds(args, method), 2)
+    def reference(methods: Sequence[str]) -> Callable[[], tuple[float, int]]:
+        return lambda: reference_seconds(args, methods)
 
-    theirs = {f"{name}, second loop": reference(name) for name in REFERENCES if name in wanted}
-    return {name: ours(chosen) for name, chosen in sets.items()} | theirs
+    chosen = {name: {"stabilizers": tuple(find("stabilizer", m)() for m in methods)} for name, methods in sets.items()}
+    theirs = {f"{name}{PUBLISHED}": reference((name,)) for name in FIVE if name in wanted}
+    theirs |= {f"{TOGETHER}{PUBLISHED}": reference(FIVE)} if whole else {}
+    return {name: ours(settings) for name, settings in (chosen | other).items()} | theirs
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Parse, run in turn, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
     parser.add_argument("--model", default="minilm")
@@ -128,7 +114,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--methods", default="")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     import torch
     import transformers
 
@@ -146,7 +132,17 @@ def main() -> None:
     for name, runs in found.items():
         times = [mine / plain for (mine, _), (plain, _) in zip(runs, found[PLAIN], strict=True)]
         spread = f"{statistics.median(times):5.2f} ({min(times):.2f} to {max(times):.2f})"
-        print(f"{name:26s} {runs[0][1]} passes  {1000 * statistics.median(s for s, _ in runs):8.1f} ms a step  {spread} times plain")
+        seconds = statistics.median(s for s, _ in runs)
+        print(f"{name:33s} {runs[0][1]} passes  {1000 * seconds:8.1f} ms a step  {spread} times plain{_gain(name, found)}")
+
+
+def _gain(name: str, found: dict[str, list[tuple[float, int]]]) -> str:
+    """Behind a published way, how much faster the same method is here."""
+    ours = found.get(name.removesuffix(PUBLISHED), [])
+    if not name.endswith(PUBLISHED) or not ours:
+        return ""
+    times = [theirs / mine for (theirs, _), (mine, _) in zip(found[name], ours, strict=True)]
+    return f"; ours is {statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f}) times as fast"
 
 
 if __name__ == "__main__":

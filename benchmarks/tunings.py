@@ -1,16 +1,19 @@
 """Seconds a step and peak memory of tunings against PEFT's own, and merged against plain latency.
 
-    python benchmarks/tunings.py [--model minilm] [--steps 20] [--rounds 5] [--rows 16] [--tokens 64] [--methods lora,dora,...]
+    python benchmarks/tunings.py [--model minilm] [--steps 20] [--rounds 5] [--rows 16] [--tokens 64] [--methods lora,dora,...] [--cpu-time]
 
 Both sides run the same loop over the same random token rows: forward through body, pooler and a linear head, backward, AdamW step.
 Every measurement is a process of its own; ours and PEFT's alternate which goes first, and ratios are taken pair by pair. A ratio below
-1 means faster or smaller than PEFT. AdaLoRA counts its penalty and its budget on both sides.
+1 means faster or smaller than PEFT. AdaLoRA counts its penalty and its budget on both sides. Both sides' processes are told not to give
+freed memory back to the system between steps: whether a step has to ask for it again depends on the order of a few allocations, and moved
+single steps by a tenth on either side. ``--cpu-time`` counts seconds of the process on the CPU, for a machine that others use too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,8 +21,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-METHODS = ("lora", "dora", "ia3", "adalora", "prefix_tuning", "prompt_tuning")
+METHODS = ("lora", "dora", "pissa", "vera", "adalora", "ia3", "layer_norm", "prefix_tuning", "prompt_tuning")
 VIRTUAL = 20
+KEEPING = {"MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}  # of glibc; others do not read them
 Step = Callable[[], None]
 
 
@@ -27,7 +31,7 @@ def ours_of(method: str, steps: int) -> Any:
     """Our tuning."""
     from tempering.registry import find
 
-    fields = {"lora": {"r": 8}, "dora": {"r": 8}, "adalora": {"lora_alpha": 16.0}}
+    fields = {"lora": {"r": 8}, "dora": {"r": 8}, "pissa": {"r": 8}, "vera": {"r": 256}, "adalora": {"lora_alpha": 16.0}}
     virtual = {"p": VIRTUAL} | ({"m": None} if method == "prefix_tuning" else {})  # PEFT has no network over the prefix by default
     return find("tuning", method)(**fields.get(method, virtual if method.endswith("_tuning") else {}))
 
@@ -42,6 +46,9 @@ def peft_of(method: str, steps: int) -> Any:
         "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, **shared),
         "dora": lambda: peft.LoraConfig(r=8, lora_alpha=16, use_dora=True, **shared),
         "adalora": lambda: peft.AdaLoraConfig(init_r=12, target_r=8, lora_alpha=16, total_step=steps, **shared),
+        "pissa": lambda: peft.LoraConfig(r=8, lora_alpha=16, init_lora_weights="pissa_niter_4", **shared),
+        "vera": lambda: peft.VeraConfig(r=256, **shared),
+        "layer_norm": lambda: peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=["LayerNorm"]),
         "ia3": lambda: peft.IA3Config(
             task_type="SEQ_CLS", target_modules=rf"(.*\.(key|value))|({feed_forward})", feedforward_modules=feed_forward
         ),
@@ -133,11 +140,11 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     for _ in range(max(2, args.steps // 10)):
         step()
     reset_peak()
-    seconds = []
+    seconds, clock = [], time.process_time if args.cpu_time else time.perf_counter
     for _ in range(args.steps):
-        start = time.perf_counter()
+        start = clock()
         step()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return {"seconds": statistics.median(seconds), "peak": float(peak_bytes())}
 
 
@@ -145,8 +152,13 @@ def child(args: argparse.Namespace, side: str, method: str) -> dict[str, float]:
     """One side of one method in a process of its own."""
     options = {name: getattr(args, name) for name in ("model", "steps", "rows", "tokens", "threads")}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += ["--cpu-time"] if args.cpu_time else []
     found = subprocess.run(
-        [sys.executable, __file__, "--child", side, "--method", method, *words], capture_output=True, text=True, check=False
+        [sys.executable, __file__, "--child", side, "--method", method, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | KEEPING,
     )
     if found.returncode:
         sys.exit(found.stderr)
@@ -191,7 +203,7 @@ def latency(args: argparse.Namespace) -> None:
 
     from tempering.backbone import Backbone
 
-    for method in ("lora", "ia3", "dora", "adalora"):
+    for method in ("lora", "ia3", "dora", "pissa", "vera", "adalora"):
         plain, merged, tuning = Backbone.load(args.model), Backbone.load(args.model), ours_of(method, 1)
         tuning.attach(merged)
         tuning.merge(merged)
@@ -216,6 +228,7 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS)
     for name, number in (("steps", 20), ("rounds", 5), ("rows", 16), ("tokens", 64), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=number)
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--child", choices=("ours", "peft"))
     args = parser.parse_args()
     import torch

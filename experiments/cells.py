@@ -16,12 +16,12 @@ import numpy as np
 from scipy import stats
 
 from tempering.contracts import Seeds
+from tempering.recipe import parse_settings
 from tempering.study.pairs import Pair, compare_all
 from tempering.tasks import Task, nested_subsets
 from tempering.tasks.task import Split
 
-SHARED = Path(__file__).parents[1] / ".." / "shared"
-MODEL = SHARED / "models" / "minilm-mlm"
+EVERYWHERE = ("bf16",)  # settings that say how a machine counts, not what is trained
 
 
 class OutOfTimeError(Exception):
@@ -89,6 +89,11 @@ class Cells:
     def scores(self, keys: Iterable[str]) -> list[float]:
         """The score of each key, nan where it is not there yet."""
         return [float(self.done[key]["score"]) if key in self.done else math.nan for key in keys]
+
+
+def everywhere(settings: Sequence[str], where: str = "") -> dict[str, Any]:
+    """Those of the ``key=value`` words for a last stage that hold for the stages before it, too, as settings of the stage ``where``."""
+    return {f"{where}{name}": value for name, value in parse_settings(settings).items() if name in EVERYWHERE}
 
 
 def told(cell: Any) -> str:
@@ -169,20 +174,20 @@ def publish(text: str, path: Path) -> None:
     print(text)
 
 
-def names(text: str) -> list[str]:
-    """``a,b`` on the command line."""
-    return [part for part in text.split(",") if part]
+def carry_out(
+    args: argparse.Namespace,
+    shared: Sequence[str],
+    run: Callable[[Cells], None],
+    report: Callable[[Cells, argparse.Namespace], str],
+    **more: Any,
+) -> None:
+    """``run`` what is missing of the cells in ``--output``, for as long as ``--hours`` lets it, and write the table of what is there.
 
-
-def parser(doc: str | None, here: Path, *, model: Path | str, seeds: int, tasks: Sequence[str], table: str) -> argparse.ArgumentParser:
-    """The options that every experiment has."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--data", type=Path, default=SHARED / "data")
-    made.add_argument("--model", default=str(model), help="a folder, a hub id, or minilm")
-    made.add_argument("--tasks", type=names, default=list(tasks))
-    made.add_argument("--seeds", type=int, default=seeds)
-    made.add_argument("--test-rows", type=int, default=None, help="test rows, drawn once; default: all")
-    made.add_argument("--hours", type=float, default=None, help="begin no cell after so many hours; the same command goes on later")
-    made.add_argument("--output", type=Path, default=Path("runs") / (here.parent.name if here.stem == "run" else here.stem))
-    made.add_argument("--table", type=Path, default=here.with_name(table), help="where the Markdown table is written")
-    return made
+    ``shared`` are the options that all cells must have been made with, and ``more`` what else they have in common.
+    """
+    cells = Cells.open(args.output, {name: getattr(args, name) for name in shared} | more, args.hours)
+    try:
+        run(cells)
+    except OutOfTimeError:
+        print(f"{args.hours} hours are spent; the same command goes on from here")
+    publish(report(cells, args), args.table)

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from options import RUNS, basic, check, names, with_settings
 
 from tempering.fitting import fit
 from tempering.recipe import Recipe, parse_settings
@@ -34,21 +37,27 @@ def run(data: Path, task_name: str, recipe: str, seed: int, settings: list[str])
     return {k: learner.record[k] for k in ("metrics", "train_seconds", "trained_parameters", "peak_memory")}
 
 
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = basic(__doc__)
+    made.add_argument("--recipes", type=names, default=["full", "lora"])
+    made.add_argument("--tasks", type=names, default=list(FLOORS))
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--output", type=Path, default=RUNS / "floors.json")
+    with_settings(made, "every recipe")
+    args = made.parse_args(words)
+    check(made, "--tasks", args.tasks, FLOORS)
+    return args
+
+
 def main() -> None:
-    """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / ".." / "shared" / "data")
-    parser.add_argument("--recipes", default="full,lora")
-    parser.add_argument("--tasks", default=",".join(FLOORS))
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("runs/floors.json"))
-    parser.add_argument("settings", nargs="*", help="key=value for every recipe")
-    args = parser.parse_args()
+    """Run what is missing; print the scores."""
+    args = parsed()
     done: dict[str, Any] = json.loads(args.output.read_text()) if args.output.exists() else {}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    for task in args.tasks.split(","):
+    for task in args.tasks:
         metric, floor = FLOORS[task]
-        for recipe in args.recipes.split(","):
+        for recipe in args.recipes:
             for seed in range(args.seeds):
                 key = f"{task}/{recipe}/{seed}" + "".join(f"/{s}" for s in args.settings)
                 if key not in done:

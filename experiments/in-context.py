@@ -15,11 +15,12 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from options import RUNS, basic, names, numbers
 
 FORMATS: dict[str, dict[str, Any]] = {
     "sst2": {"template": "sst2"},
@@ -114,17 +115,21 @@ def table(done: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = basic(__doc__)
+    made.add_argument("model")
+    made.add_argument("--tasks", type=names, default=list(FORMATS))
+    made.add_argument("--shots", type=numbers, default=[0, 1, 4, 8])
+    for name, default in (("seeds", 5), ("rows", 300), ("orders", 8), ("batch-size", 16)):
+        made.add_argument(f"--{name}", type=int, default=default)
+    made.add_argument("--output", type=Path, default=RUNS / "in-context")
+    return made.parse_args(words)
+
+
 def main() -> None:
     """Run what is not there yet; write the table after every cell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / ".." / "shared" / "data")
-    parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(FORMATS))
-    parser.add_argument("--shots", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 4, 8])
-    for name, default in (("seeds", 5), ("rows", 300), ("orders", 8), ("batch-size", 16)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--output", type=Path, default=Path("runs/in-context"))
-    args = parser.parse_args()
+    args = parsed()
     from tempering.backbone import Backbone
 
     args.output.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@
 
 Both sides get the same model, the same training rows of each seed, the mean over tokens as vector and the package's defaults (oversampled
 pairs, squared error of the cosine, batches of 16, one epoch, rate 2e-5 with a tenth of warm-up, logistic regression). Seconds are those of
-training alone: reading the model, and the rows that are judged, do not count. The package lives in an environment of its own:
+training alone: reading the model, and the rows that are judged, do not count. Nothing is chosen on the development rows that are judged.
+Finished runs are kept beside --output (.json) and not made again. The package lives in an environment of its own:
 
     python -m venv .venv-setfit && .venv-setfit/bin/pip install setfit==1.2.0
 
@@ -21,10 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from options import RUNS, basic
 from scipy.stats import ttest_rel
 
 from tempering.backbone import Backbone
@@ -37,6 +40,29 @@ from tempering.tasks.sampling import few_shot
 
 PEER = Path(__file__).with_name("setfit_peer.py")
 INSTALL = "python -m venv .venv-setfit && .venv-setfit/bin/pip install setfit==1.2.0"
+
+
+class Runs:
+    """Finished runs by task, size, seed and side, in ``path``; runs made with other ``settings`` are refused."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        self.done: dict[str, Any] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["settings"] != settings:
+                raise SystemExit(f"{path} holds runs made with {found['settings']}, and now {settings} is asked for; give another --output")
+            self.done = found["runs"]
+
+    def get(self, key: str, make: Callable[[], Run]) -> Run:
+        """The run ``key``, made and written down where it is not there."""
+        if key not in self.done:
+            self.done[key] = make()._asdict()
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps({"settings": self.settings, "runs": self.done}, indent=1), encoding="utf-8")
+            part.replace(self.path)
+        return Run(**self.done[key])
 
 
 class Run(NamedTuple):
@@ -101,28 +127,27 @@ def heading(paired: bool) -> list[str]:
     return [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
 
 
-def options() -> argparse.Namespace:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / ".." / "shared" / "data")
-    parser.add_argument("--tasks", nargs="+", default=["sst2", "trec6"])
-    parser.add_argument("--k", nargs="+", type=int, default=[8, 16], help="training rows a class")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=400, help="development rows that are judged")
-    parser.add_argument("--model", default="minilm")
-    parser.add_argument("--normalize", action="store_true", help="vectors of length one, on both sides")
-    parser.add_argument("--peer", help="the python of an environment with setfit")
-    parser.add_argument("--output", type=Path, default=Path("runs/setfit.md"))
-    return parser.parse_args()
+    made = basic(__doc__)
+    made.add_argument("--tasks", nargs="+", default=["sst2", "trec6"])
+    made.add_argument("--k", nargs="+", type=int, default=[8, 16], help="training rows a class")
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--rows", type=int, default=400, help="development rows that are judged")
+    made.add_argument("--model", default="minilm")
+    made.add_argument("--normalize", action="store_true", help="vectors of length one, on both sides")
+    made.add_argument("--peer", help="the python of an environment with setfit")
+    made.add_argument("--output", type=Path, default=RUNS / "setfit.md")
+    return made.parse_args(words)
 
 
 def main() -> None:
     """Run both sides on every task, size and seed; the table is written after each of its rows."""
-    args = options()
+    args = parsed()
     if not args.peer:
         print(f"our side only: give --peer PYTHON of an environment with setfit; make one with\n    {INSTALL}", file=sys.stderr)
     lines = heading(bool(args.peer))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    runs = Runs(args.output.with_suffix(".json"), {"model": args.model, "rows": args.rows, "normalize": args.normalize})
     for name in args.tasks:
         files = {split: args.data / name / f"{split}.jsonl" for split in ("train", "dev")}
         whole = Task.from_file(files["train"], dev=files["dev"])
@@ -133,9 +158,10 @@ def main() -> None:
             other: list[Run] = []
             for seed in range(args.seeds):
                 task = few(whole, k, seed)
-                mine.append(ours(task, judged, args.model, seed, args.normalize))
+                same = (task, judged, args.model, seed, args.normalize)
+                mine.append(runs.get(f"{name}/{k}/{seed}/tempering", lambda s=same: ours(*s)))
                 if args.peer:
-                    other.append(theirs(args.peer, task, judged, args.model, seed, args.normalize))
+                    other.append(runs.get(f"{name}/{k}/{seed}/setfit", lambda s=same: theirs(args.peer, *s)))
                 print(f"{name}, {k} rows a class, seed {seed}: {mine[-1]} {other[-1] if other else ''}", file=sys.stderr)
             lines.append(line(name, k, mine, other))
             args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

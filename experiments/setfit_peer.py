@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]  # our own setfit.py lies here, and would hide the package
 
 
 def body(job: dict[str, Any]) -> Any:

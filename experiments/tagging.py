@@ -5,7 +5,8 @@
 
 Entity F1 (whole entities, seqeval's rule) or accuracy of words, on the test split, read once a fit; the development split chooses the best
 of the evaluations inside a run. With --rows so many training rows, drawn anew for every seed. The floors were measured on these files with
-all training rows. The model read English only: German and French are hard for it. Finished cells are kept in OUTPUT/cells.json.
+all training and all test rows, so that with --test-rows they are no more than a guide. The model read English only: German and French
+are hard for it. Finished cells are kept in OUTPUT/cells.json.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cells import Cells, OutOfTimeError, cut, difference, load, markdown, names, outcome, paired, parser, publish, spread
+from cells import Cells, carry_out, cut, difference, load, markdown, outcome, paired, spread
+from options import names, of_cells, with_settings
 
 from tempering.fitting import fit
 from tempering.recipe import Recipe, parse_settings
@@ -87,23 +89,17 @@ def table(cells: Cells, args: argparse.Namespace) -> str:
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = parser(__doc__, Path(__file__), model="minilm", seeds=3, tasks=TASKS, table="tagging.md")
+    made = of_cells(__doc__, Path(__file__), model="minilm", seeds=3, tasks=TASKS, table="tagging.md")
     made.add_argument("--recipes", type=names, default=list(RECIPES))
     made.add_argument("--rows", type=int, default=None, help="training rows; default: all")
-    made.add_argument("settings", nargs="*", help="key=value for every recipe")
+    with_settings(made, "every recipe")
     return made.parse_args(words)
 
 
 def main() -> None:
     """Run what is missing; write the table."""
     args = parsed()
-    settings = {name: getattr(args, name) for name in ("model", "rows", "test_rows", "settings")}
-    cells = Cells.open(args.output, settings, args.hours)
-    try:
-        run(cells, args)
-    except OutOfTimeError:
-        print(f"{args.hours} hours are spent; the same command goes on from here")
-    publish(table(cells, args), args.table)
+    carry_out(args, ("model", "rows", "test_rows", "settings"), lambda cells: run(cells, args), table)
 
 
 if __name__ == "__main__":

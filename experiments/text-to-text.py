@@ -13,8 +13,11 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from options import DATA, RUNS, basic
 
 import tempering as tp
 from tempering.fitting import fit
@@ -73,16 +76,20 @@ def recipe(steps: int) -> Recipe:
     return Recipe("text-to-text", (stage,), description="a small T5 from nothing")
 
 
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = basic(__doc__, DATA / "e2e_nlg_small")
+    made.add_argument("--steps", type=int, default=3_000)
+    made.add_argument("--width", type=int, default=192)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--rows", type=int, default=400, help="test rows that are written")
+    made.add_argument("--output", type=Path, default=RUNS / "text-to-text")
+    return made.parse_args(words)
+
+
 def main() -> None:
-    """Parse, train, write, compare."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / ".." / "shared" / "data" / "e2e_nlg_small")
-    parser.add_argument("--steps", type=int, default=3_000)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=400, help="test rows that are written")
-    parser.add_argument("--output", type=Path, default=Path("runs/text-to-text"))
-    args = parser.parse_args()
+    """Train, write, compare."""
+    args = parsed()
     files = {split: args.data / f"{split}.jsonl" for split in ("train", "dev", "test")}
     task = Task.from_file(files["train"], text="source", label="target", kind="text", dev=files["dev"], test=files["test"])
     rows = task.test.examples[: args.rows] if task.test else ()

@@ -13,6 +13,7 @@ import torch
 
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
+from tempering.passes import altered
 from tempering.pretrained import locate
 from tests.tiny import FAMILIES, LENGTH, save_tiny, tiny_backbone
 
@@ -94,7 +95,7 @@ def test_perturbed_changes_one_layers_input_while_open(family: str, layer: int) 
 
     with torch.no_grad():
         plain = backbone.encode(inputs, layers=True)
-        with backbone.perturbed(shift, layer):
+        with altered(backbone, shift, layer):
             moved = backbone.encode(inputs, layers=True)
         assert torch.equal(backbone.encode(inputs).last, plain.last)
     assert len(seen) == 1 and plain.layers is not None and moved.layers is not None
@@ -108,17 +109,17 @@ def test_perturbed_changes_one_layers_input_while_open(family: str, layer: int) 
 def test_perturbed_where_blocks_share_their_weights() -> None:
     """The one block runs at every depth, so its input is changed each time; there is no second block."""
     backbone, seen = tiny_backbone("albert").eval(), []
-    with backbone.perturbed(lambda x: seen.append(x) or x, 1):  # type: ignore[func-returns-value]
+    with altered(backbone, lambda x: seen.append(x) or x, 1):  # type: ignore[func-returns-value]
         backbone.encode(_inputs(backbone))
     assert len(seen) == 2
-    with pytest.raises(ModelError, match="layer 2 of tiny-albert: it has 1 separate block"), backbone.perturbed(lambda x: x, 2):
+    with pytest.raises(ModelError, match="layer 2 of tiny-albert: it has 1 separate block"), altered(backbone, lambda x: x, 2):
         pass
 
 
 def test_perturbed_is_closed_by_an_error_too() -> None:
     backbone = tiny_backbone().eval()
     before = backbone.encode(_inputs(backbone)).last
-    with pytest.raises(ZeroDivisionError), backbone.perturbed(lambda x: x / (1 // 0)):
+    with pytest.raises(ZeroDivisionError), altered(backbone, lambda x: x / (1 // 0)):
         backbone.encode(_inputs(backbone))
     assert torch.equal(backbone.encode(_inputs(backbone)).last, before)
 

@@ -18,7 +18,9 @@ from tempering.recipe import Recipe
 from tempering.tasks import Task
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-SCRIPTS = {"tagging": "", "intermediate": "", "run in adaptive": "adaptive", "run in lm-bff": "lm-bff"}
+SCRIPTS = {"tagging": "", "intermediate": "", "run in adaptive": "adaptive", "run in lm-bff": "lm-bff"}  # made of cells
+GUARDED = {"ranking": "", "setfit": "", "run in priming": "priming"}  # they keep their runs in files of their own form
+SIMPLE = {"in-context": "", "text-to-text": "", "floors": ""}
 OTHERS = ("in-context", "ranking", "setfit", "text-to-text", "floors", "priming/run", "stability/run", "smollm2")
 Loader = Callable[[str], Any]
 
@@ -31,13 +33,13 @@ def script() -> Iterator[Loader]:
     def load(name: str) -> Any:
         for own in ("run", "arms", "runner"):
             sys.modules.pop(own, None)
-        sys.path[:0] = [str(FOLDER), str(FOLDER / SCRIPTS[name])]
+        sys.path[:0] = [str(FOLDER), str(FOLDER / (SCRIPTS | GUARDED | SIMPLE)[name])]
         return importlib.import_module(name.split()[0])
 
     yield load
     sys.path[:] = path
     for name in set(sys.modules) - before:
-        if name in ("cells", "run", "arms", "runner", "tagging", "intermediate"):
+        if Path(getattr(sys.modules[name], "__file__", None) or "").is_relative_to(FOLDER):
             del sys.modules[name]
 
 
@@ -58,6 +60,26 @@ def test_help_is_printed(script: Loader, name: str, capsys: pytest.CaptureFixtur
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert all(option in said for option in ("--data", "--model", "--seeds", "--hours", "--output", "--table"))
+
+
+@pytest.mark.parametrize("name", [*GUARDED, *SIMPLE])
+def test_help_is_the_scripts_own_account_of_itself(script: Loader, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = script(name)
+    with pytest.raises(SystemExit) as end:
+        module.parsed(["--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert module.__doc__.strip() in said and "--data" in said and "--output" in said
+
+
+def test_lists_are_parted_by_commas_and_unknown_names_refused(script: Loader, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("in-context").parsed(["M", "--shots", "0,2", "--tasks", "sst2"]).shots == [0, 2]
+    assert script("run in priming").parsed(["--sizes", "100,all", "max_steps=3"]).sizes == ["100", "all"]
+    floors = script("floors")
+    assert floors.parsed(["--tasks", "sst2,rte", "max_steps=3"]).settings == ["max_steps=3"]
+    with pytest.raises(SystemExit):
+        floors.parsed(["--tasks", "sst2,rtx"])
+    assert "--tasks: rtx not known; there are sst2, trec6, rte, stsb, sms_spam" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -99,13 +121,30 @@ def test_cells_of_other_settings_are_refused(script: Loader, tmp_path: Path) -> 
 
 
 def test_no_cell_is_begun_once_the_hours_are_spent(script: Loader, tmp_path: Path) -> None:
+    script("tagging")
+    import cells
+
+    made = cells.Cells.open(tmp_path, {}, hours=0.0)
+    made.done["there"] = {"score": 1.0}
+    made.started -= 1
+    assert made.get("there", lambda: {"score": 0.0}) == {"score": 1.0}
+    with pytest.raises(cells.OutOfTimeError):
+        made.get("new", lambda: {"score": 0.0})
+
+
+def test_the_table_is_written_of_what_there_was_time_for(script: Loader, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = script("tagging")
-    cells = module.Cells.open(tmp_path, {}, hours=0.0)
-    cells.done["there"] = {"score": 1.0}
-    cells.started -= 1
-    assert cells.get("there", lambda: {"score": 0.0}) == {"score": 1.0}
-    with pytest.raises(module.OutOfTimeError):
-        cells.get("new", lambda: {"score": 0.0})
+    import cells
+
+    args = module.parsed(["--output", str(tmp_path / "runs"), "--table", str(tmp_path / "t.md"), "--hours", "1", "--rows", "5"])
+
+    def run(made: Any) -> None:
+        made.get("first", lambda: {"score": 0.5})
+        made.started -= 3601
+        made.get("second", lambda: {"score": 0.5})
+
+    cells.carry_out(args, ("rows",), run, lambda made, given: f"{sorted(made.done)} of {made.settings} {given.rows}")
+    assert (tmp_path / "t.md").read_text() == "['first'] of {'rows': 5} 5" and "1.0 hours are spent" in capsys.readouterr().out
 
 
 def test_means_and_intervals_are_right(script: Loader) -> None:
@@ -169,6 +208,8 @@ def test_adaptation_stages_and_table(script: Loader, tmp_path: Path) -> None:
     dapt = module.stage("dapt", args, Path("books.txt")).stages[0]
     assert (dapt.text, dapt.max_steps, dapt.gradient_accumulation_steps, dapt.framing.max_length) == ("books.txt", 5, 4, 128)
     assert module.stage("tapt", args, None).stages[0].text == "unlabeled"
+    exact = module.parsed(["bf16=true", "learning_rate=3e-5"])
+    assert (module.stage("dapt", exact, None).stages[0].bf16, module.stage("dapt", exact, None).stages[0].learning_rate) == (True, 1e-4)
     cells = opened(module, tmp_path)
     fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.9 + 0.001 * int(k[-1]) if "DAPT" in k else 0.8)
     said = module.report(cells, args)

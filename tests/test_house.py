@@ -40,7 +40,7 @@ HOUSE = """
     pretrained | registry | batching | quantizing | hashing
     contracts | streams | layouts | tags
     values | layout
-    errors | demo | peak | methods
+    errors | demo | peak | methods | readme
 """
 ONE_UNIT = {"saving": "learner", "exporting": "learner", "schema": "codec"}
 METHODS = {"tunings", "framings", "stabilizers"}

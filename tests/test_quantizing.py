@@ -28,6 +28,7 @@ from tempering.stages.checks import check_quantized
 from tempering.streams import torch_stream
 from tempering.studying import compare
 from tempering.tunings.attach import linear_maps, sizes
+from tempering.tunings.deltas import merge_deltas, switch
 from tests.tiny import FAMILIES, save_tiny, tiny_backbone, tiny_examples, tiny_task
 
 METHODS: tuple[Quantize, ...] = ("8bit", "4bit")
@@ -240,6 +241,28 @@ def test_other_refusals(bert: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="share one base model"):
         tempering.load_many([tmp_path / "a", tmp_path / "b"])
     assert tempering.load_many([tmp_path / "a"]).backbone.quantized == "8bit"
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "pissa", "adalora", "vera", "ia3", "oft", "magnitude"])
+def test_a_merge_by_hand_is_refused_and_changes_nothing(name: str) -> None:
+    """A packed matrix hands out copies: what a merge wrote to them was lost without a word."""
+    backbone, tuning = tiny_backbone(), Recipe.load(name).stages[0].tuning
+    backbone.pack("8bit")
+    tuning.attach(backbone)
+    before = copy.deepcopy(backbone.state_dict())
+    with pytest.raises(ModelError, match=r"cannot be merged: the matrices of .* are packed in 8bit .*load the model without quantize"):
+        tuning.merge(backbone)
+    after = backbone.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(t, after[n]) for n, t in before.items())
+
+
+def test_a_packed_base_is_neither_switched_nor_added_up(bert: str, tmp_path: Path) -> None:
+    learner = fit(recipe("lora", max_steps=1), tiny_task(24), bert, quantize="8bit")
+    folders = [learner.save_pretrained(tmp_path / name) for name in "ab"]
+    with pytest.raises(ModelError, match=r"packed in 8bit, and a body of its own .*load the folder with tempering.load"):
+        switch(learner, folders[0])
+    with pytest.raises(ModelError, match=r"packed in 8bit and add nothing up; leave it out"):
+        merge_deltas(folders)
 
 
 def test_packing_is_part_of_every_identity(bert: str, tmp_path: Path) -> None:

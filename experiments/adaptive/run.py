@@ -7,11 +7,14 @@ Arms: none; DAPT (masked LM on a corpus of the task's domain); TAPT (on the text
 TAPT; and a corpus of another domain (books), which the paper expects to be worse than none. All end in the same fine-tuning (recipe full)
 with the same rows and seeds; stages and rates are those of the shipped recipes dapt and tapt. The domains: film reviews for imdb_2k and
 sst2; abstracts (the texts of ncbi_disease) for chemprot; news articles (those of hyperpartisan) for ag_news_7k. An adapted model is made
-once a seed and corpus, and kept in OUTPUT/models. Perplexity is that of the masked LM on the task's development texts, with masks drawn
-once, for every arm the same. Test scores are read once a fit; differences to none are paired by seed.
+once a seed and corpus, and kept in OUTPUT/models; a corpus never holds a development or test text of any task that it serves. Perplexity
+is that of the masked LM on the task's development texts, with masks drawn once, for every arm the same. Test scores are read once a fit;
+differences to none are paired by seed. An adaptation that is killed goes on from its last checkpoint.
 
 The recipes' own amounts (one epoch of the corpus, 100 of the task's texts) are those without --dapt-steps and --tapt-steps; a step holds
-256 texts, or with --batch N so many. --rows cuts the labelled rows of fine-tuning, not the texts that TAPT reads.
+256 texts, or with --batch N so many. Corpora differ in size: only with --dapt-steps does every one, that of the other domain among them,
+move the model by as many updates. --rows cuts the labelled rows of fine-tuning, not the texts that TAPT reads. bf16=true holds for
+adaptation, too.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cells import MODEL, Cells, OutOfTimeError, cut, difference, load, markdown, names, outcome, paired, parser, publish, spread, verdict
+from cells import Cells, carry_out, cut, difference, everywhere, load, markdown, outcome, paired, spread, verdict
+from options import MODEL, check, names, of_cells, with_settings
 
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
@@ -34,12 +39,14 @@ from tempering.fitting import fit
 from tempering.recipe import Recipe, parse_settings
 from tempering.stages.setup import assemble
 from tempering.tasks import Task
+from tempering.tasks.task import Split
 from tempering.train.evaluate import Evaluator
 
 TASKS = ("chemprot", "ag_news_7k", "imdb_2k", "sst2")
 ARMS = ("none", "DAPT", "TAPT", "DAPT + TAPT", "other domain")
 DOMAINS = {"chemprot": "ncbi_disease", "ag_news_7k": "hyperpartisan", "imdb_2k": "imdb_reviews", "sst2": "imdb_reviews"}
 OTHER = "books"
+SAVE_STEPS = 50  # steps of adaptation after which a killed one would go on
 PLAIN_TEXT = ("imdb_reviews", "books")  # the rest is made of the texts of a labelled set
 SEEN = (
     "minilm-mlm read both imdb_reviews.txt and books.txt when its masked-LM head was trained. What DAPT on reviews can add, and what books"
@@ -87,9 +94,19 @@ def stage(name: str, args: argparse.Namespace, text: Path | None) -> Recipe:
     """The first stage of recipe ``name``; TAPT reads the task's own texts."""
     batch = {"gradient_accumulation_steps": max(1, args.batch // 16), "framing.max_length": args.max_length}
     steps = {"dapt": args.dapt_steps, "tapt": args.tapt_steps}[name]
-    settings = batch | ({"text": str(text)} if text else {}) | ({"max_steps": steps, "eval_steps": steps} if steps else {})
+    settings = batch | {"save_steps": SAVE_STEPS} | everywhere(args.settings)
+    settings |= ({"text": str(text)} if text else {}) | ({"max_steps": steps, "eval_steps": steps} if steps else {})
     whole = Recipe.load(name)
     return Recipe(name, whole.stages[:1]).override(settings)
+
+
+def guarded(name: str, args: argparse.Namespace) -> Task:
+    """What stands for the task while the corpus ``name`` is read, whose model several tasks share: no development or test text of any of
+    them is trained on.
+    """
+    tasks = [load(args.data, task) for task in TASKS if name in (DOMAINS[task], OTHER) and (args.data / task).exists()]
+    judged = tuple(example for task in tasks for split in (task.dev, task.test) for example in split or ())
+    return replace(tasks[0], test=Split("test", judged))
 
 
 def adapted(task: str, arm: str, seed: int, args: argparse.Namespace, cells: Cells) -> str:
@@ -100,13 +117,14 @@ def adapted(task: str, arm: str, seed: int, args: argparse.Namespace, cells: Cel
         folder: Path = args.output / "models" / f"{done}{seed}"
         if not folder.exists():
             cells.in_time()
-            own = load(args.data, task)
-            learner = fit(stage(recipe, args, corpus(name, args) if recipe == "dapt" else None), own, model, seed=seed)
-            part = folder.with_name(f"{folder.name}.part")
+            own, text = (guarded(name, args), corpus(name, args)) if recipe == "dapt" else (load(args.data, task), None)
+            work, part = (folder.with_name(f"{folder.name}.{kind}") for kind in ("run", "part"))
+            learner = fit(stage(recipe, args, text), own, model, seed=seed, output_dir=work, resume=True)
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)
             learner.save_pretrained(part, merge=True)
             part.rename(folder)
+            shutil.rmtree(work)
         model = str(folder)
     return model
 
@@ -183,19 +201,17 @@ def report(cells: Cells, args: argparse.Namespace) -> str:
 
 def parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = parser(__doc__, Path(__file__), model=MODEL, seeds=3, tasks=TASKS, table="results.md")
+    made = of_cells(__doc__, Path(__file__), model=MODEL, seeds=3, tasks=TASKS, table="results.md")
     made.add_argument("--arms", type=names, default=list(ARMS))
     made.add_argument("--rows", type=int, default=None, help="labelled training rows; default: all")
     made.add_argument("--dapt-steps", type=int, default=None, help="default: one epoch of the corpus")
     made.add_argument("--tapt-steps", type=int, default=None, help="default: 100 epochs of the task's texts")
     made.add_argument("--batch", type=int, default=256, help="texts a step of masked LM, a multiple of 16")
     made.add_argument("--max-length", type=int, default=128)
-    made.add_argument("settings", nargs="*", help="key=value for fine-tuning")
+    with_settings(made, "fine-tuning")
     args = made.parse_args(given)
-    if unknown := [t for t in args.tasks if t not in DOMAINS]:
-        made.error(f"--tasks: no corpus is known for {', '.join(unknown)}; there are {', '.join(DOMAINS)}")
-    if unknown := [a for a in args.arms if a not in ARMS]:
-        made.error(f"--arms: there is no arm {', '.join(unknown)}; there are {', '.join(ARMS)}")
+    check(made, "--tasks", args.tasks, DOMAINS)
+    check(made, "--arms", args.arms, ARMS)
     return args
 
 
@@ -203,12 +219,7 @@ def main() -> None:
     """Run what is missing; write the tables."""
     args = parsed()
     shared = ("model", "rows", "dapt_steps", "tapt_steps", "batch", "max_length", "test_rows", "settings")
-    cells = Cells.open(args.output, {name: getattr(args, name) for name in shared}, args.hours)
-    try:
-        run(cells, args)
-    except OutOfTimeError:
-        print(f"{args.hours} hours are spent; the same command goes on from here")
-    publish(report(cells, args), args.table)
+    carry_out(args, shared, lambda cells: run(cells, args), report)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from arms import ARMS, EXCEPT, GRIDS, ORDER, SHOTS, TASKS, TEMPLATES, WORDS, Arm, variants
-from cells import MODEL, Cells, OutOfTimeError, difference, markdown, paired, parser, publish, spread, verdict
+from cells import Cells, carry_out, difference, markdown, paired, spread, verdict
+from options import MODEL, check, of_cells
 from runner import Runner
 
 
@@ -42,6 +43,13 @@ def plan(args: argparse.Namespace) -> list[tuple[str, Arm, int]]:
         if args.sensitivity:
             found += [(name, arm, seed) for name, arm in variants().values()]
     return found
+
+
+def run(cells: Cells, args: argparse.Namespace) -> None:
+    """Every cell that is not there."""
+    runner = Runner(cells, args)
+    for name, arm, seed in plan(args):
+        runner.run(name, arm, seed)
 
 
 def scores(cells: Cells, name: str, arm: Arm, args: argparse.Namespace) -> list[float]:
@@ -109,7 +117,7 @@ def report(cells: Cells, args: argparse.Namespace) -> str:
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = parser(__doc__, Path(__file__), model=MODEL, seeds=5, tasks=tuple(TASKS), table="results.md")
+    made = of_cells(__doc__, Path(__file__), model=MODEL, seeds=5, tasks=tuple(TASKS), table="results.md")
     made.set_defaults(test_rows=1000)
     made.add_argument("--arms", type=_arms, default=list(ARMS), help="parted by semicolons, since one name holds a comma")
     made.add_argument("--grid", choices=tuple(GRIDS), default="small")
@@ -121,8 +129,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--whole-seeds", type=int, default=1, help="seeds of fine-tuning on all rows")
     made.add_argument("--sensitivity", action="store_true")
     args = made.parse_args(words)
-    if unknown := set(args.arms) - set(ARMS):
-        made.error(f"--arms: there is no arm {', '.join(sorted(unknown))}; there are {'; '.join(ARMS)}")
+    check(made, "--arms", args.arms, ARMS, between="; ")
     return args
 
 
@@ -134,14 +141,7 @@ def main() -> None:
     """Run what is missing; write the tables."""
     args = parsed()
     shared = ("model", "grid", "steps", "candidates", "beam", "context_rows", "contexts", "test_rows")
-    cells = Cells.open(args.output, {name: getattr(args, name) for name in shared}, args.hours)
-    runner = Runner(cells, args)
-    try:
-        for name, arm, seed in plan(args):
-            runner.run(name, arm, seed)
-    except OutOfTimeError:
-        print(f"{args.hours} hours are spent; the same command goes on from here")
-    publish(report(cells, args), args.table)
+    carry_out(args, shared, lambda cells: run(cells, args), report)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ MiniLM read English only, so that its features of German or French say little; t
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,12 @@ def build(folders: Sequence[Path], target: Path, steps: int = 3000, seed: int = 
         per_device_train_batch_size=64,
         weight_decay=0.01,
         warmup_steps=0.06,
+        save_strategy="steps",
     )
-    learner = fit(Recipe("multilingual", (stage,)), Task.from_file(folders[0]), str(start), seed=seed, listener=listener)
-    save_body(learner.backbone, target)
+    recipe, work, part = Recipe("multilingual", (stage,)), target.with_name(f"{target.name}-run"), target.with_name(f"{target.name}-part")
+    learner = fit(recipe, Task.from_file(folders[0]), str(start), seed=seed, listener=listener, output_dir=work, resume=True)
+    shutil.rmtree(part, ignore_errors=True)
+    save_body(learner.backbone, part)
+    part.rename(target)
+    shutil.rmtree(work)
     return target

@@ -5,7 +5,8 @@
 
 Every recipe's first stage runs once for each target and seed; adapters with a fresh head are then tuned on that body with each number of
 rows, the same rows and seeds for every recipe. Entity F1 on the test split, read once. Differences to no priming (houlsby) are paired by
-seed, with a t test; p values are multiplied by the number of recipes compared. Finished runs are kept in --output and not run again.
+seed, with a t test; p values are multiplied by the number of recipes compared. Finished runs are kept in --output and not run again, and
+a first stage that is killed goes on from its last checkpoint. bf16=true holds for first stages, too.
 ``--model multilingual`` trains a small encoder on the training texts of the three languages first; minilm read English only.
 """
 
@@ -15,15 +16,19 @@ import argparse
 import copy
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import multilingual
+from cells import everywhere
+from options import RUNS, basic, names, with_settings
 
 from tempering.backbone import Backbone
 from tempering.contracts import Seeds
@@ -36,23 +41,27 @@ from tempering.train.progress import Listener, silent
 
 LANGUAGES = ("wikiann_en", "wikiann_de", "wikiann_fr")
 PLAIN = "houlsby"
-RECIPES = (PLAIN, "prime", "prime-multitask", "prime-finetune", "prime-maml", "prime-one-step", "prime-zero-steps", "prime-kept-heads")
+RECIPES = (PLAIN, "prime", "prime-multitask", "prime-finetune", "prime-maml", "prime-one-step", "prime-zero-steps", "prime-kept-heads",
+           "prime-fresh-heads")  # fmt: skip
 
 
-def with_sources(recipe: Recipe, sources: Sequence[str], steps: int | None) -> Recipe:
-    """The recipe with its first stage on ``sources``, and so many updates of the body."""
+def with_sources(recipe: Recipe, sources: Sequence[str], steps: int | None, more: Sequence[str] = ()) -> Recipe:
+    """The recipe with its first stage on ``sources``, so many updates of the body, and what of the settings ``more`` holds everywhere."""
     prime = hasattr(recipe.stages[0], "sources")
     settings: dict[str, Any] = {"stages.0.sources" if prime else "stages.0.tasks": list(sources)}
     if steps:
         settings |= {"stages.0.outer_steps" if prime else "stages.0.max_steps": steps}
-    return recipe.override(settings)
+    return recipe.override(settings | everywhere(more, "stages.0."))
 
 
-def body_of(recipe: Recipe, task: Task, model: str, seeds: Seeds, listener: Listener = silent) -> tuple[Backbone, float]:
-    """The backbone after all stages but the last, and the seconds that took."""
+def body_of(
+    recipe: Recipe, task: Task, model: str, seeds: Seeds, listener: Listener = silent, folder: Path | None = None
+) -> tuple[Backbone, float]:
+    """The backbone after all stages but the last, and the seconds that took; with a ``folder`` it goes on where it was killed."""
     start, backbone = time.perf_counter(), Backbone.load(model, seeds.init)
-    for stage in recipe.stages[:-1]:
-        stage.run(backbone, task, seeds, around=Surroundings(listener=listener))
+    for i, stage in enumerate(recipe.stages[:-1]):
+        here = folder / f"stage-{i}" if folder else None
+        stage.run(backbone, task, seeds, around=Surroundings(here, resume=here is not None, listener=listener))
         leave(stage, backbone)
     return backbone, time.perf_counter() - start
 
@@ -60,9 +69,13 @@ def body_of(recipe: Recipe, task: Task, model: str, seeds: Seeds, listener: List
 def runs(args: argparse.Namespace, listener: Listener = silent) -> dict[str, Any]:
     """All runs, by target/recipe/seed/size; what is in the file already is not run again."""
     path = args.output / "results.json"
-    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    settings = {n: getattr(args, n) for n in ("model", "pretraining_steps", "outer_steps", "settings")}
+    settings["languages"] = ",".join(args.languages)
+    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"made with": settings}
+    if done.get("made with") != settings:
+        raise SystemExit(f"{path} holds runs made with {done.get('made with')}, and now {settings} is asked for; give another --output")
     args.output.mkdir(parents=True, exist_ok=True)
-    folders = [args.data / name for name in args.languages.split(",")]
+    folders = [args.data / name for name in args.languages]
     model = (
         str(multilingual.build(folders, args.output / "multilingual", args.pretraining_steps))
         if args.model == "multilingual"
@@ -70,20 +83,22 @@ def runs(args: argparse.Namespace, listener: Listener = silent) -> dict[str, Any
     )
     for target in folders:
         task = Task.from_file(target)
-        for name in args.recipes.split(","):
+        for name in args.recipes:
             recipe = Recipe.load(name)
             if len(recipe.stages) > 1:
-                recipe = with_sources(recipe, [str(f) for f in folders if f != target], args.outer_steps)
+                recipe = with_sources(recipe, [str(f) for f in folders if f != target], args.outer_steps, args.settings)
             for seed in range(args.seeds):
-                keys = {size: f"{target.name}/{name}/{seed}/{size}" for size in args.sizes.split(",")}
+                keys = {size: f"{target.name}/{name}/{seed}/{size}" for size in args.sizes}
                 if all(key in done for key in keys.values()):
                     continue
-                body, seconds = body_of(recipe, task, model, Seeds.of(seed), listener)
+                work = args.output / "checkpoints" / f"{target.name}-{name}-{seed}"
+                body, seconds = body_of(recipe, task, model, Seeds.of(seed), listener, work)
                 for size, key in keys.items():
                     if key not in done:
                         done[key] = adapters(task, body, size, seed, args.settings) | {"priming_seconds": seconds}
                         path.write_text(json.dumps(done, indent=1))
                         print(f"{key:50s} f1 {100 * done[key]['score']:5.1f}  {done[key]['seconds']:.0f} s", file=sys.stderr, flush=True)
+                shutil.rmtree(work, ignore_errors=True)
     return done
 
 
@@ -136,25 +151,23 @@ def _spread(values: Sequence[float]) -> str:
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / ".." / "shared" / "data")
-    parser.add_argument("--languages", default=",".join(LANGUAGES))
-    parser.add_argument("--model", default="multilingual", help="multilingual (made on the spot), minilm, a folder or a hub id")
-    parser.add_argument("--pretraining-steps", type=int, default=3000)
-    parser.add_argument("--recipes", default=",".join(RECIPES))
-    parser.add_argument("--sizes", default="100,500,all")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--outer-steps", type=int, default=None, help="updates of the body; default: the recipe's")
-    parser.add_argument("--output", type=Path, default=Path("runs/priming"))
-    parser.add_argument("settings", nargs="*", help="key=value for the adapters of every recipe")
-    return parser.parse_args(words)
+    made = basic(__doc__)
+    made.add_argument("--languages", type=names, default=list(LANGUAGES))
+    made.add_argument("--model", default="multilingual", help="multilingual (made on the spot), minilm, a folder or a hub id")
+    made.add_argument("--pretraining-steps", type=int, default=3000)
+    made.add_argument("--recipes", type=names, default=list(RECIPES))
+    made.add_argument("--sizes", type=names, default=["100", "500", "all"])
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--outer-steps", type=int, default=None, help="updates of the body; default: the recipe's")
+    made.add_argument("--output", type=Path, default=RUNS / "priming")
+    with_settings(made, "the adapters of every recipe")
+    return made.parse_args(words)
 
 
 def main() -> None:
     """Run what is missing; print and write the table."""
     args = parsed()
-    done = runs(args)
-    found = table(done, args.languages.split(","), args.recipes.split(","), args.sizes.split(","), args.seeds)
+    found = table(runs(args), args.languages, args.recipes, args.sizes, args.seeds)
     (args.output / "table.md").write_text(found + "\n", encoding="utf-8")
     print(found)
 

@@ -40,12 +40,14 @@ if TYPE_CHECKING:
     from tempering.studying import Study, compare
     from tempering.tasks.task import Task
     from tempering.trying import Tries, fit_tries
+    from tempering.tunings.adapter_drop import without_lowest
     from tempering.tunings.bitfit import BitFit
     from tempering.tunings.deltas import merge_deltas, switch
     from tempering.tunings.frozen import Frozen
     from tempering.tunings.full import Full
     from tempering.tunings.houlsby import Houlsby
     from tempering.tunings.lora import LoRA
+    from tempering.tunings.madx import speak
     from tempering.tunings.top_layers import TopLayers
 
 __version__ = "0.1.0"
@@ -91,7 +93,9 @@ _HOME = {
     "merge_deltas": "tunings.deltas",
     "rank_models": "ranking.rank",
     "rank_tasks": "ranking.rank",
+    "speak": "tunings.madx",
     "switch": "tunings.deltas",
+    "without_lowest": "tunings.adapter_drop",
 }
 
 __all__ = [
@@ -135,7 +139,9 @@ __all__ = [
     "merge_deltas",
     "rank_models",
     "rank_tasks",
+    "speak",
     "switch",
+    "without_lowest",
 ]
 
 

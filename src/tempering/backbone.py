@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,6 +51,7 @@ class Backbone(nn.Module):
         self.reserved = 0  # positions that a tuning takes up before the text
         self.own = frozenset(model.state_dict())  # the body's own tensors: what a tuning adds is not among them
         self.pretrained = self.own  # those that came with the checkpoint
+        self.seed = 0  # from which the others were drawn
         self.quantized: Quantize | None = None  # how the linear maps of the blocks are packed
         self._known: Known | None = None  # the last fingerprint
         self.base_fingerprint = ""  # set before a tuning is attached whose change is saved apart from the body
@@ -77,7 +76,7 @@ class Backbone(nn.Module):
         decoder = layout_of(config).decoder
         whole = partial(read_whole, where, decoder.blocks) if decoder else None
         backbone = cls(model, tokenizer, source, where, whole)
-        backbone.pretrained -= set(info["missing_keys"])
+        backbone.seed, backbone.pretrained = seed, backbone.pretrained - set(info["missing_keys"])
         if method is not None:
             backbone.pack(method)
         return backbone
@@ -212,29 +211,6 @@ class Backbone(nn.Module):
             getattr(self.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         elif self.model.supports_gradient_checkpointing:
             getattr(self.model, f"{name}_checkpointing_disable")()
-
-    @contextmanager
-    def perturbed(self, change: Callable[[Tensor], Tensor], layer: int = 0) -> Iterator[None]:
-        """While open, ``change`` is applied to the token embeddings (layer 0) or to the input of block ``layer`` (1 .. L)."""
-        if layer and layer > len(self.blocks):
-            raise ModelError(f"layer {layer} of {self.source}: it has {len(self.blocks)} separate blocks; 0 means the embeddings")
-        with ExitStack() as stack:
-            if layer == 0:
-                handle = self.embeddings.register_forward_hook(lambda _m, _a, out: change(out))
-            else:
-                handle = self.blocks[layer - 1].register_forward_pre_hook(lambda _m, args: (change(args[0]), *args[1:]))
-            stack.callback(handle.remove)
-            yield
-
-    @contextmanager
-    def watched(self) -> Iterator[list[Tensor]]:
-        """While open, what every block puts out [rows, length, dim] joins the list, bottom first."""
-        with ExitStack() as stack:
-            seen: list[Tensor] = []
-            for block in self.blocks:
-                handle = block.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
-                stack.callback(handle.remove)
-            yield seen
 
     def fingerprint(self) -> str:
         """Hash of configuration and body weights: the identity a saved change belongs to. That of a packed body is that of its source.

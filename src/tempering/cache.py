@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.batching import Rows
 from tempering.contracts import Batch, Prompt
 from tempering.learner import Learner
 from tempering.streams import key_of
@@ -96,10 +95,8 @@ def _segment(path: Path) -> dict[bytes, np.ndarray]:
 
 
 def _compute(learner: Learner, prompts: Sequence[Prompt], batch_size: int) -> np.ndarray:
-    def work(batch: Batch, _: Rows) -> Tensor:
-        trunk: Tensor = learner.framing.trunk(learner.backbone, batch.to(learner.device))
-        return trunk.float().cpu()
+    def work(batch: Batch) -> Tensor:
+        trunk: Tensor = learner.framing.trunk(learner.backbone, batch)
+        return trunk.float()
 
-    found = learner.evaluated(prompts, batch_size, work)
-    joined = torch.cat([part for _, part in found]).numpy()
-    return np.ascontiguousarray(joined[np.argsort(np.concatenate([rows for rows, _ in found]))])
+    return np.ascontiguousarray(learner.outputs(prompts, batch_size, work).numpy())

@@ -19,6 +19,7 @@ from tempering.errors import ModelError
 from tempering.layouts import HeadSpec, OutputSpec
 from tempering.learner import Learner
 from tempering.pretrained import canonical, quiet
+from tempering.readme import write as write_readme
 
 TOLERANCE = 1e-4
 PROBES = ("A short text.", "A somewhat longer text, so that one of the two is padded.")
@@ -88,13 +89,20 @@ def export_classifier(learner: Learner, folder: Path) -> bool:
     return True
 
 
+def auto_class(learner: Learner) -> str:
+    """The name of transformers' class that loads body and head."""
+    form = learner.framing.form
+    if form == "text":
+        return "AutoModelForSeq2SeqLM" if learner.backbone.opened else "AutoModelForCausalLM"
+    return "AutoModelForMaskedLM" if form == "masked" else FORMS[form].auto
+
+
 def export_text(learner: Learner, folder: Path) -> None:
     """Write body and output matrix as the family's class that generates or fills masks; compare what a reload says with what ours does."""
     import transformers
 
     backbone, masked = learner.backbone, learner.framing.form == "masked"
-    auto: Any = transformers.AutoModelForSeq2SeqLM if backbone.opened else transformers.AutoModelForCausalLM
-    auto = transformers.AutoModelForMaskedLM if masked else auto
+    auto: Any = getattr(transformers, auto_class(learner))
     with quiet(), torch.device("meta"):
         built = auto.from_config(copy.deepcopy(backbone.config))
     own, prefix = set(built.state_dict()), str(built.base_model_prefix)
@@ -203,3 +211,12 @@ def _probe(learner: Learner) -> Batch:
     prompts = [found[0] for found in learner.framing.render(examples, (), np.random.default_rng(0))]
     batch: Batch = learner.framing.collate(prompts, np.random.default_rng(0)).to(learner.device)
     return batch
+
+
+def explained(learner: Learner, folder: Path) -> Path:
+    """Leave a README in the saved ``folder`` that says how to load it."""
+    from tempering.saving import META, loads_with
+
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    write_readme(folder, loads_with(learner), meta, canonical(learner.backbone.source), auto_class(learner))
+    return folder

@@ -27,7 +27,7 @@ from tempering.learner import Learner
 from tempering.peak import peak_bytes, reset_peak, versions
 from tempering.quantizing import checked, packed_numbers
 from tempering.recipe import Recipe
-from tempering.stages.checks import check_quantized
+from tempering.stages.checks import check_quantized, labelled
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.sources import fingerprints
@@ -67,7 +67,7 @@ def fit(
     task = task if isinstance(task, Task) else Task.from_file(task, seed=seed)
     seeds = seeds or Seeds.of(seed)
     recipe, why = choose(task) if recipe == "auto" else (Recipe.load(recipe), "")
-    notes = [*([why] if why else []), *task.notes, *recipe.check()]
+    notes = [*([why] if why else []), *task.notes, *recipe.check(labelled(task))]
     for note in notes:
         listener({"event": "note", "text": note})
     packed = model.quantized if isinstance(model, Backbone) else checked(quantize)
@@ -149,7 +149,7 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
         done = here / "backbone.safetensors" if here else None
         if i < last and done is not None and around.resume and _finished(done, around):
             _restore(backbone, load_file(done), seeds)
-            backbone.changed = True
+            backbone.changed = backbone.changed or not getattr(stage, "apart", False)
             around.kept.update(read_kept(done.parent))
             earlier.append(json.loads((done.parent / RECORD).read_text(encoding="utf-8")))
             continue

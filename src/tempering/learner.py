@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tempering import tags
 from tempering.batching import Rows, halving, length_batches
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab, Weights
+from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab, Weights
 from tempering.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,6 +92,19 @@ class Learner(nn.Module):
             self.fits = size
         return found
 
+    def each(self, prompts: Sequence[Prompt], batch_size: int, work: Callable[[Batch, Rows], Sequence[Found]]) -> list[Found]:
+        """`evaluated` where ``work`` says one thing of every row of its batch: these, in the order of ``prompts``."""
+        found = {int(i): one for rows, said in self.evaluated(prompts, batch_size, work) for i, one in zip(rows, said, strict=True)}
+        return [found[i] for i in range(len(prompts))]
+
+    def outputs(self, prompts: Sequence[Prompt], batch_size: int, work: Callable[[Batch], Tensor]) -> Tensor:
+        """What ``work`` makes of batches on the learner's device, [rows, ...] each, as one tensor in main memory, in the order of
+        ``prompts``.
+        """
+        found = self.evaluated(prompts, batch_size, lambda batch, _: work(batch.to(self.device)).cpu())
+        order = np.argsort(np.concatenate([rows for rows, _ in found]))
+        return torch.cat([part for _, part in found])[torch.from_numpy(order)]
+
     def score(self, prompts: Sequence[Prompt], batch_size: int = 64, features: Tensor | None = None) -> Scores:
         """Evaluation-mode scores of many prompts, in their order, batched by length. ``features`` are cached trunk outputs."""
 
@@ -118,10 +131,9 @@ class Learner(nn.Module):
         """A `Prediction` for every example, in order. Several prompts of one example are averaged."""
         if not examples:
             return []
-        rendered = self.framing.render(examples, (), np.random.default_rng(0))
-        prompts, counts = [p for found in rendered for p in found], [len(found) for found in rendered]
-        scores = self.score(prompts, batch_size) if self.framing.keeps_scores else None
-        return list(self.framing.predictions(self, prompts, counts, examples, scores, batch_size))
+        asked = Rendered.of(examples, self.framing.render(examples, (), np.random.default_rng(0)))
+        scores = self.score(asked.prompts, batch_size) if self.framing.keeps_scores else None
+        return list(self.framing.predictions(self, asked, scores, batch_size))
 
     def predict(self, texts: Sequence[str | tuple[str, str]] | Sequence[Sequence[str]], batch_size: int = 64) -> list[Any]:
         """The label (value, tuple of labels) of every text or pair of texts, as the user wrote labels.
@@ -139,10 +151,14 @@ class Learner(nn.Module):
         return [[dict(chances) for chances in p.each] if words else dict(p.probabilities) for p in found]
 
     def save_pretrained(self, folder: str | Path, merge: bool = False) -> Path:
-        """Write the learner to ``folder``; `tempering.load` reads it back with equal predictions. See `tempering.saving.save`."""
+        """Write the learner to ``folder``; `tempering.load` reads it back with equal predictions. See `tempering.saving.save`.
+
+        A README beside the weights says how to load them, with `tempering` and with every other library that can.
+        """
+        from tempering.exporting import explained
         from tempering.saving import save
 
-        return save(self, Path(folder), merge=merge)
+        return explained(self, save(self, Path(folder), merge=merge))
 
     def push_to_hub(self, repo_id: str, merge: bool = False, private: bool | None = None) -> str:
         """Upload the folder that `save_pretrained` writes to the hub; returns its address."""

@@ -7,8 +7,8 @@ another one sees: that is what makes the order of stabilizers irrelevant. Nobody
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,11 @@ from torch.func import functional_call
 
 from tempering.contracts import Batch, Scores, Weights
 from tempering.dropout import dropout_stream
+from tempering.errors import ModelError
 from tempering.streams import numpy_stream
 
 if TYPE_CHECKING:
+    from tempering.backbone import Backbone
     from tempering.learner import Learner
 
 View = Callable[[Weights, np.random.Generator], Weights]
@@ -69,7 +71,7 @@ class Passes:
 
     def perturbed(self, noise: Callable[[Tensor], Tensor], layer: int = 0, i: int = 0) -> Scores:
         """``student(i)`` once more, with the same dropout and weights, ``noise`` applied to embeddings or a layer's input."""
-        with self.learner.backbone.perturbed(noise, layer), self._noisy(i):
+        with altered(self.learner.backbone, noise, layer), self._noisy(i):
             return self._forward(i)
 
     def stream(self, *purpose: object) -> np.random.Generator:
@@ -94,7 +96,7 @@ class Passes:
         with dropout_stream(*self.key, i, device=self.device, native=self.native_dropout), self.autocast():
             if not self.layered:
                 return self._scores(i)
-            with self.learner.backbone.watched() as seen:
+            with watched(self.learner.backbone) as seen:
                 return self._scores(i)._replace(layers=tuple(seen))
 
     def _scores(self, i: int) -> Scores:
@@ -112,4 +114,30 @@ class Passes:
             extra = [noise(x, numpy_stream(*self.key, i, "noise", name)) for name, noise in self.noises.items()]
             return torch.stack([x, *extra]).sum(0)
 
-        return self.learner.backbone.perturbed(add)
+        return altered(self.learner.backbone, add)
+
+
+@contextmanager
+def altered(backbone: Backbone, change: Callable[[Tensor], Tensor], layer: int = 0) -> Iterator[None]:
+    """While open, ``change`` is applied to the token embeddings (layer 0) or to the input of block ``layer`` (1 .. L)."""
+    if layer and layer > len(backbone.blocks):
+        raise ModelError(f"layer {layer} of {backbone.source}: it has {len(backbone.blocks)} separate blocks; 0 means the embeddings")
+    if layer == 0:
+        handle = backbone.embeddings.register_forward_hook(lambda _m, _a, out: change(out))
+    else:
+        handle = backbone.blocks[layer - 1].register_forward_pre_hook(lambda _m, args: (change(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def watched(backbone: Backbone) -> Iterator[list[Tensor]]:
+    """While open, what every block puts out [rows, length, dim] joins the list, bottom first."""
+    with ExitStack() as stack:
+        seen: list[Tensor] = []
+        for block in backbone.blocks:
+            handle = block.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
+            stack.callback(handle.remove)
+        yield seen

@@ -23,9 +23,9 @@ from tempering.quantizing import packed_numbers
 from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
-from tempering.stages.checks import check_quantized
+from tempering.stages.checks import check_quantized, labelled
 from tempering.stages.setup import assemble, leave, parts_of, rows_of
-from tempering.stages.sources import learned
+from tempering.stages.sources import check_sources, learned
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
 from tempering.train.stream import expected_rows, streams
@@ -38,7 +38,8 @@ class StagePlan:
     """One stage. ``backbone_trained`` counts trained parameters inside the model's body, ``head_trained`` those beside it.
 
     ``students``, ``teachers`` and ``perturbed`` are the forward passes of one micro-batch. ``batch`` is the rows of an optimizer
-    step; ``rows`` and ``steps`` are None without data. The memory is estimated for texts of ``tokens`` tokens.
+    step; ``rows`` and ``steps`` are None without data. The memory is estimated for texts of ``tokens`` tokens. ``costs``: what the framing
+    makes of a row beyond one prompt, in words.
     """
 
     framing: Any
@@ -56,6 +57,7 @@ class StagePlan:
     rows: int | None
     steps: int | None
     memory: Memory
+    costs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
     the model would be packed (`tempering.quantizing`).
     """
     recipe = Recipe.load(recipe)
-    notes = recipe.check()
+    notes = recipe.check(task is None or labelled(task))
+    if task is not None:
+        check_sources(recipe.stages)
     backbone = outline(model, quantize) if isinstance(model, str) else model
     check_quantized(recipe.stages, backbone.quantized)
     for stage in recipe.stages:
@@ -163,6 +167,7 @@ def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[Stag
         rows=count,
         steps=None if walks is None else stage.total_steps(walks),
         memory=memory_of(stage, learner, folded, trained, tokens, count),
+        costs=learner.framing.costs(rows or ()) if hasattr(learner.framing, "costs") else "",
     )
     return plan, learner
 
@@ -180,7 +185,7 @@ def _amount(stage: Any, learner: Learner, rows: Sequence[Example] | None, tasks:
 def _stub(stage: Any) -> Task:
     """A task without rows, of a kind that the stage's framing serves."""
     kind: Kind = getattr(stage.framing, "kinds", ("classification",))[0]
-    labels = ("O", "B-a") if kind == "tagging" else getattr(stage.framing, "named", ()) or ("a", "b")
+    labels = getattr(stage.framing, "named", ()) or (("O", "B-a") if kind == "tagging" else ("a", "b"))
     return Task("task", kind, labels, Split("train", ()))
 
 
@@ -201,7 +206,7 @@ def _tokens(stage: Any, learner: Learner, rows: Sequence[Example] | None) -> int
 def walked(framing: Any, rows: Sequence[Example]) -> int:
     """Prompts of an epoch: the rows, or the windows of their texts, counted on the first of them and taken for alike."""
     if rows and getattr(framing, "walks", False):
-        return len(framing.walk([prompt for found in framing.render(rows, (), np.random.default_rng(0)) for prompt in found]))
+        return len(framing.walk([prompt for found in framing.render(rows, rows, np.random.default_rng(0)) for prompt in found]))
     if not getattr(framing, "windows", False) or not rows:
         return len(rows)
     sample: list[list[Prompt]] = framing.render(rows[:_SAMPLE], (), np.random.default_rng(0))
@@ -234,4 +239,5 @@ def _stage_lines(stage: StagePlan, parameters: int) -> list[str]:
     ]
     if stage.steps is not None:
         found.append(f"steps: {stage.steps:,} of {stage.batch} rows, {stage.rows:,} training rows")
+    found += [f"prompts: {stage.costs}"] if stage.costs else []
     return [*found, f"memory: {stage.memory.words(stage.tokens)}"]

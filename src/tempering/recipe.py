@@ -126,13 +126,19 @@ class Recipe:
             recipe = override(recipe, path, value, key)
         return recipe
 
-    def check(self) -> list[str]:
-        """Refuse what cannot work or means nothing, before any weight is loaded; returns notes worth printing."""
+    def check(self, labelled: bool = True) -> list[str]:
+        """Refuse what cannot work or means nothing, before any weight is loaded; returns notes worth printing.
+
+        ``labelled``: the data has labels; where it has none, that a last stage predicts none is no news.
+        """
+        from tempering.stages.checks import unlike_labels
         from tempering.stages.kept import check_names
 
-        notes = [n for i, s in enumerate(self.stages) for n in s.check(f"{self.name}: stages.{i}", i + 1 == len(self.stages))]
+        where = [f"{self.name}: stages.{i}" for i in range(len(self.stages))]
+        notes = [note for stage, name in zip(self.stages, where, strict=True) for note in stage.check(name, name == where[-1])]
         check_names(self.stages, self.name)
-        return notes
+        beside = () if labelled else unlike_labels(self.stages[-1], where[-1])
+        return [note for note in notes if note not in beside]
 
     def key(self) -> str:
         """A short hash of all that the recipe does: equal for equal values, whatever the name."""

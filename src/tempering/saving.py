@@ -118,6 +118,7 @@ def _meta(learner: Learner, form: str) -> dict[str, Any]:
     fingerprint = backbone.fingerprint() if saved_along or own else backbone.base_fingerprint
     base = {"source": backbone.source, "fingerprint": fingerprint, "changed": backbone.changed}
     base |= {"quantize": backbone.quantized} if backbone.quantized else {}
+    base |= {"seed": backbone.seed} if backbone.own - backbone.pretrained else {}  # weights that the checkpoint lacks are drawn again
     stage = {"framing": encode(learner.record["framing"], "framing"), "tuning": encode(learner.tuning, "tuning")}
     task = {"kind": getattr(framing, "kind", "text"), "labels": list(framing.labels)}
     record = {k: v for k, v in learner.record.items() if k != "framing"}
@@ -130,11 +131,11 @@ def load(folder: str | Path, base_model: Backbone | None = None) -> Learner:
     meta = _read_meta(path)
     form, base = meta["format"], meta["base"]
     given = (base_model.source, base_model.quantized) if base_model is not None and form != "full" and not base["changed"] else None
-    if base_model is not None and given == (base["source"], base.get("quantize")):
+    if base_model is not None and given == (base["source"], base.get("quantize")) and base.get("seed", base_model.seed) == base_model.seed:
         backbone = copy.deepcopy(base_model)
     else:
         where = str(path if form == "full" else path / "base" if base["changed"] else base["source"])
-        backbone = Backbone.load(where, quantize=base.get("quantize"))
+        backbone = Backbone.load(where, base.get("seed", 0), base.get("quantize"))
     tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
     framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
     if hasattr(framing_value, "opens"):
@@ -236,7 +237,7 @@ def push(learner: Learner, repo_id: str, merge: bool = False, private: bool | No
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as folder:
-        save(learner, Path(folder), merge=merge)
+        learner.save_pretrained(folder, merge=merge)
         try:
             api = HfApi()
             address = api.create_repo(repo_id, private=private, exist_ok=True)

@@ -43,6 +43,23 @@ class Prompt:
     extra: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Examples as the prompts a framing makes of them, which stand one after the other: ``counts`` [examples] of each.
+
+    Of rows that were prompts from the start ``examples`` is empty, and each has one.
+    """
+
+    examples: Sequence[Example]
+    prompts: Sequence[Prompt]
+    counts: Sequence[int]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], found: Sequence[Sequence[Prompt]]) -> Rendered:
+        """From ``found``, the prompts of each example (`FramingModule.render`)."""
+        return cls(examples, [prompt for prompts in found for prompt in prompts], [len(prompts) for prompts in found])
+
+
 class RowForm(NamedTuple):
     """How a framing wants tokens of running text as rows: ``length`` with special tokens, those ``before`` and ``after`` each piece of
     text and the one ``closing`` a whole text, whether rows are ``packed`` with several pieces, and whether it reads which tokens make

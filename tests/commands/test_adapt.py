@@ -8,6 +8,8 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,9 @@ def test_adapt_tells_pseudo_perplexity_and_writes_a_model(text: str, bert: str, 
         assert found[when]["pseudo_perplexity"] == pytest.approx(math.exp(found[when]["loss"]))
     shown = [f"{found[when]['pseudo_perplexity']:.4g}" for when in ("before", "after")]
     assert f"pseudo-perplexity (exp of the loss on masked tokens) on held-out text: {shown[0]} before, {shown[1]} after" in out
+    held = found["held_out"]
+    assert held["texts"] == 4  # 1 in 20 of 80
+    assert f"; held out: 4 texts, {held['tokens']} tokens, of which about {0.15 * held['tokens']:.0f} are masked (too few to rely on" in out
     assert found["after"]["loss"] < found["before"]["loss"] - 0.3 and "next: temper fit DATA --model a" in out
     assert found["loads_with"] == ["transformers", "tempering"]
     done("fit", "train.csv", "--dev", "dev.csv", "--model", "a", "--recipe", "full", "--output-dir", "f", "max_steps=1", "min_steps=0")
@@ -69,20 +74,55 @@ def test_adapters_are_folded_in_unless_they_are_kept_apart(text: str, bert: str,
     moved = [n for n in plain if not torch.equal(whole[n], plain[n])]
     assert moved and all("weight" in n for n in moved)
     assert (Path("alone") / "adapter_config.json").exists() and not (Path("alone") / "config.json").exists()
-    capsys.readouterr()
+    assert "next: temper merge alone --output-dir MODEL" in capsys.readouterr().out
+    done("merge", "alone", "--output-dir", "merged")
+    merged = Backbone.load("merged").model.state_dict()
+    assert all(torch.allclose(merged[n], whole[n], atol=1e-6) for n in whole)
     done("adapt", text, "--model", bert, "--recipe", "madx-language", "--output-dir", "language", *FAST, "max_steps=2")
     assert "--recipe madx tuning.language=language" in capsys.readouterr().out
     short = ("max_steps=1", "min_steps=0")
     done("fit", "train.csv", "--recipe", "madx", "--model", bert, "--output-dir", "m", "tuning.language=language", *short)
 
 
-def test_dry_run_and_json(text: str, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
-    done("adapt", text, "--model", bert, "--dry-run", *FAST)
-    assert "steps: " in capsys.readouterr().out and not Path("adapted").exists()
-    done("adapt", text, "--model", bert, "--json", "--output-dir", "a", *FAST, "max_steps=1")
-    assert json.loads(capsys.readouterr().out)["before"]["loss"] > 0
+def test_dry_run_and_json(bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "even.txt").write_text("\n".join(" ".join(WORDS[i % 5 : i % 5 + 3]) for i in range(40)))
+    done("adapt", "even.txt", "--model", bert, "--dry-run", *FAST)
+    out = capsys.readouterr().out
+    assert "steps: " in out and "reads no labels" not in out and not Path("adapted").exists()
+    done("adapt", "even.txt", "--model", bert, "--json", "--output-dir", "a", *FAST, "max_steps=1")
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["before"]["loss"] > 0 and found["held_out"] == {"texts": 2, "tokens": 2 * (3 + 2)}  # two special tokens each
+    assert "reads no labels" not in told.err and found["notes"] == []
 
 
+def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_as_the_unbroken_one(
+    text: str, bert: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("adapt", text, "--model", bert, *FAST, "max_steps=12", "save_steps=4", "eval_steps=4")
+    done(*words, "--output-dir", "whole")
+
+    @contextmanager
+    def stopped(name: str) -> Iterator[Any]:
+        def listen(event: dict[str, Any]) -> None:
+            if event["event"] == "save" and event["step"] == 8:
+                raise KeyboardInterrupt
+
+        yield listen
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempering.train.progress.bar", stopped)
+        assert cli.run([*words, "--output-dir", "broken"]) == 130
+    assert "the same command with --resume goes on from checkpoints/stage-0" in capsys.readouterr().err
+    assert cli.run([*words, "--output-dir", "broken"]) == 2  # an unfinished run is not written over
+    done(*words, "--output-dir", "broken", "--resume")
+    assert (here / "whole" / "model.safetensors").read_bytes() == (here / "broken" / "model.safetensors").read_bytes()
+    assert facts("whole")["history"] == facts("broken")["history"]
+    done(*words, "--output-dir", "broken", "--resume")  # finished already
+    assert cli.run([*words, "--output-dir", "broken", "--resume", "--seed", "1"]) == 2
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumed_is_the_unbroken_one(text: str, bert: str, here: Path) -> None:
     words = ("adapt", text, "--model", bert, *FAST, "max_steps=150", "save_steps=10", "eval_steps=50")
     done(*words, "--output-dir", "whole")
@@ -93,12 +133,9 @@ def test_a_killed_run_resumed_is_the_unbroken_one(text: str, bert: str, here: Pa
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL and not (here / "broken" / "tempering.json").exists()
-    assert cli.run([*words, "--output-dir", "broken"]) == 2  # an unfinished run is not written over
     done(*words, "--output-dir", "broken", "--resume")
     assert (here / "whole" / "model.safetensors").read_bytes() == (here / "broken" / "model.safetensors").read_bytes()
     assert facts("whole")["history"] == facts("broken")["history"]
-    done(*words, "--output-dir", "broken", "--resume")  # finished already
-    assert cli.run([*words, "--output-dir", "broken", "--resume", "--seed", "1"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_compare_writes_a_study_and_goes_on(here: Path, bert: str, capsys: pytes
 
 
 def test_report_in_every_form(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
-    done("compare", "train.csv", "--recipes", "head,bitfit", "--seeds", "2", "--model", bert, *QUICK)
+    done("compare", "train.csv", "--recipes", "head,bitfit", "--seeds", "2", "--model", bert, "--workers", "0", *QUICK)
     capsys.readouterr()
     done("report", "study")
     assert "head" in capsys.readouterr().out
@@ -40,7 +40,7 @@ def test_report_in_every_form(here: Path, bert: str, capsys: pytest.CaptureFixtu
 
 
 def test_a_space_smaller_than_the_budget_is_said(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("compare", "train.csv", "--recipes", "head", "--seeds", "1", "--budget", "4", "--model", bert, *QUICK)
+    asked = ("compare", "train.csv", "--recipes", "head", "--seeds", "1", "--budget", "4", "--model", bert, "--workers", "0", *QUICK)
     done(*asked, "--dry-run")
     assert "up to 4 settings" in capsys.readouterr().out
     done(*asked)

@@ -10,7 +10,7 @@ import pytest
 from tempering.commands.prompts import read_words
 from tempering.errors import RecipeError
 from tempering.recipe import Recipe
-from tests.commands.shared import done, refuses
+from tests.commands.shared import done, refuses, write_rows
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import tiny_task
 
@@ -64,6 +64,27 @@ def test_the_search_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
     refuses("prompts", *DATA, "--model", masked, *WORDS, *more, said="there is such a file", capsys=capsys)
 
 
+def test_autoprompt_writes_a_recipe_that_fit_takes(here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(here / "dev.csv", 80, 100)  # more than one pass reads
+    search = ("--search", "--method", "autoprompt", "--iterations", "3", "--candidates", "4", "--rows", "10")
+    done("prompts", *DATA, "--model", masked, *WORDS, *search, "--output", "found.yaml")
+    said = capsys.readouterr()
+    recipe = Recipe.load("found.yaml")
+    framing = recipe.stages[-1].framing
+    (template,) = framing.templates
+    assert not framing.soft and template.startswith("{text} ") and template.endswith("{mask}.") and len(template.split()) == 5
+    assert template in said.out and "  {text} {mask}." in said.out and "temper fit train.csv --recipe found.yaml" in said.out
+    assert f"the model reads {3 * 6 * 10} rows at most" in said.err and "iteration 1 of 3: accuracy on dev" in said.err
+    done("fit", *DATA, "--recipe", "found.yaml", "--model", masked, "--json")
+    assert json.loads(capsys.readouterr().out)["recipe"] == "found-triggers"
+    own = ("--template", "{soft:2} {text} {mask}", "--auto-words", "--recipe", "cloze", "--output", "own.yaml", "--json")
+    done("prompts", *DATA[:1], "max_steps=2", "min_steps=0", *DATA[1:], "--model", masked, *search, *own)
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["candidates"]) == 2 and found["candidates"][1]["templates"] == ["{text} {mask}"]
+    assert {len(words) for words in found["candidates"][0]["words"].values()} == {3}  # AutoPrompt's label words, several a class
+    assert Recipe.load("own.yaml").stages[-1].max_steps == 2 and "linear map" in found["notes"][0]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -75,6 +96,15 @@ def test_the_search_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
         (("max_steps=3",), "KEY=VALUE is for a search"),
         (("--search", "--template", "{text} {mask}", "--template", "{mask} {text}"), "begins at one prompt, and 2 are given"),
         (("--search", "--filler", "{masked}"), "cannot fill spans"),
+        (("--method", "gradient"), "--method 'gradient': expected fill"),
+        (("--method", "autoprompt"), "--method autoprompt is for a search; add --search"),
+        (("--search", "--iterations", "3"), "--iterations is for --method autoprompt; add it"),
+        (("--search", "--method", "autoprompt", "--beam", "3"), "--beam is for --method fill; add it"),
+        (("--search", "--method", "autoprompt", *WORDS, "--template", "{text} {mask}"), "has no slots to search words for; write {soft:3}"),
+        (
+            ("--search", "--method", "autoprompt", "--label", "id", "--kind", "regression", *WORDS),
+            "AutoPrompt searches words that tell classes apart",
+        ),
     ],
 )
 def test_mistakes_are_told(words: tuple[str, ...], said: str, here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:

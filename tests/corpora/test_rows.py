@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -95,3 +97,15 @@ def test_words_are_numbered_anew_in_each_row_and_never_run_into_the_next_text() 
 def test_nothing_at_all() -> None:
     for form in (FORM, PACKED):
         assert len(Rows(corpus([]), np.zeros(0, np.int64), form)) == Rows(corpus([0]), np.array([0]), form).fill
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_document_takes_few_bytes(packed: bool) -> None:
+    """A gigabyte of short lines is ten million documents, of which there may be a tenth of a kilobyte each."""
+    count = 150_000
+    tokens = Tokens(np.zeros(20 * count, np.uint16), np.arange(1, count + 1) * 20, np.zeros(count, np.uint64), np.zeros(0, np.uint8))
+    tracemalloc.start()
+    rows = Rows(tokens, np.arange(count), RowForm(128, (1,), (2,), packed=packed))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(rows[len(rows) // 2].input_ids) > 20 and held < 40 * count and peak < 110 * count

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tempering.corpora import tokenizing
+from tempering.corpora import plain, tokenizing
 from tempering.corpora.sources import Source
 from tempering.corpora.tokenizing import describe, open_tokens, tokens_of
 from tempering.corpora.tokens import Tokens, read
@@ -79,6 +80,22 @@ def _copied(source: Source) -> str:
     path = Path(source.path).with_name("copy.txt")
     path.write_bytes(Path(source.path).read_bytes())
     return str(path)
+
+
+@pytest.mark.usefixtures("small")
+def test_memory_does_not_grow_with_the_text(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "BLOCK", 4096)
+    monkeypatch.setattr(tokenizing, "_key", lambda given, *_: Path(given.path).stem)  # the content is hashed in blocks of four megabytes
+    text, peaks = Path(source.path).read_text(), []
+    for times in (1, 2, 20):  # the first one imports what is imported once
+        path = tmp_path / f"{times}.txt"
+        path.write_text("\n".join(f"{text} {i}" for i in range(times)))
+        tracemalloc.start()
+        tokens = open_tokens(Source(str(path)), TOKENIZER, False, tmp_path / "cache", processes=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert isinstance(tokens.ids, np.memmap) and len(tokens) >= 120 * times
+    assert peaks[2] < 1.5 * peaks[1] and path.stat().st_size > peaks[2]
 
 
 @pytest.mark.usefixtures("small")

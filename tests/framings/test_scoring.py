@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempering.errors import RecipeError
-from tempering.framings.asked.scoring import Lengths, Wrapping, classes_from, common, encoded, lengths_of, normalized, split
+from tempering.framings.asked.scoring import Lengths, classes_from, common, encoded, lengths_of, normalized, split
+from tempering.framings.wrapping import Wrapping
 from tests.tiny import tiny_tokenizer
 
 TOTALS = torch.tensor([[-4.0, -3.2]])

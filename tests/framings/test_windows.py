@@ -68,5 +68,5 @@ def test_a_stride_meant_for_a_longer_model_is_cut_to_measure() -> None:
 @pytest.mark.parametrize(("family", "before", "after"), [("bert", 1, 1), ("t5", 0, 1), ("gpt2", 0, 0)])
 def test_special_tokens_are_those_of_the_family(family: str, before: int, after: int) -> None:
     text = Offsets.of(tiny_backbone(family), 10, None, "token_head")
-    assert (len(text.before), len(text.after), text.room) == (before, after, 10 - before - after)
+    assert (len(text.wrapping.before), len(text.wrapping.after), text.room) == (before, after, 10 - before - after)
     assert text.stride == text.room // 4

@@ -8,12 +8,14 @@ import pytest
 
 from tempering.framings.causal_lm import CausalLM
 from tempering.framings.cloze import Cloze
+from tempering.framings.cloze_ner import ClozeNER
 from tempering.framings.contrastive import Contrastive
 from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.head import Head
 from tempering.framings.in_context import InContext
 from tempering.framings.knn_prompting import KNNPrompting
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.next_sentence import NextSentence
 from tempering.framings.pairs import Pairs
 from tempering.framings.prototypes import Prototypes
 from tempering.framings.salient_spans import SalientSpans
@@ -110,6 +112,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "masked_lm": Row(MaskedLM(probability=0.3, max_length=16, masking="span", mask_share=0.7, random_share=0.2)),
         "causal_lm": Row(CausalLM(max_length=16, packed=True), family="gpt2"),
         "sentence_order": Row(SentenceOrder(max_length=24, pool="mean", dropout=0.2)),
+        "next_sentence": Row(NextSentence(Head(pool="mean", max_length=24, dropout=0.2))),
         "contrastive": Row(Contrastive("supervised", temperature=0.1, pool="mean", max_length=16, positive="good", negative="bad")),
         "pairs": Row(  # it has no weights of its own, so that a pair with a frozen model is refused: not a family where all pairs must run
             Pairs("undersampling", num_iterations=3, max_pairs=100, loss="infonce", temperature=0.1, max_length=16), family="roberta"
@@ -152,6 +155,11 @@ TABLE: dict[str, dict[str, Row]] = {
                 limits=(12,),
                 bounds=(-1.0, 2.0),
                 reference_kl=True,
+            )
+        ),
+        "cloze_ner": Row(
+            ClozeNER(
+                "{text} : {span} {soft:is} {mask}", words={"O": ("the", "a"), "good": "great"}, max_span=2, negatives=0.5, max_length=40
             )
         ),
         "demonstrations": Row(
@@ -200,7 +208,7 @@ TABLE: dict[str, dict[str, Row]] = {
     "stabilizer": {
         "layer_decay": Row(LayerDecay(0.5), LayerDecay(1.0)),
         "r_drop": Row(RDrop(0.7), RDrop(0.0)),
-        "mixout": Row(Mixout(0.4), Mixout(0.0)),
+        "mixout": Row(Mixout(0.4, official_grad=True), Mixout(0.0)),
         "self_distillation": Row(SelfDistillation(2.0, k=3, teacher="vote"), SelfDistillation(0.0, k=2)),
         "discriminative": Row(Discriminative(1.7), Discriminative(1.0)),
         "gradual_unfreezing": Row(GradualUnfreezing(0.3), GradualUnfreezing(0.0)),

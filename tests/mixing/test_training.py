@@ -97,7 +97,7 @@ def test_a_separate_run_of_other_seeds_scores_otherwise(together: MixedLearner) 
 def _lane(mixed: MixedLearner, name: str, recipe: Recipe, rows: int = 12) -> Lane:
     task = tiny_task(rows)
     job = training.Job(task, recipe, ())
-    lane: Lane = training._lane(mixed, name, job, Seeds.of(0), training.Surroundings(), training.place(job.stage))
+    lane, _ = training._lane(mixed, name, job, Seeds.of(0), training.Surroundings(), training.place(job.stage))
     return lane
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tempering.backbone import Backbone
-from tempering.errors import RecipeError
+from tempering.errors import ModelError, RecipeError
 from tempering.prompting.facts import Fact, lama, probe_facts
 from tests.framings.test_masked_lm import save_masked_lm
+from tests.tiny import tiny_model, tiny_tokenizer
 
 
 @torch.no_grad()
@@ -40,3 +41,16 @@ def test_probes_need_a_subject_and_an_object(tmp_path: Path) -> None:
             probe_facts(backbone, wrong, [Fact("a", "good")])
     with pytest.raises(RecipeError, match="none of the 1 objects"):
         probe_facts(backbone, "[X] is [Y]", [Fact("a", "very good")])
+
+
+@torch.no_grad()
+def test_a_model_that_reads_from_left_to_right_names_what_comes_next(tmp_path: Path) -> None:
+    theirs = tiny_model("gpt2", loader="AutoModelForCausalLM").eval()
+    theirs.save_pretrained(tmp_path)
+    tiny_tokenizer("gpt2").save_pretrained(tmp_path)
+    backbone = Backbone.load(str(tmp_path))
+    (rank,) = probe_facts(backbone, "[X] was [Y]", [Fact("the film", "good")]).ranks
+    row = theirs(**backbone.tokenizer("the film was", return_tensors="pt", return_token_type_ids=False)).logits[0, -1]
+    assert rank == 1 + int((row > row[backbone.tokenizer.convert_tokens_to_ids("good")]).sum())
+    with pytest.raises(ModelError, match="reads from left to right"):
+        probe_facts(backbone, "[X] was [Y] .", [Fact("the film", "good")])

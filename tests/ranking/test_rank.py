@@ -105,6 +105,10 @@ def test_what_it_refuses() -> None:
         rank_models(models, tiny_task(), pool="sum")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="is of kind text"):
         rank_models(models, Task.from_examples([Example((w,)) for w in WORDS]))
+    tagged = [Example((f"{w} x",), ("B-a", "O"), words=((0, len(w)), (len(w) + 1, len(w) + 2))) for w in WORDS]
+    for ranked in (lambda t: rank_models(models, t), lambda t: rank_tasks([t, t], tiny_task(), models[0])):
+        with pytest.raises(DataError, match="is of kind tagging: .* temper fit DATA --model MODEL max_steps=100"):
+            ranked(Task.from_examples(tagged, kind="tagging"))
 
 
 def _file(path: Path, tone: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -47,6 +48,14 @@ def test_what_is_stated_for_a_pair_is_what_it_makes(pair: tuple[Any, ...], step:
     stage = stage_of(stabilizers=pair)
     if not refusal(stage):
         assert _made(pair, step) == stage.passes_per_step
+
+
+@pytest.mark.parametrize("name", live("stabilizer"))
+def test_what_is_stated_is_what_training_counts(name: str) -> None:
+    """Of every method alone, over a run of two steps of two micro-batches each."""
+    loop = dataclasses.replace(stage_of(stabilizers=[live("stabilizer")[name]]), max_steps=2, eval_strategy="no")
+    loop = dataclasses.replace(loop, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    assert run(loop).record["stage"]["passes"] == loop.passes_per_step * 4
 
 
 def test_noise_and_changed_embeddings_keep_a_frozen_trunk_from_being_kept() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tempering.errors import ModelError, RecipeError
+from tempering.passes import altered
 from tempering.recipe import Recipe
 from tempering.stabilizers.lnsr import LNSR
 from tempering.stabilizers.r_drop import RDrop
@@ -29,7 +30,7 @@ def test_the_term_is_that_of_the_formula(layer: int, place: int, above: tuple[in
         return x + 0.3 * torch.from_numpy(rng.standard_normal(tuple(x.shape), "float32"))
 
     clean = backbone.encode(one.batch.inputs, layers=True).layers
-    with backbone.perturbed(change, place):
+    with altered(backbone, change, place):
         noisy = backbone.encode(one.batch.inputs, layers=True).layers
     mask = one.batch.inputs["attention_mask"].bool()
     expected = sum((clean[r] - noisy[r]).square().mean(-1)[mask].mean() for r in above)

@@ -50,6 +50,24 @@ def test_the_gradient_is_that_of_the_formula() -> None:
     assert torch.equal(w.grad, (mixed.detach() == 5.0) * 2.0)
 
 
+def test_the_released_code_s_gradient_lacks_the_factor_and_its_values_do_not_differ() -> None:
+    w = torch.full((2, 8), 3.0, requires_grad=True)
+    plain, official = (mix(w, torch.ones(2, 8), 0.25, _rng(), official_grad=how) for how in (False, True))
+    assert torch.equal(plain, official)
+    (theirs,) = torch.autograd.grad(official.sum(), w)
+    (ours,) = torch.autograd.grad(plain.sum(), w)
+    assert set(theirs.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(ours, theirs / 0.75)
+
+
+def test_p_0_is_the_weight_itself_and_p_1_is_refused() -> None:
+    w, u = torch.randn(3, 5), torch.randn(3, 5)
+    torch.testing.assert_close(mix(w, u, 0.0, _rng()), w)
+    assert torch.equal(mix(w, u, 1.0, _rng()), u)
+    with pytest.raises(ValueError, match="less than 1"):
+        Mixout(1.0)
+
+
 def test_at_the_start_it_changes_nothing(step: Callable[..., Any]) -> None:
     one = step([Mixout(0.5)])
     mixed = one.hooks.weights(one.trained, _rng())

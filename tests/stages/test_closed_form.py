@@ -160,6 +160,18 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert differing(bits(runs[0]), bits(runs[1])) == []
 
 
+def test_one_that_died_while_it_solved_solves_again_and_trains_no_pair_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, task = Recipe.load("setfit").override({"stages.0.max_steps": 2}), tiny_task(16)
+    whole = fit(recipe, task, tiny_backbone(), output_dir=tmp_path / "whole")
+    with monkeypatch.context() as broken:
+        broken.setattr(ClosedForm, "_fit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe, task, tiny_backbone(), output_dir=tmp_path / "killed")
+    told: list[dict[str, Any]] = []
+    again = fit(recipe, task, tiny_backbone(), output_dir=tmp_path / "killed", resume=True, listener=told.append)
+    assert not [e for e in told if e["event"] == "step"] and differing(bits(whole), bits(again)) == []
+
+
 @pytest.mark.parametrize(
     ("stage", "kind", "reason"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from tempering.contracts import Seeds
 from tempering.errors import DataError, RecipeError
 from tempering.fitting import fit
+from tempering.framings.cloze import Cloze
 from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
 from tempering.plan import explain
@@ -20,7 +22,7 @@ from tempering.stages.sources import distinct_names, pooled, read_source
 from tempering.stages.train import Train
 from tests.laws.bench import bits, differing
 from tests.stages.conftest import Write
-from tests.tiny import save_tiny, tiny_backbone, tiny_task
+from tests.tiny import NEGATIVE, POSITIVE, save_tiny, tiny_backbone, tiny_task
 
 SEEDS = Seeds.of(0)
 LOOP: dict[str, Any] = {"max_steps": 3, "num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
@@ -54,6 +56,21 @@ def test_a_head_is_dropped_or_starts_a_later_stage(write: Write) -> None:
     drawn = Train(**STILL).run(backbone, tiny_task(), SEEDS, around=around).framing.state_dict()
     assert all(torch.allclose(kept[n], reused[n], atol=1e-6) for n in kept)
     assert not torch.allclose(kept["final.weight"], drawn["final.weight"], atol=1e-3)
+
+
+def test_both_tasks_may_be_framed_as_masked_lm(write: Write) -> None:
+    """The language-model head crosses with the body, and what it learned of one task serves the next, whose labels have other names."""
+    path = write("other", rows=40, good="fine", bad="poor")
+    words = [Cloze(words={"fine" if one else "good": POSITIVE[0], "poor" if one else "bad": NEGATIVE[0]}) for one in (True, False)]
+    recipe = Recipe.load("stilts-cloze").override({"stages.0.data": path})
+    first, second = (
+        dataclasses.replace(stage, framing=framing, **(LOOP | {"max_steps": 60, "min_steps": 0, "learning_rate": 3e-3}))
+        for stage, framing in zip(recipe.stages, words, strict=True)
+    )
+    still = dataclasses.replace(second, **STILL)
+    after = fit(Recipe("r", (first, still)), tiny_task(), tiny_backbone()).record
+    alone = fit(Recipe("r", (still,)), tiny_task(), tiny_backbone()).record
+    assert after["metrics"]["dev"]["accuracy"] > 0.8 > alone["metrics"]["dev"]["accuracy"]
 
 
 def test_labels_that_do_not_agree_are_named_with_both_tasks(write: Write) -> None:
@@ -90,8 +107,17 @@ def test_what_is_refused_before_anything_is_read(stages: Any, said: str) -> None
 
 
 def test_a_data_set_that_is_not_there_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data 'not-here.jsonl' of a stage.*give the path of a file"):
+    with pytest.raises(DataError, match=r"data 'not-here.jsonl' of a stage.*give the path of a file.* in stages\.0\.data"):
         fit(Recipe("r", (Train(data="not-here.jsonl"), Train())), tiny_task(), str(tmp_path / "no-model"))
+
+
+def test_a_corpus_that_is_not_there_is_named_before_earlier_stages_train(write: Write, tmp_path: Path) -> None:
+    stages = (Train(data=write("a"), **LOOP), Train(framing=MaskedLM(), text="no-corpus.txt"), Train())
+    told = r"no-corpus.txt: no such file.*; the text of a stage is named in stages\.1\.text"
+    with pytest.raises(DataError, match=told):
+        fit(Recipe("r", stages), tiny_task(), str(tmp_path / "no-model"))
+    with pytest.raises(DataError, match=told):
+        explain(Recipe("r", stages), tiny_backbone(), tiny_task())
 
 
 def test_a_data_set_is_read_again_only_if_it_changed(write: Write) -> None:

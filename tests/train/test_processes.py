@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from tempering.errors import RecipeError
 from tempering.train import checkpoint
-from tempering.train.device import Place, on_first
+from tempering.train.device import Place, on_first, place
+from tempering.train.settings import Loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +74,13 @@ def test_a_single_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert place.total(1.5, 2.0) == (1.5, 2.0)
     place.sum_gradients([torch.zeros(2)])
     assert on_first(lambda: 3) == 3
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "deepspeed"])
+def test_a_launch_that_would_split_the_model_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind.upper()}", "true")
+    with pytest.raises(RecipeError, match=f"launch without --use_{kind} .* lora or gradient_checkpointing=true"):
+        place(Loop())
 
 
 def test_a_weight_without_gradient_anywhere_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tempering import cli
+from tempering.backbone import Backbone
 from tempering.errors import ModelError
 from tempering.fitting import fit
+from tempering.framings.head import Head
 from tempering.recipe import Recipe
 from tempering.saving import load
 from tempering.stages.train import Train
@@ -17,6 +20,7 @@ from tempering.tunings.lora import LoRA
 from tempering.tunings.prompt_tuning import PromptTuning
 from tempering.tunings.prompts import prompt_of
 from tempering.tunings.saved_prompts import Source, mixture, most_similar, saved_prompt, similarity
+from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import save_tiny, tiny_task
 
 
@@ -49,13 +53,18 @@ def test_a_prompt_begins_where_another_ended(tmp_path: Path) -> None:
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 
 
-def test_sources_are_ranked_by_the_cosine_of_their_means_and_mixed_by_it(tmp_path: Path) -> None:
+def test_sources_are_ranked_by_the_cosine_of_their_means_and_mixed_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[0.0, 2.0], [2.0, 0.0]])
     assert similarity(a, b) == pytest.approx(2**-0.5)
     prompts = {seed: trained(tmp_path, seed) for seed in (1, 2, 3)}
     found = most_similar(tmp_path / "out-1", [tmp_path / "out-2", tmp_path / "out-1", tmp_path / "out-3"])
     assert found[0].folder.endswith("out-1") and found[0].similarity == pytest.approx(1)
     assert [s.similarity for s in found] == sorted((s.similarity for s in found), reverse=True)
+    assert cli.run(["rank-prompts", *(str(tmp_path / f"out-{seed}") for seed in (1, 2, 1, 3))]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split() == ["1.0000", str(tmp_path / "out-1")]
+    assert said[-1].endswith(f"tuning.init=file tuning.file={tmp_path / 'out-1'}")
+    assert [line.split()[0] for line in said[1:4]] == [f"{one.similarity:.4f}" for one in found]
     given = [Source(str(tmp_path / "out-2"), 0.2), Source(str(tmp_path / "out-3"), 0.6), Source(str(tmp_path / "out-1"), 0.1)]
     assert torch.allclose(mixture(given, 2), 0.25 * prompts[2] + 0.75 * prompts[3], atol=1e-6)
     with pytest.raises(ModelError, match="alike"):
@@ -75,3 +84,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     fit(Recipe("l", (stage,)), tiny_task(), str(tmp_path / "m")).save_pretrained(tmp_path / "lora")
     with pytest.raises(ModelError, match="saved in the form 'peft'"):
         saved_prompt(tmp_path / "lora")
+
+
+def test_a_model_whose_checkpoint_lacks_weights_is_drawn_alike_again(tmp_path: Path) -> None:
+    """A masked language model holds no pooler; the saved change names the seed that it was drawn from."""
+    save_masked_lm("bert", tmp_path / "m")
+    stage = Train(framing=Head(pool="pooler"), tuning=PromptTuning(p=2), max_steps=1, num_train_epochs=1)
+    learner = fit(Recipe("p", (stage,)), tiny_task(), str(tmp_path / "m"), seed=5)
+    learner.save_pretrained(tmp_path / "out")
+    assert load(tmp_path / "out").predict_proba(["a good film"]) == learner.predict_proba(["a good film"])
+    held = Backbone.load(str(tmp_path / "m"), 1)  # of another seed: not its base
+    assert load(tmp_path / "out", held).predict_proba(["a good film"]) == learner.predict_proba(["a good film"])

@@ -1,4 +1,4 @@
-"""Prompts before anything is trained: prompts."""
+"""Prompts before anything is trained: prompts, probe-facts."""
 
 from __future__ import annotations
 
@@ -23,30 +23,66 @@ def prompts(
     on: o.On = "dev",
     show: o.Show = 3,
     search: o.Search = False,
+    method: o.SearchMethod = "fill",
     filler: o.FillerModel = None,
     auto_words: o.AutoLabelWords = False,
     candidates: o.CandidateCount = 100,
+    iterations: o.Iterations = None,
     beam: o.Beam = None,
     finalists: o.Finalists = 10,
     keep: o.Keep = 1,
-    recipe: o.RecipeFor = "cloze",
+    recipe: o.RecipeFor = None,
     output: o.RecipeFile = None,
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
     """Look at prompts and score them untrained, or search for better ones.
 
-    With --search a model writes templates, the best are fine-tuned and chosen on dev, and a recipe for temper fit is written.
+    With --search a model writes templates, the best are fine-tuned and chosen on dev, and a recipe for temper fit is written. With
+    --method autoprompt the words for the slots of one template, {soft:3}, are searched by gradient, and nothing is trained.
     """
     from tempering.commands import prompts as command
 
     source = Source(data, dev, None, text, text_pair, label, kind)
     request = command.Request(source, tuple(template or ()), tuple(words or ()), model, rows, on, show, seed)
+    command.refuse_method(method)
     if not search:
-        command.refuse_search_words(settings, filler, auto_words, output)
+        swapping = {"--method autoprompt": method == "autoprompt", "--iterations": iterations, "--recipe": recipe}
+        command.refuse_search_words({"KEY=VALUE": settings, "--filler": filler, "--auto-words": auto_words, "--output": output, **swapping})
         command.run(request, json)
-        return
-    from tempering.prompting.search import Settings
+    elif method == "autoprompt":
+        from tempering.prompting import autoprompt
 
-    wanted = Settings(candidates, beam, finalists, keep, rows, filler, auto_words)
-    command.search(request, wanted, recipe, list(settings or ()), output, json)
+        command.refuse_search_words({"--filler": filler, "--beam": beam}, "--method fill; add it")
+        swaps = autoprompt.Settings(candidates, rows, iterations or 50, auto_words)
+        command.triggers(request, swaps, recipe or "cloze-zero-shot", list(settings or ()), output, json)
+    else:
+        from tempering.prompting.search import Settings
+
+        command.refuse_search_words({"--iterations": iterations}, "--method autoprompt; add it")
+        wanted = Settings(candidates, beam, finalists, keep, rows, filler, auto_words)
+        command.search(request, wanted, recipe or "cloze", list(settings or ()), output, json)
+
+
+@app.command()
+def probe_facts(
+    facts: o.Facts,
+    model: o.Model,
+    template: o.FactTemplates = None,
+    relations: o.RelationFile = None,
+    subject: o.Subject = None,
+    object: o.Object = None,
+    relation: o.Relation = None,
+    among: o.Among = None,
+    show: o.ShowFacts = 3,
+    json: o.Json = False,
+) -> None:
+    """Ask a model for facts: what it puts where the object of a relation stands.
+
+    The object is ranked among all tokens at the gap of a template, as in LAMA: share ranked first, share among the first ten, mean of 1 /
+    rank. Nothing is trained.
+    """
+    from tempering.commands import facts as command
+
+    columns = {"subject": subject, "object": object, "relation": relation}
+    command.run(command.Request(facts, model, tuple(template or ()), relations, columns, among, show), json)

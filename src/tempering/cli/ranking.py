@@ -1,4 +1,4 @@
-"""Commands that guess before anything is fine-tuned: rank-models, rank-tasks."""
+"""Commands that guess before anything is fine-tuned: rank-models, rank-tasks, rank-prompts."""
 
 from __future__ import annotations
 
@@ -50,3 +50,14 @@ def rank_tasks(
     from tempering.commands import ranking as command
 
     command.tasks(Source(data, None, None, text, text_pair, label, kind), candidates, model, rows, by, seed, json)
+
+
+@app.command()
+def rank_prompts(target: o.PromptFolder, sources: o.PromptFolders, json: o.Json = False) -> None:
+    """Guess which saved prompt is the best to start from, as SPoT does.
+
+    Tasks are alike as the means of their prompts' vectors are, by the cosine. Start from the best with tuning.init=file.
+    """
+    from tempering.commands import ranking as command
+
+    command.prompts(target, sources, json)

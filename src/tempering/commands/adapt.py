@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tempering.tasks.task import Task
 
 MEASURES = {"masked_lm": ("pseudo_perplexity", "pseudo-perplexity (exp of the loss on masked tokens)"), "causal_lm": ("perplexity",) * 2}
+ENOUGH = 1_000  # tokens: their losses vary by 2 to 3, so that the mean of so many is uncertain by 0.1, and its exp by a tenth
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ def run(request: Request) -> None:
     if not request.dry_run:
         folder.check_free(where, request.resume, request.overwrite)
     from tempering.plan import explain, outline
+    from tempering.train.stream import source_of
 
     outlined = outline(request.model)
     recipe, why = first_stage(request, outlined)
+    source_of(recipe.stages[0]).files  # noqa: B018 - a path that holds no text is refused here, where it is no setting of a recipe
     task = no_task(request.text)
     plan = explain(recipe, outlined, task)
     if request.dry_run:
@@ -137,11 +140,34 @@ def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
+def _onward(recipe: Recipe, model: str, where: Path) -> str:
+    """What can be done with a tuning that was kept apart."""
+    from tempering.registry import name_of
+
+    if recipe.stages[0].tuning.merges:
+        return f"next: temper merge {quoted(where)} --output-dir MODEL folds it in; temper fit DATA --model MODEL goes on from there"
+    if name_of(recipe.stages[0].tuning)[1] == "pfeiffer":
+        return f"next: temper fit DATA --model {quoted(model)} --recipe madx tuning.language={quoted(where)}"
+    return "tempering.load reads it"
+
+
 def _check_same(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
     """A finished folder answers for this very run, or the command is refused."""
     from tempering.contracts import Seeds
 
     folder.check_same(request.output_dir, {"recipe_key": recipe.key()}, facts, request.model, Seeds.of(request.seed))
+
+
+def _rests_on(recipe: Recipe, facts: dict[str, Any]) -> str:
+    """How much held-out text the figures are of, and whether that is too little; nothing of a folder that does not tell."""
+    held = facts.get("held_out")
+    if held is None:
+        return ""
+    said = f"; held out: {held['texts']:,} text{'' if held['texts'] == 1 else 's'}, {held['tokens']:,} tokens"
+    judged = held["tokens"] * getattr(recipe.stages[0].framing, "probability", 1.0)
+    if judged < held["tokens"]:
+        said += f", of which about {judged:,.0f} are masked"
+    return said + (" (too few to rely on the figures)" if judged < ENOUGH else "")
 
 
 def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
@@ -153,7 +179,7 @@ def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
 
     name, words = MEASURES.get(name_of(recipe.stages[0].framing)[1], ("perplexity",) * 2)
     if "after" in facts:
-        say(f"{words} on held-out text: {facts['before'][name]:.4g} before, {facts['after'][name]:.4g} after")
+        say(f"{words} on held-out text: {facts['before'][name]:.4g} before, {facts['after'][name]:.4g} after{_rests_on(recipe, facts)}")
     else:
         say("no text was held out, so there is no perplexity: fewer than 20 documents, or eval_strategy=no; see also documents=paragraph")
     trained, whole = facts["trained_parameters"], facts["total_parameters"]
@@ -164,4 +190,4 @@ def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
     if (where / "config.json").exists():
         say(f"next: temper fit DATA --model {quoted(where)}")
     else:
-        say(f"it holds what was trained alone, on top of {request.model}; madx reads such a folder: --recipe madx tuning.language={where}")
+        say(f"it holds what was trained alone, on top of {request.model}", _onward(recipe, request.model, where))

@@ -157,7 +157,7 @@ def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:
         "notes": [*([why] if why else []), *record["notes"]],
         "history": stage["history"],
         **({"tries": record["tries"]} if "tries" in record else {}),
-        **({"facts": stage["facts"]} if "facts" in stage else {}),
+        **{name: stage[name] for name in ("facts", "held_out") if name in stage},
     }
 
 
@@ -178,6 +178,7 @@ def _needs(part: Path) -> dict[str, Any]:
 
 def card(learner: Learner, recipe: Recipe, facts: dict[str, Any], base: dict[str, Any] | None = None) -> str:
     """The model card, under the base model's name on the hub where it has one; ``base`` is what the folder needs beside it."""
+    from tempering.exporting import auto_class
     from tempering.pretrained import ALIASES
     from tempering.report.card import model_card
 
@@ -189,6 +190,7 @@ def card(learner: Learner, recipe: Recipe, facts: dict[str, Any], base: dict[str
         "kind": getattr(learner.framing, "kind", "text"),
         "metrics": learner.record["metrics"],
         "labels": list(learner.framing.labels),
+        "auto": auto_class(learner),
         "recipe_yaml": recipe.to_yaml(),
         "data": learner.record["name"],
         "seconds": facts["train_seconds"],

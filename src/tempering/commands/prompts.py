@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,11 @@ from tempering.errors import RecipeError
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
     from tempering.framings.cloze import Cloze
+    from tempering.prompting.autoprompt import Settings as AutoPrompt
     from tempering.prompting.scoring import Scored
     from tempering.prompting.search import Search, Settings
     from tempering.prompting.showing import Shown
+    from tempering.recipe import Recipe
     from tempering.tasks.task import Task
 
 FILE = Path("recipe.yaml")
@@ -59,8 +61,47 @@ def run(request: Request, as_json: bool) -> None:
 
 def search(request: Request, settings: Settings, recipe: str, changes: Sequence[str], output: Path | None, as_json: bool) -> None:
     """Search templates (and label words) and write the recipe that holds the best."""
-    from tempering.commands.inputs import read_recipe
     from tempering.prompting.search import find_prompts
+
+    target, task, cloze, chosen = _begun(request, recipe, changes, output)
+    found = find_prompts(task, request.model, cloze, settings, chosen, request.seed, _notes)
+    target.write_text(found.recipe.to_yaml(), encoding="utf-8")
+    if as_json:
+        show_json(found.as_dict() | {"output": str(target)})
+        return
+    say(*_search_lines(found, task), _written(target, request))
+
+
+def triggers(request: Request, settings: AutoPrompt, recipe: str, changes: Sequence[str], output: Path | None, as_json: bool) -> None:
+    """Search the words of a template by gradient and write the recipe that holds them."""
+    from tempering.prompting.autoprompt import find_autoprompt
+
+    target, task, cloze, chosen = _begun(request, recipe, changes, output)
+    tell(f"note: the model reads {settings.readings:,} rows at most; fewer --iterations, --candidates or --rows make it shorter")
+    found = find_autoprompt(task, request.model, cloze, settings, chosen, request.seed, _notes)
+    target.write_text(found.recipe.to_yaml(), encoding="utf-8")
+    if as_json:
+        show_json(found.as_dict() | {"output": str(target)})
+        return
+    lines = _score_lines(found.candidates, task, f"dev rows, {request.model}, nothing trained, with the words found and without them")
+    say(*lines, "", *found.notes, _written(target, request))
+
+
+def refuse_search_words(given: Mapping[str, object], where: str = "a search; add --search") -> None:
+    """Refuse options that only ``where`` reads."""
+    if odd := [name for name, value in given.items() if value]:
+        raise RecipeError(f"{odd[0]} is for {where}, or leave it out")
+
+
+def refuse_method(method: str) -> None:
+    """Refuse a way to search that there is not."""
+    if method not in ("fill", "autoprompt"):
+        raise RecipeError(f"--method {method!r}: expected fill (a model writes templates) or autoprompt (words are searched by gradient)")
+
+
+def _begun(request: Request, recipe: str, changes: Sequence[str], output: Path | None) -> tuple[Path, Task, Cloze, Recipe]:
+    """(where the recipe goes, the task, the prompt to begin at, the recipe to put it into) of a search."""
+    from tempering.commands.inputs import read_recipe
 
     target = output or FILE
     if target.exists():
@@ -69,20 +110,11 @@ def search(request: Request, settings: Settings, recipe: str, changes: Sequence[
     clozes = candidates(request, task)
     if len(clozes) > 1:
         raise RecipeError(f"--search begins at one prompt, and {len(clozes)} are given; give --words once and --template once at most")
-    chosen, _ = read_recipe(recipe, changes, task)
-    found = find_prompts(task, request.model, clozes[0], settings, chosen, request.seed, _notes)
-    target.write_text(found.recipe.to_yaml(), encoding="utf-8")
-    if as_json:
-        show_json(found.as_dict() | {"output": str(target)})
-        return
-    say(*_search_lines(found, task), f"written: {target}; train it with  temper fit {request.source.data} --recipe {target}")
+    return target, task, clozes[0], read_recipe(recipe, changes, task)[0]
 
 
-def refuse_search_words(changes: Sequence[str] | None, filler: str | None, auto_words: bool, output: Path | None) -> None:
-    """Refuse what only a search reads."""
-    given = {"KEY=VALUE": changes, "--filler": filler, "--auto-words": auto_words, "--output": output}
-    if odd := [name for name, value in given.items() if value]:
-        raise RecipeError(f"{odd[0]} is for a search; add --search, or leave it out")
+def _written(target: Path, request: Request) -> str:
+    return f"written: {target}; use it with  temper fit {request.source.data} --recipe {target}"
 
 
 def candidates(request: Request, task: Task) -> list[Cloze]:

@@ -1,10 +1,10 @@
-"""``temper rank-models`` and ``temper rank-tasks``: which model, or which intermediate task, before anything is fine-tuned."""
+"""``temper rank-models``, ``rank-tasks``, ``rank-prompts``: which model, first task or first prompt, before anything is fine-tuned."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tempering.commands.console import say, show_json, tell
+from tempering.commands.console import aligned, say, show_json, tell
 from tempering.commands.inputs import Source
 from tempering.errors import RecipeError
 
@@ -32,6 +32,20 @@ def tasks(source: Source, candidates: list[str], model: str, rows: int, by: str,
     from tempering.ranking.rank import rank_tasks
 
     _show(rank_tasks(candidates, source.task(seed), model, rows=rows, by=by, seed=seed), "task", as_json)
+
+
+def prompts(target: str, sources: list[str], as_json: bool) -> None:
+    """Print the folders ``sources``, the likest to ``target`` first, and how to start from that one."""
+    from tempering.commands.inputs import quoted
+    from tempering.tunings.saved_prompts import most_similar
+
+    found = most_similar(target, sources)
+    if as_json:
+        show_json({"target": target, "sources": [one._asdict() for one in found]})
+        return
+    say(f"prompts like that of {target}, by the cosine of their means, best first:")
+    say(*aligned((f"{one.similarity:.4f}", one.folder) for one in found))
+    say(f"start from it with  --recipe prompt-tuning tuning.init=file tuning.file={quoted(found[0].folder)}")
 
 
 def _show(found: Ranking, what: str, as_json: bool) -> None:

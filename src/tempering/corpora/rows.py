@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -12,6 +12,7 @@ from tempering.contracts import Prompt, RowForm
 from tempering.corpora.tokens import Array, Tokens
 
 LEAST = 8  # tokens of a document that are worth a new segment at the end of a row
+LISTED = 1 << 16  # documents that are plain numbers at once
 
 
 class Segments(NamedTuple):
@@ -27,18 +28,22 @@ class Rows(Sequence[Prompt]):
     """The rows of some ``documents`` of ``tokens``, made as they are asked for: only where each begins is held in memory.
 
     A row is a `Prompt`. Its ``target`` is the word number of each token (-1: a special token) where words are known. A packed row
-    holds several segments, each with its special tokens, and ``extra`` has their lengths. ``lengths`` [rows] are those of the rows.
+    holds several segments, each with its special tokens, and ``extra`` has their lengths. ``lengths`` [rows] are those of the rows;
+    ``documents`` says how many documents they are made of.
     """
 
     def __init__(self, tokens: Tokens, documents: Array, form: RowForm) -> None:
         self.tokens = tokens
         self.form = form
+        self.documents = len(documents)
         begins = np.where(documents > 0, tokens.ends[documents - 1], 0).astype(np.int64)
         ends = tokens.ends[documents].astype(np.int64)
         last = np.where(ends > begins, ends + len(form.closing), ends)  # the closing tokens count as tokens of the document
         found = packed(begins, last, form) if form.packed else pieces(begins, last, form.room)
         self.starts = found.starts
+        del begins, last  # of a large corpus every such array is a tenth of a gigabyte
         self.stops = np.minimum(found.stops, ends[found.documents])
+        del ends
         self.closing = (found.stops - np.maximum(self.stops, found.starts)).astype(np.int8)  # how many of them a segment has
         self.starts = np.minimum(self.starts, self.stops)
         count = int(found.rows[-1]) + 1 if len(found.rows) else 0
@@ -97,14 +102,20 @@ def pieces(begins: Array, ends: Array, room: int) -> Segments:
     return Segments(starts, np.minimum(starts + room, ends[document]), np.arange(len(document)), document)
 
 
+def _pairs(begins: Array, ends: Array) -> Iterator[tuple[int, int]]:
+    """Both as plain numbers, some at a time: in a list each would take four times as much memory as in its array."""
+    for at in range(0, len(begins), LISTED):
+        yield from zip(begins[at : at + LISTED].tolist(), ends[at : at + LISTED].tolist(), strict=True)
+
+
 def packed(begins: Array, ends: Array, form: RowForm) -> Segments:
     """Segments that fill row after row. A document that does not fit into what is left is cut and goes on in the next row, unless fewer
     than `LEAST` of its tokens would fit.
     """
     special = form.length - form.room
-    starts, stops, rows, documents = array("q"), array("q"), array("q"), array("q")
+    starts, stops, rows, documents = array("q"), array("q"), array("i"), array("i")
     left, row = 0, -1
-    for document, (at, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+    for document, (at, end) in enumerate(_pairs(begins, ends)):
         while at < end:
             if left - special < min(LEAST, end - at):
                 left, row = form.length, row + 1
@@ -112,4 +123,5 @@ def packed(begins: Array, ends: Array, form: RowForm) -> Segments:
             for column, value in ((starts, at), (stops, at + take), (rows, row), (documents, document)):
                 column.append(value)
             at, left = at + take, left - take - special
-    return Segments(*(np.frombuffer(part, np.int64) if len(part) else np.zeros(0, np.int64) for part in (starts, stops, rows, documents)))
+    columns = ((starts, np.int64), (stops, np.int64), (rows, np.int32), (documents, np.int32))
+    return Segments(*(np.frombuffer(part, kind) if len(part) else np.zeros(0, kind) for part, kind in columns))

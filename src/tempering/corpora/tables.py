@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def delimited_rows(path: Path) -> Iterator[Row]:
     mark = max("\t,;" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ",;\t", key=header.count)
     reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
     names: list[str] = []
-    for number in _count():
+    for number in count(1):
         try:
             cells = next(reader)
         except StopIteration:
@@ -93,13 +93,6 @@ def delimited_rows(path: Path) -> Iterator[Row]:
             if len(cells) != len(names):
                 raise data_error(str(path), f"expected {len(names)} fields as in the header, found {len(cells)}; correct it", row=number)
             yield number, dict(zip(names, cells, strict=True))
-
-
-def _count() -> Iterator[int]:
-    number = 0
-    while True:
-        number += 1
-        yield number
 
 
 def _lines(path: Path) -> Iterator[str]:

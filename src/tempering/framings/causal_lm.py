@@ -74,10 +74,9 @@ class CausalLMModule(FramingBase):
         super().__init__()
         self.text = TextEncoder.of(backbone, framing.max_length)
         self.pad_id = int(backbone.tokenizer.pad_token_id or 0)
-        before, after = self.text.affixes
-        end = backbone.tokenizer.eos_token_id
-        self.before, self.closing = before, after or (() if end is None else (int(end),))
-        self.added = len(after)  # special tokens that the tokenizer puts after a text itself
+        wrapping, end = self.text.wrapping, backbone.tokenizer.eos_token_id
+        self.before, self.closing = wrapping.before, wrapping.after or (() if end is None else (int(end),))
+        self.added = len(wrapping.after)  # special tokens that the tokenizer puts after a text itself
         self.packing = Packing.of(backbone, self.text.length) if framing.packed else None
         if framing.packed and self.packing is None:
             self.notes = (unpacked(backbone),)

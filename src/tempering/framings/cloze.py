@@ -5,14 +5,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.errors import ModelError, RecipeError
 from tempering.framings.gaps import label_words
 from tempering.framings.gaps.cloze_module import ClozeModule
 from tempering.framings.templates import lm_bff
-from tempering.framings.templates.pieces import AnyTemplate, Soft
+from tempering.framings.templates.encoder import NAMES
+from tempering.framings.templates.marks import normal_marks
+from tempering.framings.templates.pieces import AnyTemplate, Soft, masks_in
 from tempering.framings.templates.promptsource import PREFIX as PROMPTSOURCE
 from tempering.framings.templates.reading import parse, resolve
 from tempering.framings.templates.truncation import Shorten
@@ -37,7 +39,8 @@ class Cloze:
     them, drawn anew in every epoch (``trains_on`` "one"), or under all of them, and predicted under all. ``words`` maps each label to
     its word or words (or lists them in the order of the labels); by default those that come with the (first) template, else the labels'
     own names. ``verbalizer`` makes class scores of the words. Prompts too long for ``max_length`` are shortened by ``truncation``, after
-    each text was cut to its entry of ``limits``; ``fields`` says what the texts are called in the template. Of a value, ``bounds`` are
+    each text was cut to its entry of ``limits``; ``fields`` says what the texts are called in the template; ``marks`` names parts of the
+    texts by what stands before and after them, as in {subject: ['<e1>', '</e1>']}, and takes those marks out. Of a value, ``bounds`` are
     the ends of its scale (by default those of the training values), and ``words`` are those of its poles ``low`` and ``high``.
 
     *Paper*: Schick and Schütze 2021 (PET); Gao, Fisch, Chen 2021 (LM-BFF), whose settings `lm_bff` holds. *Formula*: s_y = class
@@ -57,6 +60,7 @@ class Cloze:
     max_length: Annotated[int, Field(ge=1)] | None = None
     limits: tuple[Annotated[int, Field(ge=1)], ...] = ()
     fields: tuple[str, ...] = ()
+    marks: Any = ()
     bounds: tuple[float, float] | None = None
     reference_kl: bool = False
     trains_on: Literal["one", "all"] = "one"
@@ -74,15 +78,23 @@ class Cloze:
     def _hashable(cls, given: Any) -> Any:
         return label_words.normal(given)
 
+    @field_validator("marks", mode="before")
+    @classmethod
+    def _paired(cls, given: Any, info: ValidationInfo) -> Any:
+        found = normal_marks(given)
+        if taken := [name for name, _ in found if name in (info.data.get("fields") or NAMES)]:
+            raise ValueError(f"marks: {taken[0]!r} is the name of a whole text already; choose another, such as subject")
+        return found
+
     @field_validator("template")
     @classmethod
     def _readable(cls, given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         """A template is read here, so that a mistake in it is found with the recipe; one of a file of promptsource becomes its text."""
         if given is None or isinstance(given, str):
-            return None if given is None else _read(given)
+            return None if given is None else readable(given)
         if not given:
             raise ValueError("expected a template or several, found an empty list; leave it out for the generic one")
-        found = tuple(_read(one) for one in given)
+        found = tuple(readable(one) for one in given)
         if len(set(found)) < len(found):
             raise ValueError(f"template {next(t for t in found if found.count(t) > 1)!r} stands there twice; give each once")
         if len(found) > 1 and any(isinstance(p, Soft) for t in found for p in _parsed(t).skeleton()):
@@ -92,7 +104,7 @@ class Cloze:
     @property
     def mappings(self) -> tuple[str, ...]:
         """Fields that a recipe file writes as a mapping."""
-        return ("words",) if label_words.is_mapping(self.words) else ()
+        return (*(("words",) if label_words.is_mapping(self.words) else ()), *(("marks",) if self.marks else ()))
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -151,10 +163,22 @@ class Cloze:
                 f"cloze cannot serve a task of kind {task.kind!r}: it reads one class or value off a mask; use framing head or text_to_text"
             )
         refuse(backbone, "cloze")
+        self._check_words(task, backbone)
         return ClozeModule(self, task, backbone)
 
+    def _check_words(self, task: Any, backbone: Backbone) -> None:
+        """Refuse a verbalizer that reads a word at each of several masks, where none are given: a label's name is one word."""
+        template = self.templates_for(task, backbone)[0]
+        masks = masks_in(template.skeleton())
+        if getattr(self.verbalizer, "asks_words", False) and masks > 1 and not self.words and not template.choices:
+            label = task.labels[0] if task.labels else "low"
+            raise RecipeError(
+                f"template {str(template)!r} has {masks} masks, and no words are given; give each class its {masks} words in the order of"
+                f" the masks, as in  framing.words: {{{label}: [{', '.join(f'word{i + 1}' for i in range(masks))}], ...}}"
+            )
 
-def _read(given: str) -> str:
+
+def readable(given: str) -> str:
     """A template whose text can be parsed."""
     found = resolve(given) if given.startswith(PROMPTSOURCE) else given
     try:

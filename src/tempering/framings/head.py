@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab
 from tempering.errors import RecipeError
-from tempering.framings.initial import activation, draw, first, layer_norm
+from tempering.framings.family import RATES, before_the_last, folded, named
+from tempering.framings.initial import draw, first
 from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
 from tempering.framings.pooling import Combine, Pool, Pooling
@@ -114,20 +115,11 @@ class HeadModule(FramingBase):
 
     def _build_layers(self, backbone: Backbone, dropout: float | None) -> None:
         config, spec = backbone.config, self.spec
-        width, bias = self.pooling.width(backbone.hidden_size), True
-        self.input_dropout, self.dense, self.activation, self.norm = (None,) * 4
-        rates: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob", "dropout_rate", "dropout", "resid_pdrop")
-        if spec is not None:
-            rates, bias = spec.dropout, spec.bias
-            if spec.input_dropout:
-                self.input_dropout = _dropout(config, spec.input_dropout, dropout)
-            if spec.dense is not None:
-                self.dense = nn.Linear(width, width, bias=spec.norm is None or bool(first(config, "classifier_bias", default=True)))
-                self.activation = activation(first(config, "classifier_activation", "pooler_hidden_act", default=spec.activation))
-                self.norm = layer_norm(width, config) if spec.norm is not None else None
-                draw(self.dense, config)
-        self.dropout = _dropout(config, rates, dropout)
-        self.final = nn.Linear(width, self.heads * self.classes, bias=bias)
+        width = self.pooling.width(backbone.hidden_size)
+        self.input_dropout = _dropout(config, spec.input_dropout, dropout) if spec is not None and spec.input_dropout else None
+        self.dense, self.activation, self.norm = before_the_last(config, spec, width)
+        self.dropout = _dropout(config, RATES if spec is None else spec.dropout, dropout)
+        self.final = nn.Linear(width, self.heads * self.classes, bias=spec is None or spec.bias)
         draw(self.final, config, final=True)
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
@@ -197,9 +189,7 @@ class HeadModule(FramingBase):
 
     def fold(self) -> tuple[Tensor, Tensor | None]:
         """The one linear map equal to the mean of the heads: weight [classes, dim], bias [classes] (None where the head has none)."""
-        weight = self.final.weight.detach().view(self.heads, self.classes, -1).mean(0)
-        bias = None if self.final.bias is None else self.final.bias.detach().view(self.heads, self.classes).mean(0)
-        return weight, bias
+        return folded(self.final, self.heads)
 
     def beside(self, output: Any, scores: Scores, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits of the family's classifier, and ours: heads averaged, values on the user's scale."""
@@ -219,11 +209,7 @@ class HeadModule(FramingBase):
         if self.kind == "regression":
             weight = weight * self._buffer("target_std")
             bias = None if bias is None else bias * self._buffer("target_std") + self._buffer("target_mean")
-        state = {f"{self.spec.final}.weight": weight} | ({} if bias is None else {f"{self.spec.final}.bias": bias})
-        for name, module in ((self.spec.dense, self.dense), (self.spec.norm, self.norm)):
-            if name is not None and module is not None:
-                state |= {f"{name}.{key}": value.detach() for key, value in module.named_parameters()}
-        return {name: value.clone().contiguous() for name, value in state.items()}
+        return named(self.spec, (weight, bias), self.dense, self.norm)
 
     def _buffer(self, name: str) -> Tensor:
         return self.get_buffer(name)

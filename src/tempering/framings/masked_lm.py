@@ -89,7 +89,8 @@ class MaskedLMModule(FramingBase):
     @property
     def row_form(self) -> RowForm:
         """How it wants running text."""
-        return RowForm(self.text.length, *self.text.affixes, packed=self.packing is not None, words=self.text.words)
+        wrapping = self.text.wrapping
+        return RowForm(self.text.length, wrapping.before, wrapping.after, packed=self.packing is not None, words=self.text.words)
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """One unmasked prompt an example. Its ``target`` is the word number of each token where whole words are masked, else None."""

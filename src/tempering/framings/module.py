@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
+from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -115,21 +115,20 @@ class FramingBase(nn.Module, ABC):
     def decode(self, scores: Scores) -> list[Prediction]:
         """Labels with probabilities, one a row."""
 
-    def predictions(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        counts: Sequence[int],
-        examples: Sequence[Example],
-        scores: Scores | None,
-        batch_size: int = 64,
-    ) -> list[Prediction]:
-        """One prediction an example, whose prompts stand one after the other, ``counts`` [examples] of each; ``scores`` are theirs.
+    def predictions(self, learner: Learner, asked: Rendered, scores: Scores | None, batch_size: int = 64) -> list[Prediction]:
+        """One prediction an example; ``scores`` are those of its prompts, None where they are not kept.
 
-        Default: logits averaged over the prompts of an example, decoded. A framing that joins windows or generates has its own.
+        Default: what `combine` makes of the scores. A framing that has the model write, or reads texts anew, has its own.
         """
         assert scores is not None  # a framing without kept scores has its own way to predict
-        return self.decode(scores if max(counts) == 1 else averaged(scores, counts))
+        return self.combine(asked, scores)
+
+    def combine(self, asked: Rendered, scores: Scores) -> list[Prediction]:
+        """One prediction an example, from the scores of its prompts alone.
+
+        Default: logits averaged over the prompts of an example, decoded. A framing that joins windows has its own.
+        """
+        return self.decode(scores if max(asked.counts) == 1 else averaged(scores, asked.counts))
 
     def prepare(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         """Choose from the training rows, once before anything is trained: demonstrations, label words, a calibration. Default: nothing.
@@ -158,6 +157,10 @@ class FramingBase(nn.Module, ABC):
     def facts(self) -> dict[str, float]:
         """What is worth following while training, by name; told after each `refresh`. Default: nothing."""
         return {}
+
+    def costs(self, examples: Sequence[Example]) -> str:
+        """What training and predicting cost beyond one prompt a row of ``examples`` (there may be none), in words. Default: nothing."""
+        return ""
 
     def beside(self, output: Any, scores: Scores, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the family's transformers class put out for ``batch``, and our ``scores``, in the same form, to be compared."""

@@ -97,12 +97,17 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in _END.split(text) if part and part.strip()]
 
 
+def parts_of(text: str) -> list[str]:
+    """Two parts of ``text`` or more: its sentences, the halves of its only one, or its only word twice."""
+    found, words = sentences(text), text.split()
+    if len(found) > 1:
+        return found
+    return [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])] if len(words) > 1 else [text, text]
+
+
 def _pair(text: str, rng: np.random.Generator) -> tuple[tuple[str, str], str]:
     """Two neighbors and their order."""
-    parts = sentences(text)
-    if len(parts) < 2:
-        words = text.split()
-        parts = [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])] if len(words) > 1 else [text, text]
+    parts = parts_of(text)
     at, order = int(rng.integers(len(parts) - 1)), ORDERS[int(rng.random() < 0.5)]
     first, second = parts[at], parts[at + 1]
     return ((first, second) if order == ORDERS[0] else (second, first)), order

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -11,17 +12,14 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab, Span
+from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Rendered, Scores, Slab, Span
 from tempering.errors import RecipeError
 from tempering.framings.losses import supervised_loss
-from tempering.framings.module import FramingBase
+from tempering.framings.spans.module import WindowsModule
 from tempering.framings.spans.questions import NOWHERE, Candidate, Pairs, Stretch, candidates
-from tempering.framings.spans.readout import Readout
-from tempering.framings.text import pad, tensors
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
-    from tempering.learner import Learner
 
 MASKED = -1e4  # the logit of a token that is no part of the context: no chance, and finite
 
@@ -60,25 +58,22 @@ class SpanHead:
         return SpanHeadModule(self, task, backbone)
 
 
-class SpanHeadModule(FramingBase):
-    """`SpanHead` at run time. Weights: those of ``readout``. A row is a start or an end: two of them, in this order, for each prompt.
+class SpanHeadModule(WindowsModule):
+    """`SpanHead` at run time. A row is a start or an end: two of them, in this order, for each prompt.
 
     Buffer: ``threshold`` (scalar) that "no answer" must exceed the best answer by; infinite where every training question has one.
     """
 
-    windows = True
+    method = "span_head"
     form = "spans"
     kind: Kind = "question_answering"
 
     def __init__(self, value: SpanHead, task: Any, backbone: Backbone) -> None:
-        super().__init__()
-        self.value, self.heads = value, value.heads
-        self.pairs = Pairs.of(backbone, value.max_length, value.stride)
-        self.length = self.pairs.text.length
-        self.readout = Readout(backbone.config, backbone.layout.spans, backbone.hidden_size, 2, value.heads, value.dropout)
+        pairs = Pairs.of(backbone, value.max_length, value.stride)
+        super().__init__(value, backbone, pairs.text, backbone.layout.spans, 2)
+        self.value, self.pairs, self.length = value, pairs, pairs.text.length
         silent = any(example.label == () for example in task.train)
         self.register_buffer("threshold", torch.tensor(0.0 if silent else torch.inf))
-        self._pad = int(backbone.tokenizer.pad_token_id or 0)
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """A prompt for every window of the context; ``extra`` holds its `Stretch`, ``target`` two positions."""
@@ -86,25 +81,16 @@ class SpanHeadModule(FramingBase):
 
     def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """Inputs padded on the right; targets [2 prompts] if every prompt has them; ``allowed`` [prompts, length] tokens of an answer."""
-        arrays = pad(prompts, self._pad)
         allowed = np.zeros((len(prompts), self.length), dtype=bool)
         for row, prompt in enumerate(prompts):
             stretch: Stretch = prompt.extra
             allowed[row, stretch.shift : stretch.shift + len(stretch.offsets)] = True
         allowed[:, NOWHERE] = True
-        known = all(p.target is not None for p in prompts)
-        targets = torch.tensor([place for p in prompts for place in p.target], dtype=torch.int64) if known else None
-        weights = torch.tensor([p.weight for p in prompts for _ in range(2)]) if any(p.weight != 1.0 for p in prompts) else None
-        extra = {"allowed": torch.from_numpy(allowed), "sizes": torch.full((len(prompts),), 2)}
-        return Batch(tensors(arrays), targets, weights, extra=extra)
+        return self.padded(prompts, [prompt.target or () for prompt in prompts], [2] * len(prompts), {"allowed": torch.from_numpy(allowed)})
 
     def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The hidden states of all tokens [prompts, length, dim]."""
         return backbone.encode(batch.inputs).last
-
-    def trunk_key(self) -> str:
-        """Length and windows. (Not used: what a text says is no single vector.)"""
-        return f"span_head max_length={self.length} stride={self.pairs.text.stride}"
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab: logits [heads, 2 prompts, ``length``], `MASKED` where no answer can be; its "classes" are positions."""
@@ -126,45 +112,30 @@ class SpanHeadModule(FramingBase):
         """The likeliest position of each row by itself."""
         return [Prediction(int(i)) for i in scores.only.logits.detach().mean(0).argmax(-1)]
 
-    def predictions(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        counts: Sequence[int],
-        examples: Sequence[Example],
-        scores: Scores | None,
-        batch_size: int = 64,
-    ) -> list[Prediction]:
+    def combine(self, asked: Rendered, scores: Scores) -> list[Prediction]:
         """The best answer of each question over all windows of its context, its place, and the probabilities of the best few."""
-        assert scores is not None  # this framing keeps its scores
         threshold = float(self.get_buffer("threshold"))
-        return [
-            self._prediction(example, nowhere, found, threshold)
-            for example, (nowhere, found) in zip(examples, self._found(prompts, counts, scores), strict=True)
-        ]
+        return [self._prediction(example, nowhere, found, threshold) for example, nowhere, found in self._found(asked, scores)]
 
-    def margins(
-        self, prompts: Sequence[Prompt], counts: Sequence[int], examples: Sequence[Example], scores: Scores
-    ) -> list[tuple[float, str]]:
+    def margins(self, asked: Rendered, scores: Scores) -> list[tuple[float, str]]:
         """For each question by how much "no answer" exceeds the best answer, and that answer: what a threshold is chosen from."""
         made = []
-        for example, (nowhere, found) in zip(examples, self._found(prompts, counts, scores), strict=True):
+        for example, nowhere, found in self._found(asked, scores):
             best = found[0] if found else None
             made.append((np.inf, "") if best is None else (nowhere - best.score, example.texts[1][best.start : best.end]))
         return made
 
-    def _found(self, prompts: Sequence[Prompt], counts: Sequence[int], scores: Scores) -> list[tuple[float, list[Candidate]]]:
-        """(the score of "no answer", the best answers, best first) of each example."""
+    def _found(self, asked: Rendered, scores: Scores) -> Iterator[tuple[Example, float, list[Candidate]]]:
+        """Each example with the score of "no answer" and the best answers, best first."""
         logits = scores.only.logits.detach().double().mean(0).unflatten(0, (-1, 2)).numpy()
-        made, at = [], 0
-        for count in counts:
-            mine = range(at, at + count)
-            nowhere = min(float(logits[i, :, NOWHERE].sum()) for i in mine)
-            every = [c for i in mine for c in candidates(logits[i], prompts[i].extra, self.value.max_answer_length, self.value.n_best)]
+        longest, most = self.value.max_answer_length, self.value.n_best
+        windows = zip(logits, asked.prompts, strict=True)
+        for example, count in zip(asked.examples, asked.counts, strict=True):
+            mine = list(islice(windows, count))
+            nowhere = min(float(window[:, NOWHERE].sum()) for window, _ in mine)
+            every = [c for window, prompt in mine for c in candidates(window, prompt.extra, longest, most)]
             unlike = {(c.start, c.end): c for c in sorted(every, key=lambda c: c.score)}  # of a stretch in two windows the better
-            made.append((nowhere, sorted(unlike.values(), key=lambda c: (-c.score, c.start, c.end))[: self.value.n_best]))
-            at += count
-        return made
+            yield example, nowhere, sorted(unlike.values(), key=lambda c: (-c.score, c.start, c.end))[:most]
 
     def _prediction(self, example: Example, nowhere: float, found: list[Candidate], threshold: float) -> Prediction:
         context = example.texts[1]
@@ -185,7 +156,3 @@ class SpanHeadModule(FramingBase):
         theirs = torch.stack([output.start_logits, output.end_logits], 1).float()
         mine, allowed = scores.only.logits.mean(0), batch.extra["allowed"].repeat_interleave(2, 0)
         return self._laid(theirs.unsqueeze(0), batch)[0][allowed], mine[allowed]
-
-    def export_state(self) -> dict[str, Tensor] | None:
-        """The weights as the family's ``ForQuestionAnswering`` names them, heads folded."""
-        return self.readout.export_state()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tempering.contracts import Example, Prompt
 from tempering.errors import DataError, RecipeError
+from tempering.framings.wrapping import Wrapping, filler
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -84,21 +85,17 @@ class TextEncoder:
             if kept:
                 yield Encoding(kept, out["token_type_ids"][i] if types else None, _words(out, i) if self.words else None)
             else:
-                yield Encoding([self._filler], None, [-1] if self.words else None)
+                yield Encoding([filler(self.tokenizer)], None, [-1] if self.words else None)
 
     @property
-    def affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def wrapping(self) -> Wrapping:
         """The special tokens before and after a single text."""
-        known = self.tokenizer("a", return_special_tokens_mask=True)
-        ids, marks = known["input_ids"], known["special_tokens_mask"]
-        if 0 not in marks:
-            return (), ()
-        before, after = marks.index(0), marks[::-1].index(0)
-        return tuple(ids[:before]), tuple(ids[len(ids) - after :])
+        return Wrapping.of(self.tokenizer)
 
     def _shortener(self) -> Any:
         """Row of ids -> row of ``length`` ids with the special tokens at both ends kept."""
-        before, after = (len(affix) for affix in self.affixes)
+        wrapping = self.wrapping
+        before, after = len(wrapping.before), len(wrapping.after)
         budget = self.length - before - after
         head = min(HEAD_TOKENS, budget // 2) if self.truncation == "head+tail" else 0
 
@@ -107,12 +104,6 @@ class TextEncoder:
             return row[: before + head] + row[end - (budget - head) : end] + row[end:]
 
         return shorten
-
-    @property
-    def _filler(self) -> int:
-        """What stands for a text of no tokens where the tokenizer adds no special ones: a model cannot read an empty row."""
-        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
-        return next((int(i) for i in known if i is not None), 0)
 
 
 def _words(out: Any, row: int) -> list[int]:

@@ -11,19 +11,16 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab
+from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import DataError, RecipeError
 from tempering.framings.losses import supervised_loss
-from tempering.framings.module import FramingBase
 from tempering.framings.spans.decoding import Decoding, Steps
-from tempering.framings.spans.readout import Readout
+from tempering.framings.spans.module import WindowsModule
 from tempering.framings.spans.windows import Offsets, best_window, cut, ranges
-from tempering.framings.text import pad, tensors
 from tempering.tags import spans, split_words
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
-    from tempering.learner import Learner
 
 Align = Literal["first", "all", "mean"]
 
@@ -69,23 +66,20 @@ class TokenHead:
         return TokenHeadModule(self, task, backbone)
 
 
-class TokenHeadModule(FramingBase):
-    """`TokenHead` at run time. Weights: those of ``readout``. A row is a word (a token with ``align="all"``)."""
+class TokenHeadModule(WindowsModule):
+    """`TokenHead` at run time. A row is a word (a token with ``align="all"``)."""
 
-    windows = True
+    method = "token_head"
     smooths = True
     form = "tokens"
     kind: Kind = "tagging"
 
     def __init__(self, value: TokenHead, task: Any, backbone: Backbone) -> None:
-        super().__init__()
-        self.value, self.heads = value, value.heads
-        self.labels = tuple(task.labels)
-        self.text = Offsets.of(backbone, value.max_length, value.stride, "token_head")
-        self.readout = Readout(backbone.config, backbone.layout.tokens, backbone.hidden_size, len(self.labels), value.heads, value.dropout)
+        text = Offsets.of(backbone, value.max_length, value.stride, self.method)
+        super().__init__(value, backbone, text, backbone.layout.tokens, len(task.labels))
+        self.value, self.labels = value, tuple(task.labels)
         self.steps = Steps(self.labels)
         self._target = task.target
-        self._pad = int(backbone.tokenizer.pad_token_id or 0)
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """A prompt for every window that answers for a word; ``extra`` holds its `Pieces`, ``target`` the tags of its words."""
@@ -96,7 +90,8 @@ class TokenHeadModule(FramingBase):
         return [self._prompts(example, *tokens) for example, tokens in zip(examples, found, strict=True)]
 
     def _prompts(self, example: Example, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[Prompt]:
-        text, shift = self.text, len(self.text.before)
+        text, wrapping = self.text, self.text.wrapping
+        shift = len(wrapping.before)
         places = ranges(offsets, words_of(example))
         windows = cut(len(ids), text.room, text.stride)
         target = None if example.label is None else self._target(example.label)
@@ -106,7 +101,7 @@ class TokenHeadModule(FramingBase):
         prompts = []
         for (start, end), words in zip(windows, mine, strict=True):
             if words or len(windows) == 1:
-                inputs = [*text.before, *ids[start:end], *text.after] or [self._pad]
+                inputs = [*wrapping.before, *ids[start:end], *wrapping.after] or [self._pad]
                 starts = tuple(min(places[w][0] - start + shift, len(inputs) - 1) for w in words)
                 ends = tuple(max(a + 1, min(places[w][1], end) - start + shift) for w, a in zip(words, starts, strict=True))
                 tags = None if target is None else tuple(target[w] for w in words)
@@ -119,11 +114,10 @@ class TokenHeadModule(FramingBase):
         ``positions`` [slots] of the tokens read in the flattened batch, ``sizes`` [prompts], and for ``align="mean"`` the word [slots]
         that each of them belongs to.
         """
-        arrays = pad(prompts, self._pad)
-        length = arrays["input_ids"].shape[1]
+        length = max(len(prompt.input_ids) for prompt in prompts)
         slots: list[int] = []
         groups: list[int] = []
-        sizes, targets, weights, words = [], [], [], 0
+        sizes, targets, words = [], [], 0
         for row, prompt in enumerate(prompts):
             pieces: Pieces = prompt.extra
             counts = [b - a if self.value.align != "first" else 1 for a, b in zip(pieces.starts, pieces.ends, strict=True)]
@@ -133,22 +127,19 @@ class TokenHeadModule(FramingBase):
                 words += 1
             repeats = counts if self.value.align == "all" else [1] * len(counts)
             sizes.append(sum(repeats))
-            targets += np.repeat(prompt.target, repeats).tolist() if prompt.target else []
-            weights += [prompt.weight] * sum(repeats)
-        extra = {"positions": torch.tensor(slots, dtype=torch.int64), "sizes": torch.tensor(sizes)}
+            targets.append(np.repeat(prompt.target, repeats).tolist() if prompt.target else [])
+        extra = {"positions": torch.tensor(slots, dtype=torch.int64)}
         if self.value.align == "mean":
             extra["groups"] = torch.tensor(groups, dtype=torch.int64)
-        known = all(p.target is not None for p in prompts)
-        weighed = torch.tensor(weights) if any(w != 1.0 for w in weights) else None
-        return Batch(tensors(arrays), torch.tensor(targets, dtype=torch.int64) if known else None, weighed, extra=extra)
+        return self.padded(prompts, targets, sizes, extra)
 
     def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The hidden states of the tokens that are read, [slots, dim]."""
         return backbone.encode(batch.inputs).last.flatten(0, 1)[batch.extra["positions"]]
 
     def trunk_key(self) -> str:
-        """Length, windows and alignment. (Not used: what a text says is no single vector.)"""
-        return f"token_head max_length={self.text.length} stride={self.text.stride} align={self.value.align}"
+        """Length, windows and alignment."""
+        return f"{super().trunk_key()} align={self.value.align}"
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab with a row for every word (token) and its ``sizes``."""
@@ -175,20 +166,12 @@ class TokenHeadModule(FramingBase):
         rows = zip(chances.argmax(-1).tolist(), chances.tolist(), strict=True)
         return [Prediction(self.labels[i], dict(zip(self.labels, row, strict=True))) for i, row in rows]
 
-    def predictions(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        counts: Sequence[int],
-        examples: Sequence[Example],
-        scores: Scores | None,
-        batch_size: int = 64,
-    ) -> list[Prediction]:
+    def combine(self, asked: Rendered, scores: Scores) -> list[Prediction]:
         """Tags, entities in characters, and chances of every word, put together from the windows of each text."""
-        assert scores is not None and scores.only.sizes is not None  # this framing keeps its scores, and says their sizes
+        assert scores.only.sizes is not None  # `scores` says them
         parts = iter(scores.only.logits.detach().double().mean(0).split(scores.only.sizes.tolist()))
-        queue, made = iter(prompts), []
-        for example, count in zip(examples, counts, strict=True):
+        queue, made = iter(asked.prompts), []
+        for example, count in zip(asked.examples, asked.counts, strict=True):
             words = words_of(example)
             logits = np.zeros((len(words), len(self.labels)))
             for _ in range(count):
@@ -216,10 +199,6 @@ class TokenHeadModule(FramingBase):
     def beside(self, output: Any, scores: Scores, batch: Batch) -> tuple[Tensor, Tensor]:
         """A token classifier's logits [prompts, length, tags] as rows, and ours."""
         return self._grouped(output.logits.float().flatten(0, 1)[batch.extra["positions"]], batch), scores.only.logits.mean(0)
-
-    def export_state(self) -> dict[str, Tensor] | None:
-        """The weights as the family's ``ForTokenClassification`` names them, heads folded."""
-        return self.readout.export_state()
 
 
 def words_of(example: Example) -> tuple[tuple[int, int], ...]:

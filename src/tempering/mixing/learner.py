@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from tempering.backbone import Backbone, Encoded
 from tempering.batching import length_batches
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
+from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import DataError, ModelError
-from tempering.framings.module import averaged
 from tempering.learner import Learner, as_examples, joined
 from tempering.mixing.probing import prove
 from tempering.mixing.routes import Entries, lift, routed
@@ -144,8 +143,8 @@ class MixedLearner(nn.Module):
         for row, name in enumerate(names):
             rows.setdefault(name, []).append(row)
         found: dict[int, Prediction] = {}
-        for name, scores in self._scored({name: [examples[i] for i in mine] for name, mine in rows.items()}, batch_size):
-            found |= zip(rows[name], self[name].framing.decode(scores), strict=True)
+        for name, asked, scores in self._scored({name: [examples[i] for i in mine] for name, mine in rows.items()}, batch_size):
+            found |= zip(rows[name], self[name].framing.combine(asked, scores), strict=True)
         return [found[i] for i in range(len(examples))]
 
     def predict(self, texts: Sequence[Text], tasks: str | Sequence[str], batch_size: int = 64) -> list[Any]:
@@ -156,11 +155,13 @@ class MixedLearner(nn.Module):
         """For every text, the probability of each label of its task."""
         return [dict(p.probabilities) for p in self.predictions(texts, tasks, batch_size)]
 
-    def _scored(self, examples: Mapping[str, Sequence[Example]], batch_size: int) -> Iterator[tuple[str, Scores]]:
-        """Scores of every task's examples, in their order. Batches hold texts of like length, whatever their task."""
+    def _scored(self, examples: Mapping[str, Sequence[Example]], batch_size: int) -> Iterator[tuple[str, Rendered, Scores]]:
+        """Prompts of every task's examples, and their scores. Batches hold texts of like length, whatever their task."""
         self.eval()
-        rendered = {name: self[name].framing.render(mine, (), np.random.default_rng(0)) for name, mine in examples.items()}
-        queue = [(name, i, p) for name, per in rendered.items() for i, p in enumerate(p for prompts in per for p in prompts)]
+        rendered = {
+            name: Rendered.of(mine, self[name].framing.render(mine, (), np.random.default_rng(0))) for name, mine in examples.items()
+        }
+        queue = [(name, i, p) for name, asked in rendered.items() for i, p in enumerate(asked.prompts)]
         slabs: dict[str, list[Slab]] = {name: [] for name in examples}
         order: dict[str, list[int]] = {name: [] for name in examples}
         for chosen in length_batches([len(p.input_ids) for _, _, p in queue], batch_size):
@@ -172,9 +173,8 @@ class MixedLearner(nn.Module):
             batches = {name: self[name].framing.collate(prompts, rng).to(self.device) for name, prompts in mixed.items()}
             for slab in self(batches).slabs:
                 slabs[slab.task].append(slab)
-        for name, per in rendered.items():
-            scores, counts = joined(slabs[name], np.array(order[name])), [len(prompts) for prompts in per]
-            yield name, scores if max(counts) == 1 else averaged(scores, counts)
+        for name, asked in rendered.items():
+            yield name, asked, joined(slabs[name], np.array(order[name]))
 
     def save_pretrained(self, folder: str | Path) -> dict[str, Path]:
         """Write every task to a folder of its own under ``folder``, as if it had been trained by itself: name -> path."""

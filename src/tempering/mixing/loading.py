@@ -58,7 +58,7 @@ def _whole(learner: Learner, folder: str | Path) -> bool:
 def _base(learner: Learner, folder: str | Path) -> Backbone:
     """The base model as it was before the task's tuning, which a folder that holds the whole body does not hold."""
     body, whole = learner.backbone, _whole(learner, folder)
-    base = Backbone.load(body.source if whole else body.where, quantize=body.quantized)
+    base = Backbone.load(body.source if whole else body.where, body.seed, body.quantized)
     if whole and base.fingerprint() != body.base_fingerprint:
         raise ModelError(
             f"{folder} holds a whole body, and {body.source!r}, which it was trained on, is not what it was then;"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +14,27 @@ import torch
 from tempering.backbone import Backbone
 from tempering.batching import out_of_memory
 from tempering.cache import TrunkCache
+from tempering.choosing import choose
 from tempering.contracts import Batch, Seeds
 from tempering.dropout import dropout_stream
 from tempering.errors import MemoryShort, RecipeError
-from tempering.fitting import account, evaluate
-from tempering.mixing.lane import Lane, due
+from tempering.fitting import account, evaluate, identity_of
+from tempering.mixing.lane import Lane, due, leading
 from tempering.mixing.learner import OF_PARTS, MixedLearner
+from tempering.mixing.resuming import Keeping, identity
 from tempering.peak import reset_peak
+from tempering.quantizing import Quantize, checked
 from tempering.recipe import Recipe
 from tempering.registry import name_of
-from tempering.stages.setup import Surroundings, assemble, evaluator_of, metric_of, prepared, row_weights, rows_of
+from tempering.stages.checks import check_quantized
+from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
+from tempering.stages.sources import fingerprints
 from tempering.stages.train import Train
+from tempering.streams import numpy_stream
 from tempering.tasks.task import Task
+from tempering.train.checkpoint import latest
 from tempering.train.device import Place, place
 from tempering.train.evaluate import fit_thresholds
-from tempering.train.feed import Feed
 from tempering.train.fit import Plan
 from tempering.train.progress import Listener, silent
 
@@ -54,9 +61,12 @@ def fit_many(
     *,
     seed: int = 0,
     rows_per_batch: int = 256,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
     metrics: Sequence[str] = (),
     listener: Listener = silent,
     cache: TrunkCache | None = None,
+    quantize: str | None = None,
 ) -> MixedLearner:
     """Train every task of ``tasks`` (name -> `Task` or file) by its recipe (one for all, or a name -> recipe mapping), together.
 
@@ -64,41 +74,64 @@ def fit_many(
     gradient accumulation, evaluations and best weights; with dropout off the results are equal to rounding. What is shared is the
     pass through the frozen backbone: up to ``rows_per_batch`` rows of all tasks go through it at once. A task without rows in a batch
     does not move. ``model`` is not changed. Seconds and peak memory in the records are those of all tasks together.
+
+    With ``output_dir`` checkpoints of all tasks go to ``output_dir/checkpoints``, as often as the longest task's recipe says, and
+    ``resume`` continues from the newest, bit for bit. ``quantize`` "8bit" or "4bit" packs the frozen matrices of a model that is loaded
+    here.
     """
     started = time.perf_counter()
-    jobs = {name: _job(name, task, recipes, seed) for name, task in tasks.items()}
+    packed = _packed(model, quantize)
+    jobs = {name: _job(name, task, recipes, seed, packed) for name, task in tasks.items()}
     where = _agreed(jobs)
     for name, job in jobs.items():
         for note in job.notes:
             listener({"event": "note", "text": f"{name}: {note}"})
     seeds = Seeds.of(seed)
     reset_peak()
-    base = copy.deepcopy(model) if isinstance(model, Backbone) else Backbone.load(model, seeds.init)
+    base = copy.deepcopy(model) if isinstance(model, Backbone) else Backbone.load(model, seeds.init, packed)
     mixed = MixedLearner(base).to(where.device)
-    mixed.backbone.base_fingerprint = mixed.backbone.fingerprint()
-    around = Surroundings(listener=listener, cache=cache or TrunkCache(), metrics=tuple(metrics))
-    lanes = [_lane(mixed, name, job, seeds, around, where) for name, job in jobs.items()]
+    base.base_fingerprint, called = base.fingerprint(), identity_of(base)
+    folder = Path(output_dir) / "checkpoints" if output_dir else None
+    if folder and not resume:  # what an older run left must not be taken for this one's later
+        shutil.rmtree(folder, ignore_errors=True)
+    around = Surroundings(folder, resume, listener, cache or TrunkCache(), tuple(metrics))
+    made = {name: _lane(mixed, name, job, seeds, around, where) for name, job in jobs.items()}
+    lanes, parts = [lane for lane, _ in made.values()], {name: part for name, (_, part) in made.items()}
     for name, why in mixed.apart.items():
         listener({"event": "note", "text": f"{name} runs in passes of its own: {why}"})
-    _train(mixed, lanes, rows_per_batch, seeds, where)
+    keeping = Keeping(folder, resume, identity(called, seeds, rows_per_batch, parts), listener)
+    _train(mixed, lanes, rows_per_batch, seeds, where, keeping)
     for lane, job in zip(lanes, jobs.values(), strict=True):
         _close(lane, job, started, seeds, around)
     return mixed.eval()
 
 
-def _job(name: str, task: Task | str | Path, recipes: Recipe | str | Mapping[str, Recipe | str], seed: int) -> Job:
+def _packed(model: str | Backbone, quantize: str | None) -> Quantize | None:
+    """How the frozen matrices are packed; a loaded model that is packed otherwise is refused."""
+    packed = model.quantized if isinstance(model, Backbone) else checked(quantize)
+    if packed != checked(quantize or packed):
+        raise RecipeError(f"quantize {quantize}: the model is loaded already; give its name, or Backbone.load(name, quantize={quantize!r})")
+    return packed
+
+
+def _job(name: str, task: Task | str | Path, recipes: Recipe | str | Mapping[str, Recipe | str], seed: int, packed: Quantize | None) -> Job:
     given = recipes.get(name) if isinstance(recipes, Mapping) else recipes
     if given is None:
         raise RecipeError(f"task {name}: no recipe is given for it; give one by that name, or one recipe for all tasks")
-    recipe, found = Recipe.load(given), task if isinstance(task, Task) else Task.from_file(task, seed=seed)
+    found = task if isinstance(task, Task) else Task.from_file(task, seed=seed)
     if found.kind in ("tagging", "question_answering"):
         raise RecipeError(f"task {name}: {OF_PARTS}; take it out and fit it by itself")
-    notes = (*found.notes, *recipe.check())
+    recipe, why = choose(found) if given == "auto" else (Recipe.load(given), "")
+    notes = (*([why] if why else ()), *found.notes, *recipe.check())
     if len(recipe.stages) != 1 or not isinstance(recipe.stages[0], Train):
         raise RecipeError(
             f"task {name}: {recipe.name} has {len(recipe.stages)} stages, and tasks in one batch share one frozen backbone in one stage;"
             " run the earlier stages first and give their result as the model"
         )
+    try:
+        check_quantized(recipe.stages, packed)
+    except RecipeError as error:
+        raise RecipeError(f"task {name}: {error}") from None
     stage = recipe.stages[0]
     touching = [name_of(s)[1] for s in stage.acting if not s.neutral and _touches_passes(s)]
     if touching or stage.gradient_checkpointing:
@@ -124,30 +157,32 @@ def _agreed(jobs: Mapping[str, Job]) -> Place:
     return where
 
 
-def _lane(mixed: MixedLearner, name: str, job: Job, seeds: Seeds, around: Surroundings, where: Place) -> Lane:
-    """Set the task up as its stage does, and take it into the mixed learner."""
+def _lane(mixed: MixedLearner, name: str, job: Job, seeds: Seeds, around: Surroundings, where: Place) -> tuple[Lane, dict[str, str]]:
+    """Set the task up as its stage does, and take it into the mixed learner; with what its part of a checkpoint must agree with."""
     stage, task = job.stage, job.task
-    metric = metric_of(stage, task, around.metrics)
-    examples, held_out = rows_of(stage, task, seeds)
+    metric, rows = metric_of(stage, task, around.metrics), rows_of(stage, task, seeds)
     learner = assemble(stage, copy.deepcopy(mixed.backbone), task, seeds).to(where.device)
-    evaluator = evaluator_of(stage, task, held_out, around)
-    feed = Feed(learner.framing, examples, stage, seeds, weights=row_weights(stage, task, examples))
+    learner.framing.prepare(learner, rows[0], numpy_stream(seeds.sampling, "framing"))
+    tell_notes(learner, around)
+    feed, evaluator, own = material(stage, learner, task, rows, seeds, around)
     named = [(name_of(part)[1], part) for part in stage.acting]
     plan = Plan(stage, named, seeds.dropout, evaluator, metric, listener=around.listener)
-    plan = prepared(stage, learner, feed, plan, seeds)
+    if not (around.resume and around.folder and latest(around.folder)):  # a checkpoint holds what was chosen
+        plan = prepared(stage, learner, feed, plan, seeds)
     mixed.add(name, learner)
     cache = around.cache
     if stage.cached and cache is not None:
         feed.features = cache.features(learner, feed.prompts(), stage.per_device_eval_batch_size)
         if evaluator is not None:
             evaluator.features = lambda prompts: cache.features(learner, prompts, stage.per_device_eval_batch_size)
-    return Lane(name, learner, feed, plan, where)
+    own |= {"recipe": job.recipe.key(), "data": task.fingerprint()} | fingerprints(job.recipe.stages)
+    return Lane(name, learner, feed, plan, where), own
 
 
-def _train(mixed: MixedLearner, lanes: Sequence[Lane], rows: int, seeds: Seeds, where: Place) -> None:
+def _train(mixed: MixedLearner, lanes: Sequence[Lane], rows: int, seeds: Seeds, where: Place, keeping: Keeping) -> None:
     """The one loop over all tasks. Losses of several tasks add up to gradients of separate weights, so none weighs on another."""
     mixed.train()
-    count = 0
+    count = keeping.restore(lanes)
     while live := [lane for lane in lanes if not lane.done]:
         chosen = due(live, rows)
         try:
@@ -162,6 +197,8 @@ def _train(mixed: MixedLearner, lanes: Sequence[Lane], rows: int, seeds: Seeds, 
         for lane in chosen:
             lane.settle()
         count += 1
+        if (leader := leading(live)) in chosen:
+            keeping.save(lanes, leader, count)
     for lane in lanes:
         lane.finish()
 
@@ -178,6 +215,7 @@ def _pass(mixed: MixedLearner, lanes: Sequence[Lane], seed: int, count: int, whe
 def _close(lane: Lane, job: Job, started: float, seeds: Seeds, around: Surroundings) -> None:
     """The record of one task, as a single run writes it."""
     learner, run, evaluator = lane.learner, lane.run, lane.plan.evaluator
+    learner.framing.finish(learner, lane.feed.examples, numpy_stream(seeds.sampling, "framing", "finish"))
     if evaluator is not None and job.stage.framing.supervised:
         fit_thresholds(learner, evaluator)
     learner.record["stage"] = {

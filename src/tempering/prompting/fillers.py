@@ -105,7 +105,7 @@ class SpanFiller(Filler):
 
     def _memories(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The encoder's states of the examples and their masks, some at a time; they are read once."""
-        suffix = self.coder.wrapping.suffix
+        suffix = self.coder.wrapping.after
         self.backbone.eval()
         for i in range(0, len(rows), ROWS):
             ids, real = rows_of([[*row, *suffix] for row in rows[i : i + ROWS]], int(self.backbone.tokenizer.pad_token_id or 0))
@@ -156,7 +156,7 @@ class MaskFiller(Filler):
         """What all examples say of the first gap that is still a mask."""
         mask = int(self.backbone.tokenizer.mask_token_id)
         filled = [*written, *[mask] * (left + right - len(written))]
-        prefix, suffix = self.coder.wrapping.prefix, self.coder.wrapping.suffix
+        prefix, suffix = self.coder.wrapping.before, self.coder.wrapping.after
         rows, places = [], []
         for s in sketches:
             at = len(prefix) + len(s.head) + len(written)

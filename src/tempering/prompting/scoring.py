@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
@@ -21,6 +21,17 @@ from tempering.train.evaluate import Evaluator
 from tempering.train.progress import Listener, silent
 
 On = Literal["dev", "train"]
+
+
+class Metrics(Protocol):
+    """What has metrics with the loss among them."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By name."""
+
+
+Judged = TypeVar("Judged", bound=Metrics)
 
 
 @dataclass(frozen=True)
@@ -65,12 +76,18 @@ def untrained(cloze: Cloze, task: Task, backbone: Backbone, seed: int = 0, liste
     stage = Use(cloze)
     stage.check("prompts", last=True)
     learner = stage.run(backbone, task, Seeds.of(seed), around=Surroundings(listener=listener))
-    if learner.framing.reads_lm_head and getattr(backbone.lm_head, "fresh", False):
+    if learner.framing.reads_lm_head:
+        check_head(backbone)
+    return learner
+
+
+def check_head(backbone: Backbone) -> None:
+    """Refuse a language-model head that was drawn at random."""
+    if getattr(backbone.lm_head, "fresh", False):
         raise ModelError(
             f"{backbone.source} ({backbone.layout.family}) holds no weights of a language-model head and would name words at random; choose"
             " a masked language model such as roberta-base, or train a head by a stage with framing masked_lm"
         )
-    return learner
 
 
 def score(cloze: Cloze, task: Task, backbone: Backbone, examples: Sequence[Example], seed: int = 0) -> Scored:
@@ -85,7 +102,7 @@ def score(cloze: Cloze, task: Task, backbone: Backbone, examples: Sequence[Examp
     return Scored(templates, words, metrics, shares, len(examples), tuple(told))
 
 
-def ranked(found: Sequence[Scored], task: Task) -> list[Scored]:
+def ranked(found: Sequence[Judged], task: Task) -> list[Judged]:
     """Best first by the task's main metric, ties by the loss."""
     main = default_metric(task.kind, task.labels)
     sign = -1.0 if higher_is_better(main) else 1.0

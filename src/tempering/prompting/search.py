@@ -22,6 +22,11 @@ from tempering.train.progress import Listener, silent
 
 BARE = Cloze()
 PER_CLASS = 16
+WAYS = {
+    "lm_bff": "by zero-shot training accuracy",
+    "petal": "by likelihood ratio",
+    "autoprompt": "by a linear map of the states at the mask",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def find_prompts(
     check_kind(task)
     recipe = Recipe.load(recipe)
     task, backbone = dataclasses.replace(task, test=None), Backbone.load(model, seed)
-    cloze, notes = _worded(cloze, task, backbone, seed) if settings.auto_words else (cloze, [])
+    cloze, notes = with_words(cloze, task, backbone, AutoWords(), seed) if settings.auto_words else (cloze, [])
     words = label_words.resolved(cloze.words, task, cloze.first, ())
     filler, how = _filler(settings, backbone, seed)
     rows = rows_on(task, "train", settings.rows, seed)
@@ -95,12 +100,12 @@ def find_prompts(
     return Search(made, tuple(scored), tuple(tuned), tuple(notes))
 
 
-def _worded(cloze: Cloze, task: Task, backbone: Backbone, seed: int) -> tuple[Cloze, list[str]]:
-    """The cloze with label words that the untrained model finds likely, as LM-BFF chooses them."""
-    learner = untrained(dataclasses.replace(cloze, verbalizer=AutoWords(), words=()), task, backbone, seed)
+def with_words(cloze: Cloze, task: Task, backbone: Backbone, how: AutoWords, seed: int) -> tuple[Cloze, list[str]]:
+    """The cloze with the label words that ``how`` finds by the untrained model, and a note of them."""
+    learner = untrained(dataclasses.replace(cloze, verbalizer=how, words=()), task, backbone, seed)
     inner, coder = learner.framing.verbalizer.inner, learner.framing.verbalizer.coder
     found = {label: tuple(coder.word(ids[0]) for ids in row) for label, row in zip(inner.labels, inner.table, strict=True)}
-    return dataclasses.replace(cloze, words=tuple(found.items())), [f"label words chosen by zero-shot training accuracy: {found}"]
+    return dataclasses.replace(cloze, words=tuple(found.items())), [f"label words chosen {WAYS[how.method]}: {found}"]
 
 
 def _filler(settings: Settings, backbone: Backbone, seed: int) -> tuple[Filler, str]:

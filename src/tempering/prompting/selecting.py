@@ -10,8 +10,8 @@ from typing import Any
 from tempering.errors import RecipeError
 from tempering.fitting import fit
 from tempering.framings.cloze import Cloze
+from tempering.prompting.scoring import ranked
 from tempering.recipe import Recipe
-from tempering.tasks.metrics import default_metric, higher_is_better
 from tempering.tasks.task import Task
 from tempering.train.progress import Listener, silent
 
@@ -44,9 +44,7 @@ def fine_tuned(
         mine = with_framing(recipe, dataclasses.replace(cloze, template=template))
         record = fit(mine, rows, model, seed=seed).record
         found.append(Tuned(template, record["metrics"]["dev"], record["seconds"]))
-    main = default_metric(task.kind, task.labels)
-    sign = -1.0 if higher_is_better(main) else 1.0
-    return sorted(found, key=lambda t: (sign * t.metrics[main], t.metrics["loss"]))
+    return ranked(found, task)
 
 
 def with_framing(recipe: Recipe, framing: Any, **changes: Any) -> Recipe:

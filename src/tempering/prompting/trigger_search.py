@@ -25,6 +25,9 @@ from tempering.prompting.scoring import untrained
 from tempering.prompting.sketches import words_of
 from tempering.streams import numpy_stream
 from tempering.tasks.task import Task
+from tempering.train.progress import Listener, silent
+
+ROWS = 64  # development rows in one pass
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ class Triggers(NamedTuple):
     accepted: tuple[tuple[float, float], ...]  # (score before, score after) of every swap, on the same batches
 
 
-def find_triggers(task: Task, backbone: Backbone, cloze: Cloze, settings: Settings | None = None, seed: int = 0) -> Triggers:
+def find_triggers(
+    task: Task, backbone: Backbone, cloze: Cloze, settings: Settings | None = None, seed: int = 0, listener: Listener = silent
+) -> Triggers:
     """Search the tokens for the ``{soft:n}`` slots of the template of ``cloze``, shared by all inputs; the best on dev are kept.
 
     *Paper*: Shin et al. 2020 (AutoPrompt). *Formula*: loss = -log sum over the words w of the class of P([MASK] = w); candidates for slot
@@ -73,9 +78,11 @@ def find_triggers(task: Task, backbone: Backbone, cloze: Cloze, settings: Settin
         if swapped is not None:
             current = swapped
             accepted.append(scores)
-        found = run.score(current, [run.dev_rows]) if swapped is not None or step == 0 else dev
+        found = run.on_dev(current) if swapped is not None or step == 0 else dev
         if found > dev:
             best, dev = current, found
+            text = f"iteration {step + 1} of {run.settings.iterations}: {run.settings.by} on dev {dev:.4f} with {run.worded(best)[0]}"
+            listener({"event": "note", "text": text})
     template, exact = run.worded(best)
     return Triggers(tuple(best.tolist()), template, dev, exact, tuple(accepted))
 
@@ -161,6 +168,11 @@ class _Run:
             return -float(np.mean([float(self.loss(triggers, prompts)) for prompts in batches]))
         found = [self.logs(triggers, prompts) for prompts in batches]
         return float(np.mean([float((logs.argmax(-1) == targets).float().mean()) for logs, targets in found]))
+
+    def on_dev(self, triggers: Tensor) -> float:
+        """As `score`, over all development rows."""
+        parts = [self.dev_rows[i : i + ROWS] for i in range(0, len(self.dev_rows), ROWS)]
+        return sum(len(part) * self.score(triggers, [part]) for part in parts) / len(self.dev_rows)
 
     def worded(self, triggers: Tensor) -> tuple[str, bool]:
         """The template with the triggers as words, and whether these encode to the same tokens."""

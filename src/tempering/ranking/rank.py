@@ -194,7 +194,10 @@ def _check(task: Task, by: str, pool: str, count: int) -> None:
     if pool not in get_args(Pool):
         raise RecipeError(f"pool {pool!r} is not known; known: {', '.join(get_args(Pool))}")
     if task.kind not in KINDS:
-        raise DataError(f"{task.name} is of kind {task.kind}: one vector a text says nothing of it; ranking serves {', '.join(KINDS)}")
+        raise DataError(
+            f"{task.name} is of kind {task.kind}: one vector a text says nothing of it; ranking serves {', '.join(KINDS)}; fine-tune each"
+            " candidate for a few steps instead: temper fit DATA --model MODEL max_steps=100"
+        )
 
 
 def _ranking(task: Task, by: str, found: Sequence[Candidate]) -> Ranking:

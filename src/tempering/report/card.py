@@ -10,31 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from tempering.errors import RecipeError
+from tempering.readme import HUB, PLAIN, fenced, how_to_load
 from tempering.report import formats
 from tempering.report.formats import Scale
 from tempering.report.markdown import escape, table_text
 from tempering.report.tables import Table
 
-# The hub's name of the task (regression has that of classification), the class that loads a model, and what it is asked.
-_PLAIN = ("text-classification", "AutoModelForSequenceClassification", '["a text", "another text"]')
-_HUB = {
-    "tagging": ("token-classification", "AutoModelForTokenClassification", '["a text", "another text"]'),
-    "question_answering": ("question-answering", "AutoModelForQuestionAnswering", '[("a question?", "a text that answers it")]'),
-}
 _NEEDED = ("name", "model", "kind", "metrics")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _LOWER = re.compile(r"mse|mae|loss|error|perplexity")  # metrics that are no shares
 _SHOWN_LABELS = 40
-_PLACE = '"path/to/this/folder"'
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """A README.md of what was trained, on what, how well it does and how to load it.
 
     ``facts``: name, model (hub id or folder), kind, metrics ({"dev": {...}, "test": {...}}) are needed; labels, recipe_yaml,
-    main_metric, rows ({"train": n}), data, language, seconds, trained_parameters, total_parameters, seeds, versions, loads_with
-    ("tempering", "transformers", "peft"), base (of a folder that holds a change alone: {"fingerprint": ..., "inside": the folder has it,
-    "quantize": ...}), notes and study_table (Markdown) are used where given. Raises `RecipeError` when a
+    main_metric, auto (transformers' class), rows ({"train": n}), data, language, seconds, trained_parameters, total_parameters, seeds,
+    versions, loads_with ("tempering", "transformers", "peft"), base (of a folder that holds a change alone: {"fingerprint": ...,
+    "inside": the folder has it, "quantize": ...}), notes and study_table (Markdown) are used where given. Raises `RecipeError` when a
     needed fact is absent.
     """
     missing = [key for key in _NEEDED if key not in facts]
@@ -59,7 +53,7 @@ def front_matter(facts: Mapping[str, Any]) -> str:
     from ruamel.yaml import YAML
 
     names = list(dict.fromkeys(metric for split in facts["metrics"].values() for metric in _numbers(split)))
-    task = _HUB.get(str(facts["kind"]), _PLAIN)[0]
+    task = HUB.get(str(facts["kind"]), PLAIN)[0]
     matter: dict[str, Any] = {"library_name": "tempering", "pipeline_tag": task, "tags": ["tempering", str(facts["kind"])]}
     if is_hub_id(str(facts["model"])):
         matter["base_model"] = str(facts["model"])
@@ -129,41 +123,11 @@ def _labels(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _loading(facts: Mapping[str, Any]) -> list[str]:
-    ways = list(facts.get("loads_with") or ("tempering",))
-    kind, model = str(facts["kind"]), json.dumps(str(facts["model"]))
+    kind = str(facts["kind"])
     labels = 2 if kind == "question_answering" else len(facts.get("labels") or ()) or 1
-    _, auto, texts = _HUB.get(kind, _PLAIN)
-    code = {
-        "tempering": f"import tempering\n\nlearner = tempering.load({_PLACE})\nlearner.predict({texts})",
-        "transformers": f"from transformers import {auto}, AutoTokenizer\n\n"
-        f"model = {auto}.from_pretrained({_PLACE})\ntokenizer = AutoTokenizer.from_pretrained({_PLACE})",
-        "peft": f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
-        f"base = {auto}.from_pretrained({model}, num_labels={labels})\nmodel = PeftModel.from_pretrained(base, {_PLACE})",
-    }
-    shown = [f"With {way}:\n\n{_fenced(code[way], 'python')}" for way in ways if way in code]
-    only = ["This model has parts that only `tempering.load` restores."] if ways == ["tempering"] else []
-    return ["## How to load it", *shown, *only, *_needed(facts)]
-
-
-def _needed(facts: Mapping[str, Any]) -> list[str]:
-    """What has to be there beside the folder, where that holds no model of its own."""
-    base = facts.get("base")
-    if not base:
-        return []
-    packed = f" Its matrices are packed in {base['quantize']} again." if base.get("quantize") else ""
-    if base.get("inside"):
-        return [f"The base model, which an earlier stage changed, lies in the folder `base`; what is beside it is the change.{packed}"]
-    said = (
-        f"This folder holds only what was trained, and needs its base model: {escape(str(facts['model']))}, read from where it was"
-        f" (fingerprint {str(base['fingerprint'])[:8]}). One with other weights is refused.{packed}"
+    return how_to_load(
+        list(facts.get("loads_with") or ("tempering",)), kind, labels, str(facts["model"]), facts.get("base"), str(facts.get("auto") or "")
     )
-    return [said]
-
-
-def _fenced(code: str, language: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:
@@ -173,7 +137,7 @@ def _data(facts: Mapping[str, Any]) -> list[str]:
 
 def _recipe(facts: Mapping[str, Any]) -> list[str]:
     recipe = str(facts.get("recipe_yaml") or "")
-    return ["## Recipe", _fenced(recipe, "yaml")] if recipe else []
+    return ["## Recipe", fenced(recipe, "yaml")] if recipe else []
 
 
 def _results(facts: Mapping[str, Any]) -> list[str]:

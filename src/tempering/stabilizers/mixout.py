@@ -27,14 +27,16 @@ class Mixout:
     M ~ Bernoulli(1 - p), one draw an input column, shared by all outputs; so E[w'] = w. Biases, norms, embeddings and new weights
     are left alone.
     *Needs*: a tuning that trains pretrained weights in place. *Costs*: no pass; a copy of the mixed weights.
-    *Differs*: the released code returns a gradient without the factor 1 / (1 - p); here the gradient is that of the formula. The
-    paper turns dropout off where mixout is on; here the model's own dropout stays as it is configured.
+    *Differs*: the released code returns a gradient without the factor 1 / (1 - p); here the gradient is that of the formula, unless
+    ``official_grad`` asks for theirs. The paper turns dropout off where mixout is on; here the model's own dropout stays as it is
+    configured. p = 1, which would train none of these weights, is refused.
     """
 
     touches: ClassVar[tuple[str, ...]] = ("weights",)
     needs_pretrained: ClassVar[bool] = True
     needs_matrices: ClassVar[bool] = True
     p: float = Field(default=0.1, ge=0, lt=1)
+    official_grad: bool = False
 
     @property
     def neutral(self) -> bool:
@@ -52,7 +54,7 @@ class Mixout:
         start = {n: trained[n].detach().clone() for n in axes}
 
         def weights(now: Weights, rng: np.random.Generator) -> Weights:
-            return now | {n: mix(now[n], start[n], self.p, rng, axis) for n, axis in axes.items()}
+            return now | {n: mix(now[n], start[n], self.p, rng, axis, self.official_grad) for n, axis in axes.items()}
 
         def restore(state: Weights) -> None:
             start.update({n: v.to(start[n].device) for n, v in state.items()})
@@ -60,10 +62,15 @@ class Mixout:
         return Hooks(weights=weights, save=lambda: dict(start), restore=restore)
 
 
-def mix(w: Tensor, u: Tensor, p: float, rng: np.random.Generator, axis: int = 1) -> Tensor:
-    """Mixout of ``w`` with ``u``: each slice along the input ``axis`` is ``w``'s with probability 1 - p, and the mean is ``w``."""
+def mix(w: Tensor, u: Tensor, p: float, rng: np.random.Generator, axis: int = 1, official_grad: bool = False) -> Tensor:
+    """Mixout of ``w`` with ``u``: each slice along the input ``axis`` is ``w``'s with probability 1 - p, and the mean is ``w``.
+
+    The gradient by ``w`` is M / (1 - p), or M with ``official_grad``.
+    """
     scaled = keep_mask(torch.Size([w.shape[axis]]), p, rng).to(w.device)  # M / (1 - p)
-    return u + (w - u) * (scaled if axis == 1 else scaled[:, None])
+    scaled = scaled if axis == 1 else scaled[:, None]
+    mixed = u + (w - u) * scaled
+    return mixed.detach() + (w - w.detach()) * (scaled > 0) if official_grad else mixed
 
 
 def _input_axis(learner: Learner, name: str) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tempering.contracts import predicts
 from tempering.errors import RecipeError
 from tempering.registry import name_of
 from tempering.train.hooks import SINGLE, at_most_one
@@ -38,15 +37,48 @@ def check_train(stage: Any, where: str, last: bool) -> list[str]:
     if getattr(stage, "data", None):
         _check_data(stage, where, last)
     _check_corpus(stage, where)
-    if not last and not stage.tuning.merges:
+    _check_kept_tuning(stage, where)
+    if not last and not stage.tuning.merges and not getattr(stage, "apart", False):
         raise RecipeError(
-            f"{where}: tuning {name_of(stage.tuning)[1]} cannot be folded into the weights for the next stage; use full or lora there"
+            f"{where}: tuning {name_of(stage.tuning)[1]} cannot be folded into the weights for the next stage; use full or lora there, or"
+            " give it a name by keep_tuning, from which the same tuning starts in a later stage (reuse_tuning)"
         )
-    if last and not stage.framing.supervised and not hasattr(stage.framing, "predicts"):
-        return [f"{where}: the last stage reads no labels, so the model will predict masked words, not labels"]
-    if last and not predicts(stage.framing):
-        return [f"{where}: the last stage shapes the vectors of texts, so the model will predict a vector for each text, not labels"]
+    if last and (told := unlike_labels(stage, where)):
+        return told
     return [] if stage.tuning.trains_backbone or stage.framing.supervised else [f"{where}: nothing but the language-model head is trained"]
+
+
+def _check_kept_tuning(stage: Any, where: str) -> None:
+    """Refuse to keep apart what is part of the pretrained body, or what a later stage would choose anew."""
+    if not getattr(stage, "apart", False):
+        return
+    name = name_of(stage.tuning)[1]
+    if stage.tuning.trains_pretrained or not stage.tuning.trains_backbone:
+        what = "trains pretrained weights, which cross to the next stage as they are" if stage.tuning.trains_pretrained else "adds nothing"
+        raise RecipeError(
+            f"{where}: keep_tuning keeps what a tuning adds to the model, and {name} {what}; leave keep_tuning out, or use one such as"
+            " prompt_tuning, lora or houlsby"
+        )
+    if odd := [part for part in _parts(stage.tuning) if hasattr(part, "prepare") and not hasattr(part, "started")]:
+        raise RecipeError(
+            f"{where}: {name_of(odd[0])[1]} chooses from the data anew in every stage, so that nothing of it can be kept for a later one;"
+            " leave keep_tuning out, or use prompt_tuning, lora or houlsby"
+        )
+
+
+def labelled(task: Any) -> bool:
+    """Whether rows of ``task`` have labels, or texts to be written in their place: plain texts have neither."""
+    return task.kind != "text" or any(example.label is not None for example in task.train)
+
+
+def unlike_labels(stage: Any, where: str) -> list[str]:
+    """What a model will predict whose last stage is ``stage``, where that is not labels."""
+    framing = stage.framing
+    if not getattr(framing, "supervised", True) and not hasattr(framing, "predicts"):
+        return [f"{where}: the last stage reads no labels, so the model will predict words of a text, not labels"]
+    if not getattr(framing, "predicts", True):
+        return [f"{where}: the last stage shapes the vectors of texts, so the model will predict a vector for each text, not labels"]
+    return []
 
 
 def _check_recompute(live: Sequence[Any], stage: Any, where: str) -> None:

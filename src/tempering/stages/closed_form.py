@@ -81,17 +81,7 @@ class ClosedForm(Stepless):
         evaluator = evaluator_of(self, task, held_out, around)
         if evaluator is not None:
             fit_thresholds(learner, evaluator)
-        learner.record["stage"] = {
-            "steps": 0,
-            "best_step": 0,
-            "best_kept": False,
-            "history": [],
-            "found": facts,
-            "passes": 0,
-            "cached": True,
-            "split": 1,
-            "rows": len(examples),
-        }
+        learner.record["stage"] = self.account(len(examples), facts)
         return learner.eval()
 
     def _refuse(self, task: Any) -> None:

@@ -49,7 +49,10 @@ def keep_tuning(learner: Learner, names: Sequence[str], task: Task) -> Kept:
 
 
 def start_from(learner: Learner, stage: Any, task: Task, kept: Mapping[str, Kept]) -> None:
-    """Put the head and the tuning's start that ``stage`` asks for by name in place of freshly drawn ones."""
+    """Put the head and the tuning's start that ``stage`` asks for by name in place of freshly drawn ones.
+
+    A tuning that would set its first weights later, from the task, is told by ``started(backbone)``.
+    """
     if name := getattr(stage, "reuse_head", None):
         head = _found(kept, name, "head")
         mine, theirs = (list(map(label_key, labels)) for labels in (task.labels, head.labels))
@@ -62,6 +65,9 @@ def start_from(learner: Learner, stage: Any, task: Task, kept: Mapping[str, Kept
     if name := getattr(stage, "reuse_tuning", None):
         body: Any = learner.backbone.model
         _load(body, _found(kept, name, "tuning"), encode(stage.tuning, "tuning"), f"reuse_tuning {name!r}", whole=False)
+        for part in getattr(stage.tuning, "tunings", (stage.tuning,)):
+            if hasattr(part, "started"):
+                part.started(learner.backbone)
 
 
 def _found(kept: Mapping[str, Kept], name: str, what: What) -> Kept:
@@ -123,6 +129,25 @@ def check_names(stages: Sequence[Any], recipe: str) -> None:
             if name in known:
                 raise RecipeError(f"{where}: keep_{what} {name!r}, but an earlier stage keeps something by that name; give another name")
             known[name] = what
+    _check_tunings(stages, recipe)
+
+
+def _check_tunings(stages: Sequence[Any], recipe: str) -> None:
+    """Refuse a tuning that is kept for another one, and a stage ``apart`` whose tuning nobody takes up: it would have been for nothing."""
+    takers = {name: i for i, stage in enumerate(stages) if (name := getattr(stage, "reuse_tuning", None))}
+    for i, stage in enumerate(stages):
+        name = getattr(stage, "keep_tuning", None)
+        if name is None or (name not in takers and not getattr(stage, "apart", False)):
+            continue
+        where = f"{recipe}: stages.{i}: keep_tuning {name!r}"
+        if name not in takers:
+            raise RecipeError(
+                f"{where} leaves the model as it came, and no later stage takes the tuning up, so that this stage would be for nothing; set"
+                f"  reuse_tuning: {name}  in the stage that starts from it, or leave keep_tuning out"
+            )
+        mine, theirs = (json.dumps(encode(one.tuning, "tuning")) for one in (stage, stages[takers[name]]))
+        if mine != theirs:
+            raise RecipeError(f"{where} keeps {mine}, and stages.{takers[name]} starts {theirs} from it; give both stages the same tuning")
 
 
 def kept_names(stage: Any) -> list[tuple[str, What]]:

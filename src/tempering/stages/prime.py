@@ -177,10 +177,11 @@ class Prime:
 def _check_methods(stage: Prime, where: str) -> list[str]:
     """Tunings that choose from data, act on their own, or leave nothing to prime."""
     for part in (*parts_of(stage.tuning), stage.framing):
-        if hasattr(part, "start") or hasattr(part, "prepare"):
+        acts = hasattr(part, "start") and not part.neutral
+        if acts or (hasattr(part, "prepare") and getattr(part, "reads_rows", True)):
             raise RecipeError(
-                f"{where}: {name_of(part)[1]} chooses from the data or acts while it trains, which the few steps of an episode cannot"
-                " rehearse; take a tuning that adds weights, such as houlsby or lora"
+                f"{where}: {name_of(part)[1]} {'acts while it trains' if acts else 'chooses from the data'}, which the few steps of an"
+                " episode cannot rehearse; take a tuning that adds weights, such as houlsby or lora"
             )
     if stage.inner == "tuning" and name_of(stage.tuning)[1] == "full":
         raise RecipeError(f"{where}: tuning full moves the whole body inside the episode; that is plain MAML: set inner: all")

@@ -14,7 +14,7 @@ from tempering.contracts import Seeds, Weights
 from tempering.errors import CollapseError, MemoryShort, RecipeError
 from tempering.learner import Learner
 from tempering.stages.episodes import Nursery
-from tempering.stages.setup import Surroundings, tell_notes
+from tempering.stages.setup import Surroundings, parts_of, tell_notes
 from tempering.streams import numpy_stream
 from tempering.tasks.metrics import default_metric
 from tempering.train import checkpoint, optimizer
@@ -87,6 +87,8 @@ def _prepare(nursery: Nursery, where: Place, seeds: Seeds, around: Surroundings)
             learner.framing.prepare(learner, task.train.examples, numpy_stream(seeds.sampling, "framing", name))
             tell_notes(learner, around)
             done.add(id(learner))
+    for part in (p for p in parts_of(nursery.stage.tuning) if hasattr(p, "prepare")):
+        part.prepare(nursery.learner, None)  # those that would look at rows, by a probe, are refused
     nursery.heads = [{name: w.to(where.device) for name, w in head.items()} for head in nursery.heads]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -66,10 +67,12 @@ def parts_of(tuning: Any) -> tuple[Any, ...]:
 def assemble(stage: Any, backbone: Backbone, task: Any, seeds: Seeds) -> Learner:
     """Attach the tuning and build the framing; new weights come from the stream of ``seeds.init``.
 
-    A framing that reads more of the model than its body (a decoder) says so before, in ``opens(backbone)``.
+    A framing that reads more of the model than its body (a decoder) says so before, in ``opens(backbone)``. A stage ``apart`` gets a copy.
     """
     if hasattr(stage.framing, "opens"):
         stage.framing.opens(backbone)
+    if getattr(stage, "apart", False):
+        backbone = copy.deepcopy(backbone)
     with torch_stream(seeds.init, "init", "tuning"):
         stage.tuning.attach(backbone)
     with torch_stream(seeds.init, "init", "framing"):
@@ -96,7 +99,11 @@ def _check_trains(stage: Any, backbone: Backbone, framing: Any) -> None:
 
 
 def leave(stage: Any, backbone: Backbone) -> None:
-    """After a stage that is not the last: its tuning is folded into the weights. A stage that worked on a copy has ``leave`` of its own."""
+    """After a stage that is not the last: its tuning is folded into the weights. A stage that worked on a copy has ``leave`` of its own,
+    and one ``apart`` leaves nothing in the model.
+    """
+    if getattr(stage, "apart", False):
+        return
     if hasattr(stage, "leave"):
         stage.leave(backbone)
     else:

@@ -13,20 +13,23 @@ from tempering.errors import DataError, RecipeError
 from tempering.registry import name_of
 from tempering.tasks.labels import label_key
 from tempering.tasks.task import Split, Task
+from tempering.train.stream import OWN, source_of
 
 Stamp = tuple[tuple[str, int, int], ...]
 
 
-def read_source(path: str) -> Task:
+def read_source(path: str, setting: str = "") -> Task:
     """The task in ``path`` (a file, a folder, a hub data set); a file that has not changed since is not read again.
 
-    Rows to evaluate on, where it has none of its own, are the same in every run: they are taken off by seed 0.
+    Rows to evaluate on, where it has none of its own, are the same in every run: they are taken off by seed 0. ``setting`` is where the
+    recipe names it.
     """
     try:
         return _read(path, _stamp(Path(path)))
     except DataError as error:
         raise DataError(
             f"data {path!r} of a stage: {error}; give the path of a file or folder whose columns have usual names (text, label)"
+            + (f" in {setting}" if setting else "")
         ) from None
 
 
@@ -44,14 +47,26 @@ def _stamp(path: Path) -> Stamp:
         return ()
 
 
-def paths_of(stages: Sequence[Any]) -> tuple[str, ...]:
-    """The data sets that ``stages`` name, each once, in their order."""
-    return tuple(dict.fromkeys(path for stage in stages for path in getattr(stage, "data_paths", ())))
+def check_sources(stages: Sequence[Any]) -> dict[str, Task]:
+    """Every data set that ``stages`` name, by its path. One that cannot be read, or a corpus that is not there, is refused with the setting
+    that names it, before a model is loaded and before an earlier stage has trained for nothing.
+    """
+    found = {}
+    for i, stage in enumerate(stages):
+        field = next((name for name in ("data", "tasks", "sources") if getattr(stage, name, None)), "")
+        for path in getattr(stage, "data_paths", ()):
+            found[path] = read_source(path, f"stages.{i}.{field}")
+        if hasattr(stage, "documents") and stage.text not in OWN:
+            try:
+                source_of(stage).files  # noqa: B018 - looks whether they are there
+            except DataError as error:
+                raise DataError(f"{error}; the text of a stage is named in stages.{i}.text") from None
+    return found
 
 
 def fingerprints(stages: Sequence[Any]) -> dict[str, str]:
     """Path -> fingerprint of the content, of every data set that ``stages`` name: a run belongs to these as to the user's own data."""
-    return {path: read_source(path).fingerprint() for path in paths_of(stages)}
+    return {path: task.fingerprint() for path, task in check_sources(stages).items()}
 
 
 def suited(framing: Any, kind: Kind) -> Any:

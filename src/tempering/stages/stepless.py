@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import ValidationInfo, field_validator
@@ -15,6 +16,7 @@ class Stepless(ABC):
     """Base of stages that take no step: the body stays as it is, nothing acts while training, and no setting of the loop has a meaning."""
 
     tuning: ClassVar[Any] = Frozen()
+    cached: ClassVar[bool]
     stabilizers: ClassVar[tuple[Any, ...]] = ()
     acting: ClassVar[tuple[Any, ...]] = ()
     live: ClassVar[tuple[Any, ...]] = ()
@@ -38,6 +40,20 @@ class Stepless(ABC):
     def total_steps(self, rows: int) -> int:
         """None are taken."""
         return 0
+
+    def account(self, rows: int, found: Mapping[str, float]) -> dict[str, Any]:
+        """What the learner's record tells of the stage: so many ``rows`` were read, and what came of it, if anything is worth telling."""
+        course = {
+            "steps": 0,
+            "best_step": 0,
+            "best_kept": False,
+            "history": [],
+            "passes": 0,
+            "cached": self.cached,
+            "split": 1,
+            "rows": rows,
+        }
+        return course | ({"found": dict(found)} if found else {})
 
     @abstractmethod
     def check(self, where: str, last: bool) -> list[str]:

@@ -18,7 +18,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.acting import Acting
 from tempering.stages.checks import check_train
-from tempering.stages.kept import keep_head, start_from
+from tempering.stages.kept import Kept, keep_head, keep_tuning, start_from
 from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
 from tempering.stages.sources import read_source
 from tempering.streams import numpy_stream
@@ -42,7 +42,9 @@ class Train(Loop, Acting):
     ``data`` names another labelled data set (a file, a folder, a hub id) that this stage learns from in place of the user's: intermediate
     training (STILTs, Phang, Fevry, Bowman 2018). Its kind and labels may differ. ``keep_head`` is a name under which the framing's own
     weights wait for a later stage, which starts from them where its ``reuse_head`` says that name (the labels must agree);
-    ``reuse_tuning`` likewise is the name of a tuning's start that a stage `tempering.stages.prime.Prime` kept.
+    ``keep_tuning`` is a name for the tuning's weights: they are not folded in, the model itself goes on as it came (the stage works on a
+    copy), and a later stage with the same tuning and this name as its ``reuse_tuning`` starts from them. So a prompt, a prefix or
+    adapters are trained on one task and then on the next (PPT, SPoT). A stage `tempering.stages.prime.Prime` keeps a tuning's start, too.
     The loop's settings (`tempering.train.settings.Loop`) are fields of this value too.
     """
 
@@ -56,6 +58,7 @@ class Train(Loop, Acting):
     data: str | None = Field(default=None, min_length=1)
     keep_head: str | None = Field(default=None, min_length=1)
     reuse_head: str | None = Field(default=None, min_length=1)
+    keep_tuning: str | None = Field(default=None, min_length=1)
     reuse_tuning: str | None = Field(default=None, min_length=1)
 
     @field_validator("framing", "tuning", "stabilizers", mode="before")
@@ -84,6 +87,11 @@ class Train(Loop, Acting):
         return f"{touching[0]} changes weights or embeddings from pass to pass" if touching else ""
 
     @property
+    def apart(self) -> bool:
+        """Whether it works on a copy of the model, which goes on to the next stage as it came."""
+        return self.keep_tuning is not None
+
+    @property
     def data_paths(self) -> tuple[str, ...]:
         """The data sets beside the user's that are read."""
         return (self.data,) if self.data else ()
@@ -102,7 +110,7 @@ class Train(Loop, Acting):
         return check_train(self, where, last)
 
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
-        """Train on ``backbone`` (changed in place) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
+        """Train on ``backbone`` (in place, unless ``apart``) and return the learner. ``context`` holds a `Surroundings` as ``around``."""
         around: Surroundings = context.get("around") or Surroundings()
         if self.data:  # the user's own metrics are of the user's own task
             (task,), around = self.learns(task), dataclasses.replace(around, metrics=())
@@ -117,7 +125,7 @@ class Train(Loop, Acting):
         feed, evaluator, identity = material(self, learner, task, rows, seeds, around)
         if self.cached:
             self._compute_once(learner, feed, evaluator, around)
-        backbone.recompute(self.gradient_checkpointing)
+        learner.backbone.recompute(self.gradient_checkpointing)
         named, identity = [(name_of(part)[1], part) for part in self.acting], dict(around.identity) | identity
         plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, identity, around.listener)
         if not (around.resume and around.folder and latest(around.folder)):  # a checkpoint holds what was chosen
@@ -128,8 +136,7 @@ class Train(Loop, Acting):
         learner.framing.finish(learner, rows[0], numpy_stream(seeds.sampling, "framing", "finish"))
         if evaluator is not None and self.framing.supervised:
             fit_thresholds(learner, evaluator)
-        if self.keep_head:
-            around.kept[self.keep_head] = keep_head(learner, self.framing, task)
+        around.kept.update(self._kept(learner, task))
         learner.record["stage"] = {
             "steps": run.step,
             "best_step": run.best_step,
@@ -145,10 +152,15 @@ class Train(Loop, Acting):
         return learner
 
     def _before(self, learner: Learner, evaluator: Evaluator | None) -> dict[str, Any]:
-        """Of plain text, what the model makes of the part that is held out before anything is trained."""
+        """Of plain text, what the model makes of the part that is held out before anything is trained, and how much that is."""
         if self.framing.supervised or evaluator is None or self.eval_strategy == "no":
             return {}
-        return {"before": on_first(lambda: evaluator(learner)[0])}
+        return {"before": on_first(lambda: evaluator(learner)[0]), "held_out": evaluator.amount(learner)}
+
+    def _kept(self, learner: Learner, task: Any) -> dict[str, Kept]:
+        """What waits for a later stage, by its name."""
+        found = {self.keep_head: keep_head(learner, self.framing, task)} if self.keep_head else {}
+        return found | ({self.keep_tuning: keep_tuning(learner, (), task)} if self.keep_tuning else {})
 
     def _compute_once(self, learner: Learner, feed: Feed, evaluator: Evaluator | None, around: Surroundings) -> None:
         """Put the trunk's outputs into the feed and the evaluator; both read those from then on."""
@@ -157,4 +169,4 @@ class Train(Loop, Acting):
             feed.features = cache.features(learner, feed.prompts(), size)
             if evaluator is not None:
                 evaluator.features = lambda prompts: cache.features(learner, prompts, size)
-                evaluator.prompts(learner)  # here, where all threads are at work
+                evaluator.asked(learner)  # here, where all threads are at work

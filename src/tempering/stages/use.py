@@ -53,16 +53,5 @@ class Use(Stepless):
         learner.framing.prepare(learner, examples, numpy_stream(seeds.sampling, "framing"))
         tell_notes(learner, around)
         learner.framing.finish(learner, examples, numpy_stream(seeds.sampling, "framing", "finish"))
-        facts = learner.framing.facts()
-        learner.record["stage"] = {
-            "steps": 0,
-            "best_step": 0,
-            "best_kept": False,
-            "history": [],
-            **({"found": facts} if facts else {}),
-            "passes": 0,
-            "cached": False,
-            "split": 1,
-            "rows": len(examples),
-        }
+        learner.record["stage"] = self.account(len(examples), learner.framing.facts())
         return learner.eval()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tempering.errors import TemperingError
+from tempering.errors import RecipeError, TemperingError
 from tempering.train.settings import Loop
 
 Result = TypeVar("Result")
@@ -104,6 +104,23 @@ def keep_large_blocks() -> None:
     mallopt(-1, 1 << 27)  # M_TRIM_THRESHOLD
 
 
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "--use_fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
+    "ACCELERATE_USE_MEGATRON_LM": "--use_megatron_lm",
+}
+
+
+def _refuse_sharding() -> None:
+    """Every process holds the whole model: a launcher that was told to split it would be told nothing, and then run out of memory."""
+    for variable, option in SHARDING.items():
+        if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
+            raise RecipeError(
+                f"{option} of accelerate launch asks to spread the model over processes, and here each holds the whole of it and they share"
+                f" the rows; launch without {option} (and unset {variable}), with lora or gradient_checkpointing=true where memory is short"
+            )
+
+
 def place(settings: Loop) -> Place:
     """The place accelerate finds: bf16 by default on a GPU that has it, fp32 on a CPU.
 
@@ -111,6 +128,7 @@ def place(settings: Loop) -> Place:
     """
     from accelerate import Accelerator
 
+    _refuse_sharding()
     keep_large_blocks()
     on_gpu = torch.cuda.is_available()
     bf16 = settings.bf16 if settings.bf16 is not None else on_gpu and torch.cuda.is_bf16_supported()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.contracts import Example, Kind, Prediction, Prompt, Scores
+from tempering.contracts import Example, Kind, Prediction, Prompt, Rendered, Scores
 from tempering.learner import Learner
 from tempering.tasks.answers import best_margin
 from tempering.tasks.metrics import choose_thresholds, compute
@@ -43,29 +43,29 @@ class Evaluator:
     features: Callable[[Sequence[Prompt]], Tensor] | None = None
     listener: Listener = silent
     ready: Sequence[Prompt] | None = None
-    _prompts: list[Prompt] | None = None
-    _counts: list[int] = field(default_factory=list)
+    _asked: Rendered | None = None
     _cached: Tensor | None = None
 
-    def prompts(self, learner: Learner) -> list[Prompt]:
-        """The prompts of the split, rendered at first use."""
-        if self._prompts is None and self.ready is not None:
-            self._prompts, self._counts = list(self.ready), [1] * len(self.ready)
-        if self._prompts is None:
-            rendered = learner.framing.render(self.examples, (), np.random.default_rng(0))
-            self._prompts, self._counts = [p for found in rendered for p in found], [len(found) for found in rendered]
-            self._cached = self.features(self._prompts) if self.features else None
-        return self._prompts
+    def asked(self, learner: Learner) -> Rendered:
+        """The split as prompts, rendered at first use."""
+        if self._asked is None and self.ready is not None:
+            self._asked = Rendered((), list(self.ready), [1] * len(self.ready))
+        if self._asked is None:
+            self._asked = Rendered.of(self.examples, learner.framing.render(self.examples, (), np.random.default_rng(0)))
+            self._cached = self.features(self._asked.prompts) if self.features else None
+        return self._asked
 
-    def laid_out(self, learner: Learner) -> tuple[list[Prompt], list[int], Sequence[Example]]:
-        """The prompts, how many each example has, and the examples."""
-        return self.prompts(learner), self._counts, self.examples
+    def amount(self, learner: Learner) -> dict[str, int]:
+        """How much is read: ``texts`` (documents, where rows are cut from them) and ``tokens``, special ones among them."""
+        asked = self.asked(learner)
+        texts = getattr(self.ready, "documents", len(asked.counts))
+        return {"texts": int(texts), "tokens": sum(len(prompt.input_ids) for prompt in asked.prompts)}
 
     def scores(self, learner: Learner) -> Scores:
         """Evaluation-mode scores of the split, in order."""
         with telling(learner, self.listener):
-            prompts = self.prompts(learner)
-            return learner.score(prompts, self.batch_size, self._cached)
+            asked = self.asked(learner)
+            return learner.score(asked.prompts, self.batch_size, self._cached)
 
     def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Prediction]]:
         """(metrics with the loss as ``loss``, predictions); of unlabelled text only the loss."""
@@ -74,13 +74,11 @@ class Evaluator:
             loss = float(learner.framing.loss(scores, None))
         else:
             with telling(learner, self.listener):
-                scores, loss = None, learner.mean_loss(self.prompts(learner), self.batch_size)
+                scores, loss = None, learner.mean_loss(self.asked(learner).prompts, self.batch_size)
             unjudged = learner.framing.keeps_scores or not getattr(learner.framing, "predicts_labels", True)
             if unjudged or self.ready is not None or any(e.label is None for e in self.examples):
                 return {"loss": loss}, []
-        predictions = list(
-            learner.framing.predictions(learner, self.prompts(learner), self._counts, self.examples, scores, self.batch_size)
-        )
+        predictions = list(learner.framing.predictions(learner, self.asked(learner), scores, self.batch_size))
         gold = [e.label for e in self.examples]
         probabilities = [p.probabilities for p in predictions] if self.kind != "regression" else None
         found = compute(
@@ -102,7 +100,7 @@ def fit_thresholds(learner: Learner, evaluator: Evaluator) -> None:
     """
     if evaluator.kind == "question_answering" and hasattr(learner.framing, "margins"):
         if bool(learner.framing.threshold.isfinite()):
-            found = learner.framing.margins(*evaluator.laid_out(learner), evaluator.scores(learner))
+            found = learner.framing.margins(evaluator.asked(learner), evaluator.scores(learner))
             learner.framing.threshold.fill_(best_margin(found, [e.label for e in evaluator.examples]))
         return
     if evaluator.kind != "multilabel" or not hasattr(learner.framing, "thresholds"):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.batching import Rows
 from tempering.contracts import Batch, Weights
 from tempering.learner import Learner
 from tempering.streams import numpy_stream
@@ -47,13 +46,11 @@ class TrainingRows:
             return self.feed.features[torch.from_numpy(chosen)]
         prompts, learner = self.feed.prompts(), self.learner
 
-        def work(batch: Batch, _: Rows) -> Tensor:
-            trunk: Tensor = learner.framing.trunk(learner.backbone, batch.to(learner.device))
-            return trunk.float().cpu()
+        def work(batch: Batch) -> Tensor:
+            trunk: Tensor = learner.framing.trunk(learner.backbone, batch)
+            return trunk.float()
 
-        found = learner.evaluated([prompts[int(i)] for i in chosen], self.feed.settings.per_device_eval_batch_size, work)
-        order = torch.from_numpy(np.argsort(np.concatenate([part for part, _ in found])))
-        return torch.cat([part for _, part in found])[order]
+        return learner.outputs([prompts[int(i)] for i in chosen], self.feed.settings.per_device_eval_batch_size, work)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tempering.backbone import Backbone
 from tempering.contracts import Hooks, Weights
 from tempering.learner import Learner
 from tempering.passes import Passes
-from tempering.tunings.attach import Added, Place, check_free, freeze, plug, sizes, transposed, unplug, walk
+from tempering.tunings.attach import Added, Place, check_free, freeze, plug, refuse_packed, sizes, transposed, unplug, walk
 from tempering.tunings.budget import Schedule, Sensitivity, keep
 from tempering.tunings.peft_format import carriers, low_rank_config, peft_names, tidy
 from tempering.tunings.targets import Targets, targets_of
@@ -108,6 +108,7 @@ class AdaLoRA:
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """W += s P diag(E) Q in every layer that carries it; then take it off."""
+        refuse_packed(backbone, "adalora")
         for _, layer in list(walk(backbone.model)):
             added = getattr(layer, "adalora", None)
             if isinstance(added, Triplets):

@@ -146,6 +146,15 @@ def unplug(module: nn.Module, name: str, hook: Hook) -> None:
         del module._forward_hooks[key]
 
 
+def refuse_packed(backbone: Backbone, method: str) -> None:
+    """Refuse to merge into matrices that are packed: each pass makes copies of them, and what is written to a copy is lost."""
+    if backbone.quantized:
+        raise ModelError(
+            f"{method} cannot be merged: the matrices of {backbone.source} are packed in {backbone.quantized} and can take nothing in;"
+            " keep the change attached, or load the model without quantize and attach it there"
+        )
+
+
 def attach_all(tunings: Sequence[Tuning], backbone: Backbone) -> None:
     """Attach several tunings to one backbone: trained is what any of them trains. Their order does not change the function."""
     trained: set[str] = set()

@@ -98,7 +98,8 @@ def _filled(front: Front, rows: int, longest: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _rows(front: Tensor, own: Tensor) -> Tensor:
-    return front.to(own.dtype).expand(len(own), -1, -1, -1)
+    front = front if front.dtype == own.dtype else front.to(own.dtype)
+    return front if len(front) == len(own) else front.expand(len(own), -1, -1, -1)
 
 
 def attention_layers(backbone: Backbone, method: str) -> list[Place]:

@@ -81,10 +81,12 @@ class Prefix(Added):
         return flat.view(p, calls, 2, heads, head_dim).permute(1, 2, 3, 0, 4)
 
     def front(self, rows: int) -> Front:
-        """This call's front for ``rows`` rows."""
-        pair = self()[self.call % self.shape.calls]
+        """This call's front for ``rows`` rows: one for all of them, unless dropout makes each row's its own."""
+        whole = self()
+        keys, values = whole[self.call % len(whole)].unsqueeze(1).unbind()
         self.call += 1
-        keys, values = (self.drop(x.expand(rows, -1, -1, -1)) for x in pair)
+        if self.drop.p and self.training:
+            keys, values = (self.drop(x.expand(rows, -1, -1, -1)) for x in (keys, values))
         unseen = torch.zeros(rows, self.shape.p, dtype=torch.bool, device=keys.device) if self.hidden else None
         return Front(keys, values, unseen)
 

@@ -26,6 +26,11 @@ from tempering.tunings.lora import LoRA, LowRank
 
 def bare(backbone: Backbone) -> Backbone:
     """The base model under ``backbone``: its own tensors (shared, not copied) in a body on which nothing hangs."""
+    if backbone.quantized:
+        raise ModelError(
+            f"the matrices of {backbone.source} are packed in {backbone.quantized}, and a body of its own cannot be made of them; load the"
+            " folder with tempering.load, or several with tempering.load_many"
+        )
     with torch.device("meta"):
         body: Any = type(backbone.model)(copy.deepcopy(backbone.config))
     state: Weights = dict(backbone.model.named_parameters(remove_duplicate=False))
@@ -43,7 +48,7 @@ def bare(backbone: Backbone) -> Backbone:
                 names[name] = made.setdefault(id(tensor), nn.Parameter(tensor.detach())) if isinstance(blank, nn.Parameter) else tensor
     found = Backbone(body, backbone.tokenizer, backbone.source, backbone.where)
     found.pretrained, found.lm_head = backbone.pretrained, backbone.lm_head
-    found.changed, found.base_fingerprint = backbone.changed, backbone.base_fingerprint
+    found.changed, found.base_fingerprint, found.seed = backbone.changed, backbone.base_fingerprint, backbone.seed
     return found.eval()
 
 
@@ -85,13 +90,14 @@ def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None 
             " give as many of both"
         )
     learners = [load(folder) for folder in folders]
-    base = _base(learners)
-    known = base.fingerprint()
     for learner, folder in zip(learners, folders, strict=True):
         if learner.backbone.quantized:
             raise ModelError(
                 f"{folder}: the matrices of its base model are packed in {learner.backbone.quantized} and add nothing up; leave it out"
             )
+    base = _base(learners)
+    known = base.fingerprint()
+    for learner, folder in zip(learners, folders, strict=True):
         if not learner.tuning.merges:
             raise ModelError(f"{folder}: its tuning cannot be merged into weights, so it cannot be added to others; leave it out")
         if learner.backbone.source != base.source or (learner.backbone.base_fingerprint or known) != known:
@@ -106,7 +112,7 @@ def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None 
 def _base(learners: Sequence[Learner]) -> Backbone:
     """The base model, from a learner that left it as it was, else loaded anew."""
     untouched = [learner for learner in learners if not learner.tuning.trains_pretrained]
-    return bare(untouched[0].backbone) if untouched else Backbone.load(learners[0].backbone.source)
+    return bare(untouched[0].backbone) if untouched else Backbone.load(learners[0].backbone.source, learners[0].backbone.seed)
 
 
 @torch.no_grad()

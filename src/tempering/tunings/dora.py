@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tempering.backbone import Backbone
-from tempering.tunings.attach import Added, Place, check_free, freeze, plug, sizes, transposed, unplug, walk
+from tempering.tunings.attach import Added, Place, check_free, freeze, plug, refuse_packed, sizes, transposed, unplug, walk
 from tempering.tunings.lora import kaiming
 from tempering.tunings.peft_format import LORA, low_rank_config, peft_names, tidy
 from tempering.tunings.targets import Targets, targets_of
@@ -50,8 +50,9 @@ class Decomposed(Added):
         return (scale - 1) * weight + scale * self.scaling * (self.B @ self.A)
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    weight = layer.get_parameter("weight")
+def _weight(layer: Any) -> Tensor:
+    """W, which is no parameter where an inner loop puts weights of its own in the place of the model's."""
+    weight: Tensor = layer.weight
     return weight.T if transposed(layer) else weight
 
 
@@ -99,6 +100,7 @@ class DoRA:
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """W becomes m (W + s B A) / ||W + s B A|| in every layer that carries a DoRA; then take it off."""
+        refuse_packed(backbone, "dora")
         for _, layer in list(walk(backbone.model)):
             added = getattr(layer, "dora", None)
             if isinstance(added, Decomposed):

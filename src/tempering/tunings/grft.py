@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempering.backbone import Backbone
 from tempering.contracts import Hooks, Probe, Weights
 from tempering.errors import ModelError
-from tempering.tunings.attach import Place, check_free, freeze, linear_maps, sizes, transposed, walk
+from tempering.tunings.attach import Place, check_free, freeze, linear_maps, refuse_packed, sizes, transposed, walk
 from tempering.tunings.sparse import Delta, hang, take_off, top
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class GRFT:
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """Add the changes to the weights and take them off."""
+        refuse_packed(backbone, "grft")
         for _, layer in list(walk(backbone.model)):
             lines = getattr(layer, "grft", None)
             if isinstance(lines, Lines):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tempering.backbone import Backbone
 from tempering.contracts import Weights
-from tempering.tunings.attach import Added, Place, freeze, places, plug, sizes, transposed, unplug, walk
+from tempering.tunings.attach import Added, Place, freeze, places, plug, refuse_packed, sizes, transposed, unplug, walk
 from tempering.tunings.by_row import vectors_by_row
 from tempering.tunings.peft_format import carriers
 
@@ -88,6 +88,7 @@ class IA3:
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """Rows of W_k and W_v with their biases, and columns of W_2, are scaled; then the vectors are taken off."""
+        refuse_packed(backbone, "ia3")
         for _, layer in list(walk(backbone.model)):
             for name in [n for n, child in layer.named_children() if isinstance(child, Scale)]:
                 factors, weight = layer.get_submodule(name).whole(), layer.get_parameter("weight")  # type: ignore[operator]

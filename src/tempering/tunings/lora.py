@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tempering.backbone import Backbone
 from tempering.contracts import Hooks, Weights
 from tempering.learner import Learner
-from tempering.tunings.attach import Added, Place, check_free, freeze, plug, sizes, transposed, unplug, walk
+from tempering.tunings.attach import Added, Place, check_free, freeze, plug, refuse_packed, sizes, transposed, unplug, walk
 from tempering.tunings.by_row import linear_by_row
 from tempering.tunings.targets import PLACES as PLACES
 from tempering.tunings.targets import Targets, targets_of, whole_modules
@@ -119,6 +119,7 @@ class LoRA:
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """W += s B A in every layer that carries a LoRA; then take it off."""
+        refuse_packed(backbone, "lora")
         for _, layer in list(walk(backbone.model)):
             delta = getattr(layer, "lora", None)
             if isinstance(delta, LowRank):

@@ -91,6 +91,7 @@ class MADX(FeedForwardTuning):
 
     method: ClassVar[str] = "madx"
     trains_pretrained: ClassVar[bool] = False
+    reads_rows: ClassVar[bool] = False  # `prepare` reads a folder alone
 
     @property
     def identity(self) -> Literal["exact", "near", "no"]:

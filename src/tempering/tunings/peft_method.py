@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from tempering.backbone import Backbone
 from tempering.contracts import Weights
 from tempering.errors import ModelError, RecipeError
-from tempering.tunings.attach import check_free, freeze, norms
+from tempering.tunings.attach import check_free, freeze, norms, refuse_packed
 from tempering.tunings.peft_format import target_names
 from tempering.tunings.peft_layers import ADAPTER, carried, fold, inject
 from tempering.tunings.targets import PLACES, targets_of
@@ -109,6 +109,7 @@ class PEFT:
             raise ModelError(
                 f"peft: {self.method} cannot be merged, as PEFT does not fold it into one matrix; keep it attached (then: keep)"
             )
+        refuse_packed(backbone, f"peft: {self.method}")
         with torch.no_grad():
             fold(backbone, self.method)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tempering.backbone import Backbone
 from tempering.contracts import Weights
-from tempering.tunings.attach import Added, Place, check_free, freeze, plug, sizes, transposed, unplug, walk
+from tempering.tunings.attach import Added, Place, check_free, freeze, plug, refuse_packed, sizes, transposed, unplug, walk
 from tempering.tunings.peft_format import carriers, low_rank_config, peft_names, tidy
 from tempering.tunings.targets import Targets, targets_of
 
@@ -98,6 +98,7 @@ class PiSSA:
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """W += s (B A - B0 A0) in every layer that carries it; then take it off."""
+        refuse_packed(backbone, "pissa")
         for _, layer in list(walk(backbone.model)):
             added = getattr(layer, "pissa", None)
             if isinstance(added, Principal):

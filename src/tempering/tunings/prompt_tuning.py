@@ -63,6 +63,7 @@ class PromptTuning:
     trains_backbone: ClassVar[bool] = True
     identity: ClassVar[Literal["exact", "near", "no"]] = "no"
     merges: ClassVar[bool] = False
+    reads_rows: ClassVar[bool] = False  # `prepare` sets the first vectors and looks at no row
 
     @model_validator(mode="after")
     def _text_fits(self) -> PromptTuning:
@@ -96,6 +97,11 @@ class PromptTuning:
             saved = saved_prompt(self.file, prompt.weight.shape[1], base_fingerprint(learner.backbone))
             with torch.no_grad():
                 prompt.weight[: len(saved)] = saved[: self.p].to(prompt.weight)
+
+    def started(self, backbone: Backbone) -> None:
+        """The vectors came from an earlier stage: `prepare` sets none any more."""
+        prompt: Any = prompt_of(backbone)
+        prompt.untouched = False
 
     def check_files(self, backbone: Backbone) -> None:
         """Refuse a folder that is missing or holds no prompt of this width, before anything is trained."""

@@ -45,8 +45,8 @@ def similarity(a: Tensor, b: Tensor) -> float:
 
 def most_similar(target: str | Path, sources: Sequence[str | Path]) -> list[Source]:
     """``sources`` by their likeness to ``target``, a folder of the same prompt tuning taken early on the target task; best first."""
-    mine = saved_prompt(target)
-    found = [Source(str(folder), similarity(mine, saved_prompt(folder, mine.shape[1]))) for folder in sources]
+    mine, base = saved_prompt(target), saved_change(target)[1]
+    found = [Source(str(folder), similarity(mine, saved_prompt(folder, mine.shape[1], base))) for folder in sources]
     return sorted(found, key=lambda s: -s.similarity)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
-from tempering.tunings.attach import Added, body_weights, check_free, freeze, norms, walk
+from tempering.tunings.attach import Added, body_weights, check_free, freeze, norms, refuse_packed, walk
 
 Changes = dict[str, tuple[Tensor, Tensor]]  # name in the body -> (positions in the flattened weight, what is added there)
 
@@ -197,6 +197,7 @@ def merge_bank(backbone: Backbone, method: str, chosen: Mapping[str, nn.Paramete
     """Add the bank's changes to the weights and take it off. No-op where there is none."""
     if not isinstance(getattr(backbone.model, method, None), Bank):
         return
+    refuse_packed(backbone, method)
     add(backbone, changes(backbone, method, chosen))
     for _, layer in list(walk(backbone.model)):
         if isinstance(getattr(layer, method, None), Slice | Bank):

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from tempering.backbone import Backbone
-from tempering.tunings.attach import Added, Place, check_free, freeze, plug, sizes, transposed, unplug, walk
+from tempering.tunings.attach import Added, Place, check_free, freeze, plug, refuse_packed, sizes, transposed, unplug, walk
 from tempering.tunings.peft_format import low_rank_config, peft_names
 from tempering.tunings.targets import Targets, targets_of
 
@@ -94,6 +94,7 @@ class VeRA:
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """W += diag(b) B diag(d) A in every layer that carries it; then take it off."""
+        refuse_packed(backbone, "vera")
         for _, layer in list(walk(backbone.model)):
             added = getattr(layer, "vera", None)
             if isinstance(added, Vectors):

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tempering.framings.templates.coding import PieceCoder, Wrapping
+from tempering.framings.templates.coding import PieceCoder
+from tempering.framings.wrapping import Wrapping
 from tests.framings.templates.trained import KINDS, byte_level, word_piece
 from tests.tiny import FAMILIES, tiny_tokenizer
 
@@ -65,7 +66,7 @@ def test_the_wrapping_of_every_family(family: str) -> None:
     tokenizer = tiny_tokenizer(family)
     wrapping = Wrapping.of(tokenizer)
     inner = tokenizer("good film", add_special_tokens=False)["input_ids"]
-    assert [*wrapping.prefix, *inner, *wrapping.suffix] == tokenizer("good film")["input_ids"]
+    assert [*wrapping.before, *inner, *wrapping.after] == tokenizer("good film")["input_ids"]
 
 
 def test_special_tokens_by_what_they_are_for() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempering.framings.templates.coding import Wrapping
 from tempering.framings.templates.gathering import gathered, tail_of
 from tempering.framings.templates.laying import Part, cut_to, lay, size
 from tempering.framings.templates.truncation import shortened
+from tempering.framings.wrapping import Wrapping
 
 HOWS: Any = st.sampled_from(["longest", "tail", "head", "balanced"])
 WRAPPING = Wrapping((1,), (2,))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores
+from tempering.contracts import Batch, Example, Prediction, Rendered, Scores
 from tempering.framings.asked.asking import Asked
 from tempering.framings.asked.left_to_right import cacheable, log_probabilities, picker, write
 from tempering.streams import numpy_stream
@@ -25,17 +25,15 @@ def over_contexts(log_probabilities: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.stack(parts)
 
 
-def chosen(
-    module: InContextModule, scores: Scores, counts: Sequence[int], examples: Sequence[Example], said: Sequence[str] | None
-) -> list[Prediction]:
+def chosen(module: InContextModule, scores: Scores, asked: Rendered, said: Sequence[str] | None) -> list[Prediction]:
     """One prediction an example. ``said`` is what the model wrote where it could write anything."""
     slab = scores.only
-    logp = over_contexts(slab.logits.detach().float().mean(0).log_softmax(-1), counts)
-    best = [_pick(module, row, e) for row, e in zip(logp, examples, strict=True)]
+    logp = over_contexts(slab.logits.detach().float().mean(0).log_softmax(-1), asked.counts)
+    best = [_pick(module, row, e) for row, e in zip(logp, asked.examples, strict=True)]
     labels: list[Any] = [module.answers[i] for i in best]
     if module.given.candidates and module.labels:
         assert slab.features is not None  # the scores of all answers
-        top = over_contexts(slab.features.float().log_softmax(-1), counts).argmax(-1).tolist()
+        top = over_contexts(slab.features.float().log_softmax(-1), asked.counts).argmax(-1).tolist()
         labels = [label if module.owners[i] >= 0 else module.scored[i] for label, i in zip(labels, top, strict=True)]
     if said is not None:
         labels = [_label(module, text) for text in said]
@@ -57,16 +55,10 @@ def _label(module: InContextModule, text: str) -> Any:
     return next((module.labels[c] for word, c in words if text.startswith(word)), text)
 
 
-def written(module: InContextModule, learner: Learner, prompts: Sequence[Prompt], counts: Sequence[int], batch_size: int) -> list[str]:
+def written(module: InContextModule, learner: Learner, asked: Rendered, batch_size: int) -> list[str]:
     """What the model writes after the first prompt of each example, up to the end of the line."""
-    firsts = np.cumsum([0, *counts[:-1]])
-    mine = [prompts[i] for i in firsts]
-    parts = learner.evaluated(mine, batch_size, lambda batch, _: _written(module, learner, batch))
-    found = [""] * len(mine)
-    for rows, texts in parts:
-        for i, text in zip(rows, texts, strict=True):
-            found[i] = text
-    return found
+    firsts = np.cumsum([0, *asked.counts[:-1]])
+    return learner.each([asked.prompts[i] for i in firsts], batch_size, lambda batch, _: _written(module, learner, batch))
 
 
 def _written(module: InContextModule, learner: Learner, batch: Batch) -> list[str]:

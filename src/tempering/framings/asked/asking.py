@@ -13,7 +13,8 @@ from tempering.errors import ModelError, RecipeError
 from tempering.framings.asked.left_to_right import Prefix, Prefixes, cacheable, context_length
 from tempering.framings.asked.likelihood import answer_states, shared_ids, totals
 from tempering.framings.asked.mask_likelihood import Blank, blank_states, blank_totals
-from tempering.framings.asked.scoring import Split, Wrapping, encoded, split
+from tempering.framings.asked.scoring import Split, encoded, split
+from tempering.framings.wrapping import Wrapping
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

@@ -102,11 +102,7 @@ def answered(module: InContextModule, learner: Learner, texts: Sequence[Sequence
 
 def gathered(module: InContextModule, learner: Learner, prompts: Sequence[Prompt], batch_size: int = 64) -> Tensor:
     """log p of the classes of ``prompts``, not calibrated: [prompts, classes] in main memory."""
-    parts = learner.evaluated(
-        prompts, batch_size, lambda b, _: module.log_probabilities(module.trunk(learner.backbone, b.to(learner.device))).cpu()
-    )
-    order = np.concatenate([rows for rows, _ in parts])
-    return torch.cat([part for _, part in parts])[torch.from_numpy(np.argsort(order))]
+    return learner.outputs(prompts, batch_size, lambda batch: module.log_probabilities(module.trunk(learner.backbone, batch)))
 
 
 def prior(module: InContextModule, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> Tensor:

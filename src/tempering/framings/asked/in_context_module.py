@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempering.backbone import Backbone
-from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores, Slab
+from tempering.contracts import Batch, Example, Kind, Prediction, Rendered, Scores, Slab
 from tempering.errors import RecipeError
 from tempering.framings.asked import answering, calibration, choice
 from tempering.framings.asked.asking import Asked
@@ -199,24 +199,16 @@ class InContextModule(PromptedModule):
 
     # What is said in the end
 
-    def predictions(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        counts: Sequence[int],
-        examples: Sequence[Example],
-        scores: Scores | None,
-        batch_size: int = 64,
-    ) -> list[Prediction]:
+    def predictions(self, learner: Learner, asked: Rendered, scores: Scores | None, batch_size: int = 64) -> list[Prediction]:
         """Probabilities averaged over contexts, and the answer searched for and chosen as the value says.
 
         The record tells the share of answers of the last call that are no label, where others may be said.
         """
-        said = answering.written(self, learner, prompts, counts, batch_size) if self.given.search == "vocabulary" else None
+        said = answering.written(self, learner, asked, batch_size) if self.given.search == "vocabulary" else None
         if self.free:
             assert said is not None  # free text is searched in the vocabulary
             return [Prediction(text) for text in said]
-        found = answering.chosen(self, learner.score(prompts, batch_size) if scores is None else scores, counts, examples, said)
+        found = answering.chosen(self, learner.score(asked.prompts, batch_size) if scores is None else scores, asked, said)
         if self.given.search != "labels" and self.labels:
             learner.record["out_of_label"] = sum(p.label not in self.labels for p in found) / len(found)
         return found

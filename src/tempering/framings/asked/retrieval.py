@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tempering.contracts import Example
 from tempering.framings.asked.left_to_right import padded
-from tempering.framings.asked.scoring import Wrapping, encoded
+from tempering.framings.asked.scoring import encoded
+from tempering.framings.wrapping import Wrapping
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone

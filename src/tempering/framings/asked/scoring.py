@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tempering.errors import RecipeError
+from tempering.framings.wrapping import Wrapping, filler
 
 Scoring = Literal["auto", "sum", "mean", "char", "byte", "length_norm", "pmi", "channel"]
-
-
-@dataclass(frozen=True)
-class Wrapping:
-    """The special tokens that a tokenizer puts before and after a text."""
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> Wrapping:
-        """Read off a one-word text once; texts are encoded bare and wrapped here, so that a prompt made of parts has them once."""
-        found = tokenizer("a", return_special_tokens_mask=True)
-        ids, marks = found["input_ids"], found["special_tokens_mask"]
-        if 0 not in marks:
-            return cls((), ())
-        first, last = marks.index(0), len(marks) - marks[::-1].index(0)
-        return cls(tuple(ids[:first]), tuple(ids[last:]))
 
 
 class Split(NamedTuple):
@@ -68,7 +50,8 @@ def split(tokenizer: Any, wrapping: Wrapping, context: str, answers: Sequence[st
 
     Formula: with e(.) the encoding of a string, an answer's tokens are those of e(context + answer) after the longest prefix that it
     shares with e(context). Spaces at the end of the context go with the answer: ``"Answer:" + " Yes"``. An answer without a token of
-    its own (one that spans the join, EleutherAI/lm-evaluation-harness 1053, 1297, 4055) is encoded alone.
+    its own (one that spans the join, EleutherAI/lm-evaluation-harness 1053, 1297, 4055) is encoded alone. Texts are encoded bare and
+    wrapped here, so that a prompt made of parts has its special tokens once.
     """
     bare = context.rstrip(" ")
     moved = context[len(bare) :]
@@ -79,7 +62,7 @@ def split(tokenizer: Any, wrapping: Wrapping, context: str, answers: Sequence[st
             joined[i], shared[i] = whole + _alone(tokenizer, moved, answer), len(whole)
     cut = min(shared)
     ids = [*wrapping.before, *whole[:cut]]
-    return Split(ids or _start(tokenizer), [row[cut:] for row in joined], [found - cut for found in shared])
+    return Split(ids or [filler(tokenizer)], [row[cut:] for row in joined], [found - cut for found in shared])
 
 
 def _alone(tokenizer: Any, moved: str, answer: str) -> list[int]:
@@ -90,12 +73,6 @@ def _alone(tokenizer: Any, moved: str, answer: str) -> list[int]:
     if found is None:
         raise RecipeError(f"words: {answer!r} has no token in this model's vocabulary; give a word that has")
     return found
-
-
-def _start(tokenizer: Any) -> list[int]:
-    """What stands before the first token where nothing does: a model needs something to continue."""
-    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return [next((int(i) for i in known if i is not None), 0)]
 
 
 def lengths_of(words: Sequence[str], tokens: Tensor) -> Lengths:

@@ -77,7 +77,7 @@ class ClozeModule(FramingBase):
             check_causal(template, "cloze", backbone.source, backbone.layout.family)
         names = cloze.fields or NAMES
         texts = max((len(e.texts) for e in list(task.train)[:1]), default=len(names))
-        check_fields(template, names[:texts])
+        check_fields(template, (*names[:texts], *(name for name, _ in cloze.marks)))
         check_labels(template, len(self.words))
         masks = check_masks(template, self.verbalizer.masks)
         self.soft = SoftSlots(template.skeleton(), backbone, PieceCoder(backbone.tokenizer))
@@ -89,6 +89,7 @@ class ClozeModule(FramingBase):
             names=names,
             how=cloze.truncation,
             limits=cloze.limits or _limits(cloze),
+            marks=cloze.marks,
             masks=masks,
             words=tuple(coder.encode(words[0]) for words in self.words.values()),
             vectors=self.soft.rows,
@@ -135,7 +136,8 @@ class ClozeModule(FramingBase):
     def trunk_key(self) -> str:
         """Masks are found by the tokens alone only within one template; length and truncation have acted on the tokens already."""
         templates = " | ".join(str(text.template) for text in self.texts)
-        return f"cloze template={templates} masks={self.verbalizer.masks} length={self.text.length} fields={self.text.names}"
+        names = (*self.text.names, *self.text.marks)
+        return f"cloze template={templates} masks={self.verbalizer.masks} length={self.text.length} fields={names}"
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab: class scores [1, rows, classes], of a value the gap between its poles [1, rows, 1]; features [rows, masks width]

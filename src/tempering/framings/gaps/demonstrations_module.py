@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores
+from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Rendered, Scores
 from tempering.errors import DataError, RecipeError
 from tempering.framings.gaps.cloze_module import ClozeModule
 from tempering.framings.gaps.draws import Pool, likenesses
@@ -177,20 +177,12 @@ class DemonstrationsModule(FramingBase):
         """As the cloze does."""
         return self.cloze.decode(scores)
 
-    def predictions(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        counts: Sequence[int],
-        examples: Sequence[Example],
-        scores: Scores | None,
-        batch_size: int = 64,
-    ) -> list[Prediction]:
+    def combine(self, asked: Rendered, scores: Scores) -> list[Prediction]:
         """Class scores averaged over the contexts of a query; of values the mean of the predictions."""
-        if self.kind != "regression" or scores is None:
-            return super().predictions(learner, prompts, counts, examples, scores, batch_size)
+        if self.kind != "regression":
+            return super().combine(asked, scores)
         values = torch.tensor([float(p.label) for p in self.decode(scores)])
-        return [Prediction(float(part.mean())) for part in values.split(list(counts))]
+        return [Prediction(float(part.mean())) for part in values.split(list(asked.counts))]
 
     def keep(self) -> dict[str, Any]:
         """The examples that may be shown, what seeds their draws, and what the cloze keeps."""

@@ -65,7 +65,7 @@ def resolved(words: Any, task: Any, template: str | None, choices: Sequence[str]
         return _in_order(tuple(choices), classes, "answer_choices of the template")
     if not needed:
         return {label: (str(label),) for label in classes}
-    return {label: (_name(label),) for label in classes} if task.kind != "regression" else _no_poles()
+    return {label: (spoken(label),) for label in classes} if task.kind != "regression" else _no_poles()
 
 
 def _in_order(words: Sequence[Any], classes: Sequence[Any], what: str) -> dict[Any, tuple[str, ...]]:
@@ -76,7 +76,7 @@ def _in_order(words: Sequence[Any], classes: Sequence[Any], what: str) -> dict[A
     return {label: _several(word) for label, word in zip(classes, words, strict=True)}
 
 
-def _name(label: Any) -> str:
+def spoken(label: Any) -> str:
     """A label as a word: ``very_negative`` becomes "very negative"."""
     said = re.sub(r"[_\s]+", " ", str(label)).strip()
     if isinstance(label, int | float) or said.replace(".", "").isdigit() or not said:

@@ -47,7 +47,7 @@ class Beside:
         wrapping, how = self.whole.coder.wrapping, self.whole.how
         query = _copied(parts)
         cut = cut_to(query, self.alone.room, how)
-        closing = len(wrapping.suffix)
+        closing = len(wrapping.after)
         shown = [[_copied(self._demos[i]) for i in found] for found in rounds]
         if self.place == "before":
             stays, less = tail_of(query, [p for found in shown for p in found], self.whole.room, closing, how)

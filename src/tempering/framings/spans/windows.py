@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tempering.errors import ModelError, RecipeError
+from tempering.framings.wrapping import Wrapping
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -69,8 +70,7 @@ class Offsets:
     tokenizer: Any
     length: int
     stride: int
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    wrapping: Wrapping
 
     @classmethod
     def of(cls, backbone: Backbone, max_length: int | None, stride: int | None, name: str) -> Offsets:
@@ -82,26 +82,23 @@ class Offsets:
                 " take a model with a fast tokenizer (one with a tokenizer.json)"
             )
         length = min(max_length or backbone.max_length, backbone.max_length)
-        sample = tokenizer("a", return_special_tokens_mask=True)
-        marks, ids = sample["special_tokens_mask"], sample["input_ids"]
-        left, right = (marks.index(0), marks[::-1].index(0)) if 0 in marks else (len(marks), 0)
-        room = length - left - right
+        wrapping = Wrapping.of(tokenizer)
+        special = len(wrapping.before) + len(wrapping.after)
+        room = length - special
         if room < 2:
-            raise RecipeError(
-                f"{name}: max_length={length} leaves no room for text beside the special tokens; give at least {left + right + 2}"
-            )
+            raise RecipeError(f"{name}: max_length={length} leaves no room for text beside the special tokens; give at least {special + 2}")
         shorter = backbone.max_length < (max_length or 0)  # than what the stride was meant for
         shared = min(room // 4, 128) if stride is None or (shorter and stride >= room) else stride
         if shared >= room:
             raise RecipeError(
                 f"{name}: stride={shared} tokens shared by windows of {room} leave nothing new in each; give fewer than {room}"
             )
-        return cls(tokenizer, length, shared, tuple(ids[:left]), tuple(ids[len(ids) - right :]))
+        return cls(tokenizer, length, shared, wrapping)
 
     @property
     def room(self) -> int:
         """Tokens of the text that fit."""
-        return self.length - len(self.before) - len(self.after)
+        return self.length - len(self.wrapping.before) - len(self.wrapping.after)
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[list[int], list[Range]]]:
         """(ids, characters) of each text's tokens, uncut and without special tokens, in bulk."""

@@ -9,27 +9,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tempering.framings.templates.pieces import SpecialName
+from tempering.framings.wrapping import Wrapping
 
 MARKS = ("\u0120", "\u2581")  # how byte-level BPE and SentencePiece write the space before a word
 SENTINELS = ("\n", ".", "-", "'", "(", "0")
 Habit = Literal["none", "space", "always"]
-
-
-@dataclass(frozen=True)
-class Wrapping:
-    """The special tokens that a tokenizer puts before and after a text."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> Wrapping:
-        """Read off one word: transformers 5 has no method left that would say it."""
-        found = tokenizer("the", return_special_tokens_mask=True)
-        ids, marks = found["input_ids"], found["special_tokens_mask"]
-        if 0 not in marks:
-            return cls((), ())
-        return cls(tuple(ids[: marks.index(0)]), tuple(ids[len(ids) - marks[::-1].index(0) :]))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
 from tempering.framings.templates.coding import PieceCoder
 from tempering.framings.templates.laying import Laid, Part, cut_to, lay, size
+from tempering.framings.templates.marks import Marks, read_marks
 from tempering.framings.templates.pieces import AnyTemplate, Field, Filled, Label, Mask, Piece, Soft, Special, Text
 from tempering.framings.templates.truncation import Shorten
 from tempering.framings.text import reads_types
@@ -26,8 +27,9 @@ FRONT, BACK = ("cls", "bos"), ("sep", "sep+", "eos")  # at the ends of a templat
 class TemplateEncoder:
     """A template for one tokenizer. ``names`` are the fields of an example's texts, in order; ``limits`` their own most tokens.
 
-    ``masks``: the tokens of a mask that does not say; ``words``: the ids of the label word of each class; ``vectors``: of each soft
-    piece its rows in the table of trained vectors; ``segments``: how many segment ids the model knows; ``length`` counts all tokens.
+    ``marks``: further fields, by what stands around them in the texts; ``masks``: the tokens of a mask that does not say; ``words``: the
+    ids of the label word of each class; ``vectors``: of each soft piece its rows in the table of trained vectors; ``segments``: how many
+    segment ids the model knows; ``length`` counts all tokens.
     """
 
     template: AnyTemplate
@@ -36,6 +38,7 @@ class TemplateEncoder:
     names: tuple[str, ...] = NAMES
     how: Shorten = "longest"
     limits: tuple[int, ...] = ()
+    marks: Marks = ()
     masks: int = 1
     words: tuple[tuple[int, ...], ...] = ()
     vectors: tuple[tuple[int, ...], ...] = ()
@@ -55,7 +58,7 @@ class TemplateEncoder:
     def room(self) -> int:
         """Tokens between the special ones at both ends."""
         wrapping = self.coder.wrapping
-        return self.length - len(wrapping.prefix) - (0 if self.causal else len(wrapping.suffix))
+        return self.length - len(wrapping.before) - (0 if self.causal else len(wrapping.after))
 
     def check(self) -> None:
         """Refuse a template whose own tokens leave no room for texts in ``length``."""
@@ -94,8 +97,9 @@ class TemplateEncoder:
         return made
 
     def _values(self, example: Example) -> dict[str, str]:
-        """The texts by field, without white space at their ends."""
-        values = {name: text.strip() for name, text in zip(self.names, example.texts, strict=False)}
+        """The texts by field, without white space at their ends, and what is marked in them."""
+        texts, marked = read_marks(example.texts, self.marks, example.row) if self.marks else (example.texts, {})
+        values = {name: text.strip() for name, text in zip(self.names, texts, strict=False)} | marked
         absent = [name for name in self.template.fields() if name not in values]
         if absent:
             raise DataError(
@@ -111,7 +115,9 @@ class TemplateEncoder:
         fixed = {(said, _space(pieces, i)) for pieces in bodies for i, (p, said) in enumerate(pieces) if isinstance(p, Text)}
         fixed -= self._known.keys()
         self._known.update(zip(fixed, self._encoded(list(fixed)), strict=True))
-        ids = iter(self._encoded(wanted))
+        once = list(dict.fromkeys(wanted))  # many prompts may be made of one text
+        found = dict(zip(once, self._encoded(once), strict=True))
+        ids = iter([found[one] for one in wanted])
         return [self._body(pieces, ids) for pieces in bodies]
 
     def _encoded(self, wanted: Sequence[tuple[str, bool | None]]) -> list[list[int]]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from tempering.framings.templates.coding import Wrapping
 from tempering.framings.templates.truncation import Shorten, shortened
+from tempering.framings.wrapping import Wrapping
 
 Role = Literal["fixed", "field", "mask", "soft", "label"]
 
@@ -71,7 +71,7 @@ def lay(groups: Sequence[Sequence[Part]], wrapping: Wrapping, segments: int, cau
     ``segments``: how many segment ids the model knows (1: it reads none). ``causal``: the model names the token that comes next, so
     the prompt ends before its mask, whose place is the last token.
     """
-    ids, types = list(wrapping.prefix), [0] * len(wrapping.prefix)
+    ids, types = list(wrapping.before), [0] * len(wrapping.before)
     masks: list[int] = []
     soft: list[int] = []
     vectors: list[int] = []
@@ -88,8 +88,8 @@ def lay(groups: Sequence[Sequence[Part]], wrapping: Wrapping, segments: int, cau
             ids += part.ids
             types += [min(segment, segments - 1)] * len(part.ids)
             segment += part.raises
-        ids += wrapping.suffix
-        types += [min(segment, segments - 1)] * len(wrapping.suffix)
+        ids += wrapping.after
+        types += [min(segment, segments - 1)] * len(wrapping.after)
         segment = max(segment, i + 1)
     places = Places(tuple(masks), tuple(soft), tuple(vectors), cut)
     return Laid(ids, types if any(types) else None, places)

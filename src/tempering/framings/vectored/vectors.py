@@ -6,12 +6,10 @@ from abc import ABC
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores
+from tempering.contracts import Batch, Prediction, Prompt, Rendered, Scores
 from tempering.framings.module import FramingBase
 from tempering.framings.pooling import Pool, Pooling
 from tempering.framings.text import TextEncoder, pad, tensors
@@ -46,23 +44,14 @@ class VectorModule(FramingBase, ABC):
         """Pooling, length and truncation."""
         return f"{self.method} {self.pooling.key(self.text)}"
 
-    def predictions(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        counts: Sequence[int],
-        examples: Sequence[Example],
-        scores: Scores | None,
-        batch_size: int = 64,
-    ) -> list[Prediction]:
+    def predictions(self, learner: Learner, asked: Rendered, scores: Scores | None, batch_size: int = 64) -> list[Prediction]:
         """The vector of each example; the two texts of a pair are read together, as a head would."""
 
-        def work(batch: Batch, _: object) -> Tensor:
-            return F.normalize(self.pooling.read(learner.backbone, batch.to(learner.device)).float(), dim=-1).cpu()
+        def work(batch: Batch) -> Tensor:
+            return F.normalize(self.pooling.read(learner.backbone, batch).float(), dim=-1)
 
-        found = learner.evaluated([Prompt(x.ids, x.types) for x in self.text.encode(examples)], batch_size, work)
-        back = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in found])))
-        return [Prediction(tuple(vector)) for vector in torch.cat([part for _, part in found])[back].tolist()]
+        texts = [Prompt(x.ids, x.types) for x in self.text.encode(asked.examples)]
+        return [Prediction(tuple(vector)) for vector in learner.outputs(texts, batch_size, work).tolist()]
 
     def decode(self, scores: Scores) -> list[Prediction]:
         """The vectors that scores were made of."""

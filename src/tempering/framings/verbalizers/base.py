@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from tempering.contracts import Batch, Example, Slab
+from tempering.contracts import Batch, Example, Rendered, Slab
 from tempering.errors import DataError
 from tempering.framings.output_head import language_head
 
@@ -184,24 +184,22 @@ class Found(NamedTuple):
     """``rows`` [prompts, ...] of all prompts, in order, and how many prompts each example has."""
 
     rows: Tensor
-    counts: list[int]
+    counts: Sequence[int]
 
     def each(self) -> Tensor:
         """The mean over the prompts of each example [examples, ...]."""
-        return torch.stack([part.mean(0) for part in self.rows.split(self.counts)])
+        return torch.stack([part.mean(0) for part in self.rows.split(list(self.counts))])
 
 
 def over_prompts(
     learner: Learner, examples: Sequence[Example], rng: np.random.Generator, work: Callable[[Batch], Tensor], batch_size: int = 64
 ) -> Found:
     """``work`` (a batch -> [prompts, ...]) in evaluation mode on the prompts of ``examples``, gathered in main memory."""
-    rendered = learner.framing.render(examples, (), rng)
-    prompts = [p for found in rendered for p in found]
+    asked = Rendered.of(examples, learner.framing.render(examples, (), rng))
     mode = learner.training
-    parts = learner.evaluated(prompts, batch_size, lambda batch, _rows: work(batch.to(learner.device)).float().cpu())
+    rows = learner.outputs(asked.prompts, batch_size, lambda batch: work(batch).float())
     learner.train(mode)
-    order = torch.cat([torch.from_numpy(rows) for rows, _ in parts])
-    return Found(torch.cat([part for _, part in parts])[torch.argsort(order)], [len(found) for found in rendered])
+    return Found(rows, asked.counts)
 
 
 def mask_states(learner: Learner, examples: Sequence[Example], rng: np.random.Generator, wants: Wants = "hidden") -> Tensor:

@@ -31,6 +31,7 @@ class Composed:
     """
 
     trains: ClassVar[bool] = False
+    asks_words: ClassVar[bool] = True
 
     def build(self, task: Any, backbone: Backbone, words: Words) -> ComposedModule:
         """The module for the words of each class. Classes that say the same, or another number of words, are refused."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores, Slab
+from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import DataError
 from tempering.framings.output_head import ensure_output_head
 from tempering.framings.writing.base import Writing, turned
@@ -87,26 +87,15 @@ class TextWriter(Writing):
         ids = scores.only.logits[0].argmax(-1).tolist()
         return [Prediction(token) for token in self.tokenizer.convert_ids_to_tokens(ids)]
 
-    def predictions(
-        self,
-        learner: Learner,
-        prompts: Sequence[Prompt],
-        counts: Sequence[int],
-        examples: Sequence[Example],
-        scores: Scores | None,
-        batch_size: int = 64,
-    ) -> list[Prediction]:
+    def predictions(self, learner: Learner, asked: Rendered, scores: Scores | None, batch_size: int = 64) -> list[Prediction]:
         """What the model writes for each source, read back as labels."""
         model = assembled(learner.backbone, ensure_output_head(learner.backbone))
 
         def work(batch: Batch, rows: Any) -> list[Written]:
             with torch_stream(self.framing.generation_seed, "generate", *rows.tolist(), device=learner.device):
-                return self.write(learner.backbone, model, batch.to(learner.device), [examples[i] for i in rows])
+                return self.write(learner.backbone, model, batch.to(learner.device), [asked.examples[i] for i in rows])
 
-        found: dict[int, Written] = {}
-        for rows, texts in learner.evaluated(prompts, batch_size, work):
-            found |= dict(zip(rows.tolist(), texts, strict=True))
-        return self.said([found[i] for i in range(len(prompts))], examples)
+        return self.said(learner.each(asked.prompts, batch_size, work), asked.examples)
 
     @torch.no_grad()
     def write(self, backbone: Backbone, model: Any, batch: Batch, examples: Sequence[Example]) -> list[Written]:

@@ -1,0 +1,149 @@
+"""The experiments on what comes before the task: no row leaks from one data set to another, settings reach every stage, runs go on."""
+
+# ruff: noqa: F811 - the fixture `script` is imported and then asked for by its name
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tempering.recipe import Recipe
+from tempering.tasks import Task
+from tests.test_experiments import FOLDER, GUARDED, Loader, opened, script  # noqa: F401 - a fixture
+from tests.tiny import save_tiny, tiny_examples
+
+
+def write(folder: Path, split: str, rows: list[tuple[str, Any]]) -> None:
+    """A split of a data set of pairs (a text, and one that names the split), as JSON lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"text_a": text, "text_b": f"{folder.name} {split}", "label": label}) for text, label in rows]
+    (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_no_source_holds_a_text_that_another_data_set_is_judged_by(script: Loader, tmp_path: Path) -> None:
+    module = script("intermediate")
+    free = [(f"free {i}", "ab"[i % 2]) for i in range(6)]
+    mrpc, stsb = (tmp_path / "data" / name for name in ("mrpc", "stsb"))
+    write(mrpc, "train", [*free, ("shared once", "a"), ("Shared  twice", "b"), ("its own", "a")])
+    write(mrpc, "dev", [("dev 1", "a"), ("dev 2", "b")])
+    write(mrpc, "test", [("its own", "a"), ("other", "b")])
+    write(stsb, "train", [(f"value {i}", i / 2) for i in range(6)])
+    write(stsb, "dev", [("shared once", 1.0), ("value", 2.5)])
+    write(stsb, "test", [("shared twice", 1.0), ("worth", 2.5)])
+    args = module.parsed(["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")])
+    found = Task.from_file(module.as_folder("mrpc", None, 0, args))
+    assert [e.texts[0] for e in found.train] == [*(text for text, _ in free), "its own"]  # texts of its own are its own affair
+
+
+def test_bodies_do_not_hang_on_the_tasks_that_are_asked_for(script: Loader) -> None:
+    module = script("intermediate")
+    one, all_four = (module.parsed([*words, "--rows", "9"]) for words in (["--tasks", "rte"], []))
+    assert module.targets(one) == module.targets(all_four) == sorted(module.FOUR)
+    assert module.rows_for("mrpc", "multi-task", one) == 9 and module.rows_for("cola", "muppet", one) is None
+    assert module.first_stage("muppet", ["a", "b"], None, ["bf16=true", "learning_rate=1"]).bf16 is True
+    assert ("snli_10k", module.ALONE, 0) in module.plan(all_four) and len(module.plan(all_four)) == 3 * 15
+
+
+def test_several_tasks_at_once_are_judged_as_they_come_out(script: Loader, tmp_path: Path) -> None:
+    module = script("intermediate")
+    for seed, name in enumerate(module.FOUR):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for split, start in (("train", 1), ("dev", 50), ("test", 70)):
+            rows = tiny_examples(24, "regression" if name == "stsb" else "classification", seed, start)
+            lines = [json.dumps({"text": f"{e.texts[0]} {name} {e.row}", "label": e.label}) for e in rows]
+            (tmp_path / "data" / name / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    words = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--model", str(save_tiny("bert", tmp_path / "m"))]
+    words += ["--seeds", "1", "--first-steps", "2", "--tasks", "rte,stsb", "--arms", "none,multi-task-alone,multi-task"]
+    args = module.parsed([*words, "max_steps=1", "min_steps=0"])
+    cells = module.Cells.open(args.output, {})
+    module.run(cells, args)
+    assert set(cells.done) == {module.key(*cell) for cell in module.plan(args)} and len(cells.done) == 6
+    assert cells["stsb/multi-task-alone/0"]["main_metric"] == cells["stsb/none/0"]["main_metric"]
+    assert [p.name for p in (args.output / "bodies").iterdir()] == ["multi-task-0"]
+    assert "| rte | multi-task-alone |" in module.table(cells, args)
+
+
+def test_runs_of_other_settings_are_refused_everywhere(script: Loader, tmp_path: Path) -> None:
+    ranking, setfit, priming = (script(name) for name in GUARDED)
+    for module, name in ((ranking, "r.json"), (priming, "results.json")):
+        (tmp_path / name).write_text(json.dumps({"made with": {"rows": 5}}))
+        where = tmp_path / name if module is ranking else tmp_path
+        with pytest.raises(SystemExit, match="holds runs made with .*'rows': 5"):
+            module.runs(module.parsed(["--output", str(where)]))
+    runs = setfit.Runs(tmp_path / "s.json", {"rows": 5})
+    made: list[int] = []
+    for _ in range(2):
+        assert runs.get("a", lambda: made.append(1) or setfit.Run(0.5, 1.0)) == (0.5, 1.0)  # type: ignore[func-returns-value]
+    assert setfit.Runs(tmp_path / "s.json", {"rows": 5}).get("a", lambda: setfit.Run(0.0, 0.0)) == (0.5, 1.0) and made == [1]
+    with pytest.raises(SystemExit, match="give another --output"):
+        setfit.Runs(tmp_path / "s.json", {"rows": 6})
+
+
+def test_the_peer_does_not_take_our_script_for_the_package() -> None:
+    words = [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import setfit_peer; print(sys.argv[1] in sys.path)"]
+    done = subprocess.run([*words, str(FOLDER.resolve())], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_ranking_reads_no_test_row_and_draws_its_rows(script: Loader) -> None:
+    module = script("ranking")
+    rows = tiny_examples(40)
+    task = Task.from_examples(rows[:30], rows[30:34], rows[34:])
+    found = module.rows_of(task, 8)
+    assert found.test is None and len(found.train) == 8 and {e.label for e in found.train} == set(task.labels)
+    assert module.rows_of(task, None).train == task.train
+
+
+def test_priming_settings_reach_the_first_stage(script: Loader) -> None:
+    module = script("run in priming")
+    recipe = module.with_sources(Recipe.load("prime"), ["a", "b"], 7, ["bf16=true", "learning_rate=1e-2"])
+    assert recipe.stages[0].sources == ("a", "b") and (recipe.stages[0].outer_steps, recipe.stages[0].bf16) == (7, True)
+    assert {"prime-kept-heads", "prime-fresh-heads", "prime-maml", "prime-one-step", "prime-zero-steps"} < set(module.RECIPES)
+
+
+def test_a_corpus_of_several_tasks_holds_no_text_that_any_is_judged_by(script: Loader, tmp_path: Path) -> None:
+    module = script("run in adaptive")
+    for name in ("imdb_2k", "sst2"):
+        (tmp_path / name).mkdir()
+        for split in ("train", "dev", "test"):
+            lines = [json.dumps({"text": f"{name} {split} {i}", "label": "ab"[i % 2]}) for i in range(4)]
+            (tmp_path / name / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    found = module.guarded("imdb_reviews", module.parsed(["--data", str(tmp_path), "--tasks", "sst2"]))
+    judged = {f"{name} {split} {i}" for name in ("imdb_2k", "sst2") for split in ("dev", "test") for i in range(4)}
+    assert found.test is not None and {e.texts[0] for e in found.test} == judged
+
+
+def test_a_killed_adaptation_goes_on(script: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("run in adaptive")
+    (tmp_path / "unlabelled").mkdir()
+    (tmp_path / "unlabelled" / "imdb_reviews.txt").write_text("\n".join(e.texts[0] for e in tiny_examples(40, seed=3)))
+    (tmp_path / "sst2").mkdir()
+    for split, start in (("train", 1), ("dev", 50), ("test", 70)):
+        lines = [json.dumps({"text": e.texts[0], "label": e.label}) for e in tiny_examples(16, start=start)]
+        (tmp_path / "sst2" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    words = ["--data", str(tmp_path), "--tasks", "sst2", "--arms", "DAPT", "--seeds", "1", "--dapt-steps", "4", "--batch", "16"]
+    words += ["--model", str(save_tiny("bert", tmp_path / "m")), "--max-length", "16", "--output", str(tmp_path / "out"), "max_steps=1"]
+    args, whole, steps = module.parsed([*words, "min_steps=0"]), module.fit, list[int]()
+    monkeypatch.setattr(module, "SAVE_STEPS", 2)
+
+    def dies(*given: Any, **named: Any) -> Any:
+        def listen(event: Any) -> None:
+            if event["event"] == "step":
+                steps.append(event["step"])
+                if len(steps) == 3:
+                    raise KeyboardInterrupt
+
+        return whole(*given, **named, listener=listen)
+
+    monkeypatch.setattr(module, "fit", dies)
+    cells = opened(module, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        module.adapted("sst2", "DAPT", 0, args, cells)
+    model = module.adapted("sst2", "DAPT", 0, args, cells)
+    assert steps == [1, 2, 3, 3, 4] and [p.name for p in Path(model).parent.iterdir()] == ["dapt-imdb_reviews-0"]
+    task = module.load(args.data, "sst2")
+    assert module.perplexity(task, model, args) != module.perplexity(task, args.model, args) > 1
