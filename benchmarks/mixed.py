@@ -4,9 +4,10 @@
         [--cpu-time]
 
 Five ways, in turn in every round, so that their ratios are paired: PEFT with one adapter for the whole batch (what a mixed batch is
-measured by), PEFT's ``adapter_names`` (a different adapter a row, inference only), one mixed pass of this library, the same rows in a batch
-of each task's own, one after the other, and this library's own batch of one task. The heads are linear maps, since PEFT mixes no others. Printed: median rows a second of each way, the ratio to
-PEFT's single-adapter batch with its quartiles over rounds, and the largest difference between the scores of the two libraries.
+measured by), PEFT's ``adapter_names`` (a different adapter a row, inference only), one mixed pass of this library, the same rows in a
+batch of each task's own, one after the other, and this library's own batch of one task. The heads are linear maps, since PEFT mixes no
+others. Printed: median rows a second of each way, the ratio to PEFT's single-adapter batch with its quartiles over rounds, and the
+largest difference between the scores of the two libraries.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ def ours_of(method: str, steps: int) -> Any:
     """Our tuning."""
     from tempering.registry import find
 
-    fields = {"lora": {"r": 8}, "dora": {"r": 8}, "pissa": {"r": 8}, "vera": {"r": 256}, "adalora": {"lora_alpha": 16.0}}
+    fields: dict[str, dict[str, Any]] = {name: {"r": 8} for name in ("lora", "dora", "pissa")}
+    fields |= {"vera": {"r": 256}, "adalora": {"lora_alpha": 16.0}}
     virtual = {"p": VIRTUAL} | ({"m": None} if method == "prefix_tuning" else {})  # PEFT has no network over the prefix by default
     return find("tuning", method)(**fields.get(method, virtual if method.endswith("_tuning") else {}))
 
@@ -46,7 +47,7 @@ def peft_of(method: str, steps: int) -> Any:
         "lora": lambda: peft.LoraConfig(r=8, lora_alpha=16, **shared),
         "dora": lambda: peft.LoraConfig(r=8, lora_alpha=16, use_dora=True, **shared),
         "adalora": lambda: peft.AdaLoraConfig(init_r=12, target_r=8, lora_alpha=16, total_step=steps, **shared),
-        "pissa": lambda: peft.LoraConfig(r=8, lora_alpha=16, init_lora_weights="pissa_niter_4", **shared),
+        "pissa": lambda: peft.LoraConfig(r=8, lora_alpha=16, init_lora_weights="pissa", **shared),
         "vera": lambda: peft.VeraConfig(r=256, **shared),
         "layer_norm": lambda: peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=["LayerNorm"]),
         "ia3": lambda: peft.IA3Config(

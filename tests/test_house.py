@@ -18,7 +18,7 @@ from tempering.registry import find
 SOURCE = Path(tempering.__file__).parent
 
 # From the top to the bottom. A unit is a folder or a file; what stands on one floor are siblings. The learner writes itself to disk, so
-# its file formats (saving, exporting) are one unit with it.
+# its file formats (saving, exporting, publishing) are one unit with it.
 HOUSE = """
     __main__
     cli
@@ -42,7 +42,7 @@ HOUSE = """
     values | layout
     errors | demo | peak | methods | readme
 """
-ONE_UNIT = {"saving": "learner", "exporting": "learner", "schema": "codec"}
+ONE_UNIT = {"saving": "learner", "exporting": "learner", "publishing": "learner", "schema": "codec"}
 METHODS = {"tunings", "framings", "stabilizers"}
 METHODS_MAY = {"contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout", "tags"}
 

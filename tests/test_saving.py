@@ -23,9 +23,11 @@ from tempering.recipe import Recipe
 from tempering.saving import META, form_of, loads_with
 from tempering.stages.train import Train
 from tempering.tasks.task import Task
+from tempering.tunings.bitfit import BitFit
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
+from tempering.tunings.layer_norm import LayerNormOnly
 from tempering.tunings.lora import LoRA
 from tests.laws.bench import dev, logits
 from tests.tiny import save_tiny, tiny_task
@@ -63,6 +65,8 @@ def _pretext(**given: Any) -> Train:
         ("t5", _one(), "full", ["tempering"], {"model.safetensors", "config.json"}),
         ("bert", _one(LoRA(r=2)), "peft", ["peft", "tempering"], {"adapter_model.safetensors", "adapter_config.json"}),
         ("bert", _one(Houlsby(m=4)), "delta", ["tempering"], {"delta.safetensors"}),
+        ("bert", _one(BitFit()), "delta", ["tempering"], {"delta.safetensors"}),
+        ("gpt2", _one(LayerNormOnly()), "delta", ["tempering"], {"delta.safetensors"}),
     ],
 )
 def test_forms_and_their_files(
@@ -191,3 +195,29 @@ def test_a_loaded_learner_can_be_trained_on(bases: Path, tmp_path: Path) -> None
     further = _fitted(tmp_path, _one(LoRA(r=2)))
     further.save_pretrained(tmp_path / "further")
     assert torch.equal(logits(tempering.load(tmp_path / "further"), dev()), logits(further, dev()))
+
+
+@pytest.mark.parametrize("tuning", [BitFit(), LayerNormOnly()])
+def test_biases_and_norms_are_saved_alone_and_merge_into_a_whole_model(tuning: Any, bases: Path, tmp_path: Path) -> None:
+    """The file is as large as what was trained (2 % and 8 KiB more at most); merged, the folder is transformers' own and stays so."""
+    learner = _fitted(bases / "bert", _one(tuning))
+    before = logits(learner, dev())
+    learner.save_pretrained(tmp_path / "delta")
+    size = (tmp_path / "delta" / "delta.safetensors").stat().st_size
+    assert 4 * tuning.count(learner.backbone) <= size <= 1.02 * 4 * tuning.count(learner.backbone) + 8192
+    found = tempering.load(tmp_path / "delta")
+    torch.testing.assert_close(logits(found, dev()), before, rtol=0, atol=0)
+    found.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "delta.safetensors").stat().st_size == size
+    learner.save_pretrained(tmp_path / "whole", merge=True)
+    whole = tempering.load(tmp_path / "whole")
+    torch.testing.assert_close(logits(whole, dev()), before, rtol=0, atol=0)
+    assert loads_with(whole) == ["transformers", "tempering"] == loads_with(learner)
+
+
+def test_biases_trained_on_a_changed_base_are_saved_with_the_whole_of_it(bases: Path, tmp_path: Path) -> None:
+    """A base of its own and a file of biases beside it would be larger than one model."""
+    learner = _fitted(bases / "bert", _pretext(), _one(BitFit()))
+    assert form_of(learner) == "full"
+    learner.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(tempering.load(tmp_path), dev()), logits(learner, dev()), rtol=0, atol=0)

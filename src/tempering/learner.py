@@ -162,7 +162,7 @@ class Learner(nn.Module):
 
     def push_to_hub(self, repo_id: str, merge: bool = False, private: bool | None = None) -> str:
         """Upload the folder that `save_pretrained` writes to the hub; returns its address."""
-        from tempering.saving import push
+        from tempering.publishing import push
 
         return push(self, repo_id, merge=merge, private=private)
 

@@ -4,7 +4,8 @@ Three forms, chosen by what the tuning did:
 
 * ``full``: the whole body. With the family's own head it is what ``AutoModelForSequenceClassification`` loads.
 * ``peft``: what ``PeftModel.from_pretrained`` loads (LoRA); the base model is named, not copied.
-* ``delta``: the trained and added tensors, for methods that PEFT does not have; the base model is named, not copied.
+* ``delta``: the trained and added tensors, for methods that PEFT does not have (biases or norms alone are one); the base model is
+  named, not copied.
 
 Where an earlier stage changed the base, it is saved along in ``base/``. ``tempering.json`` and ``framing.safetensors`` hold the rest.
 """
@@ -39,8 +40,15 @@ def form_of(learner: Learner) -> str:
     if _untouched(learner) or learner.backbone.quantized:  # only `load` packs the base model again
         return "delta"
     if set(learner.backbone.model.state_dict()) == learner.backbone.own:
-        return "full"
+        return "delta" if _in_small(learner) else "full"
     return "peft" if hasattr(learner.tuning, "peft_names") and learner.backbone.layout.head is not None else "delta"
+
+
+def _in_small(learner: Learner) -> bool:
+    """Whether only biases or norms of the pretrained body are trained: kilobytes, which a copy of the body would hide."""
+    tuning, backbone = learner.tuning, learner.backbone
+    small = tuning.trains_pretrained and not getattr(tuning, "trains_matrices", True) and not backbone.changed
+    return small and not all(p.requires_grad for p in backbone.model.parameters())  # all are free in one that was merged and reloaded
 
 
 def _untouched(learner: Learner) -> bool:
@@ -67,7 +75,7 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
             " without merge, or fit without quantize"
         )
     if merge and form_of(learner) != "full":
-        learner.tuning.merge(learner.backbone)
+        _fold(learner)
     _eject(learner.tuning, learner.backbone)
     folder.mkdir(parents=True, exist_ok=True)
     form = form_of(learner)
@@ -91,6 +99,13 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     if exported:
         compare_reload(learner, folder, form)
     return folder
+
+
+def _fold(learner: Learner) -> None:
+    """Merge the tuning; where nothing else hangs on the body then, it is whole, and all its weights count as trained."""
+    learner.tuning.merge(learner.backbone)
+    if set(learner.backbone.model.state_dict()) == learner.backbone.own:
+        learner.backbone.model.requires_grad_(True)
 
 
 def _eject(tuning: Any, backbone: Backbone) -> None:
@@ -228,22 +243,3 @@ def _stub(task: dict[str, Any]) -> Task:
     """A task with kind and labels only: what a framing needs to be rebuilt."""
     empty = Split("train", (), "memory")
     return Task("task", task["kind"], tuple(task["labels"]), empty, None, None, {}, (), {})
-
-
-def push(learner: Learner, repo_id: str, merge: bool = False, private: bool | None = None) -> str:
-    """Save to a temporary folder and upload it; returns the repository's address."""
-    import tempfile
-
-    from huggingface_hub import HfApi
-
-    with tempfile.TemporaryDirectory() as folder:
-        learner.save_pretrained(folder, merge=merge)
-        try:
-            api = HfApi()
-            address = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo_id, folder_path=folder)
-        except OSError as error:
-            raise ModelError(
-                f"push_to_hub {repo_id}: {str(error).splitlines()[0]}; log in with  hf auth login  and check the name"
-            ) from None
-    return str(address)

@@ -20,6 +20,7 @@ from tempering.recipe import Recipe
 from tempering.stages.train import Train
 from tempering.tasks.task import Task
 from tempering.tunings.bitfit import BitFit
+from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
@@ -96,12 +97,16 @@ def test_another_base_is_refused_by_name(saved: dict[str, Path], tmp_path: Path)
         load_many([saved["peft"], other])
 
 
-def test_a_base_that_is_gone_is_named(saved: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [(Frozen(), "holds a whole body, and .* put the original base"), (BitFit(), "was trained on another .* original base")],
+)
+def test_a_base_that_is_gone_is_named(tuning: Any, message: str, tmp_path: Path) -> None:
     base = save_tiny("roberta", tmp_path / "base")
-    folder = save(base, tmp_path / "biases", BitFit())
+    folder = save(base, tmp_path / "task", tuning)
     shutil.rmtree(base)
     save_tiny("roberta", base, seed=1)
-    with pytest.raises(ModelError, match="holds a whole body, and .* put the original base model in place"):
+    with pytest.raises(ModelError, match=message):
         load_many([folder])
 
 

@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "road": {"group_size": 8},
     "fourierft": {"n_frequency": 20},
     "randlora": {"r": 4},
+    "ia3": {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]},
 }
 
 

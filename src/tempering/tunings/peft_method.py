@@ -146,12 +146,20 @@ class PEFT:
                 f"peft: {self.method} has no option {unknown[0]!r}; use those of its configuration: {', '.join(sorted(fields))}"
             )
         try:
-            config = kinds[self.method](**given | ({"target_modules": self._targets(backbone)} if "target_modules" in fields else {}))
+            config = kinds[self.method](**given | (self._places(backbone) if "target_modules" in fields else {}))
         except (TypeError, ValueError) as error:
             raise RecipeError(f"peft: {self.method} refuses its options: {error}; change them") from None
         if config.is_prompt_learning:
             raise RecipeError(f"peft: {self.method} changes what the whole model is given; use prompt_tuning, p_tuning or prefix_tuning")
         return config
+
+    def _places(self, backbone: Backbone) -> dict[str, Any]:
+        """Options that name modules, as paths; those of (IA)3 whose input is scaled are found among the targets."""
+        targets, scaled = self._targets(backbone), dict(self.options).get("feedforward_modules")
+        if not isinstance(scaled, tuple) or isinstance(targets, str):
+            return {"target_modules": targets}
+        meant = {name: [path for path in targets if f".{path}".endswith(f".{name}")] for name in scaled}
+        return {"target_modules": targets, "feedforward_modules": [path for name, paths in meant.items() for path in paths or [name]]}
 
     def _targets(self, backbone: Backbone) -> list[str] | str:
         """Paths of the targets. A norm or a module that is no linear map is left to PEFT by its name."""
@@ -167,7 +175,7 @@ class PEFT:
         """``adapter_config.json`` as PEFT writes it."""
         config = self._config(backbone)
         plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-        if isinstance(plain.get("target_modules"), list) and self.method != "ln_tuning":
+        if isinstance(plain.get("target_modules"), list) and self.method != "ln_tuning" and not plain.get("feedforward_modules"):
             plain["target_modules"] = target_names(backbone, plain["target_modules"])
         own = {"task_type": task_type, "modules_to_save": list(modules_to_save) or None, "inference_mode": True}
         found: dict[str, Any] = json.loads(json.dumps(plain | own, default=str))

@@ -1,0 +1,25 @@
+"""A learner on the hub: its folder, uploaded when that is asked for and never else."""
+
+from __future__ import annotations
+
+import tempfile
+
+from tempering.errors import ModelError
+from tempering.learner import Learner
+
+
+def push(learner: Learner, repo_id: str, merge: bool = False, private: bool | None = None) -> str:
+    """Save to a temporary folder and upload it; returns the repository's address."""
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        learner.save_pretrained(folder, merge=merge)
+        try:
+            api = HfApi()
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        except OSError as error:
+            raise ModelError(
+                f"push_to_hub {repo_id}: {str(error).splitlines()[0]}; log in with  hf auth login  and check the name"
+            ) from None
+    return str(address)
