@@ -53,14 +53,16 @@ def slow_cache(monkeypatch: pytest.MonkeyPatch, pause: float = PAUSE) -> None:
 def test_what_runs_share_is_charged_to_none_of_them(model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_cache(monkeypatch)
     two = [recipe("head"), replace(recipe("head", learning_rate=3e-3), name="slower"), recipe("bitfit")]
+    started = time.perf_counter()
     study = compare(two, task, model, sizes=("all",), seeds=1, output_dir=tmp_path)
+    whole = time.perf_counter() - started
     spent = {r.recipe: r.cache_seconds for r in study.records()}
     assert spent["head"] >= 3 * PAUSE  # training rows, dev, test
     assert spent["slower"] == spent["bitfit"] == 0
-    assert all(0 < r.seconds < 3 * PAUSE for r in study.records())
+    assert all(r.seconds > 0 for r in study.records()) and sum(r.seconds for r in study.records()) < whole - spent["head"]
     assert study.info.cache_seconds == pytest.approx(spent["head"])
     conclusion = study.conclude()
-    assert all(cell.seconds < 3 * PAUSE for cell in conclusion.sizes[0].cells)
+    assert sum(cell.seconds for cell in conclusion.sizes[0].cells) < whole - spent["head"]
     assert Study.open(tmp_path).info == study.info
 
 

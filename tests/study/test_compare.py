@@ -44,6 +44,14 @@ def recipes(*names: str) -> list[Recipe]:
     return [Recipe.load(n).override(FAST) for n in names]
 
 
+@pytest.fixture(scope="module")
+def whole(model: str, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study in one go, which others are held against."""
+    return compare(
+        recipes("full", "head", "lora"), task, model, sizes=(8, "all"), seeds=2, output_dir=tmp_path_factory.mktemp("study") / "whole"
+    )
+
+
 def facts(records: list[Record]) -> list[dict[str, Any]]:
     """Records without what differs from run to run."""
     timed = ("seconds", "cache_seconds", "search_seconds", "peak_memory")
@@ -51,10 +59,9 @@ def facts(records: list[Record]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: (r["recipe"], r["size"], r["seed"]))
 
 
-def test_every_cell_has_a_record_with_all_that_the_report_needs(model: str, task: Task, tmp_path: Path) -> None:
-    study = compare(recipes("full", "head"), task, model, sizes=(8, "all"), seeds=2, output_dir=tmp_path)
-    records = study.records()
-    assert {(r.recipe, r.size, r.seed) for r in records} == {(r, s, i) for r in ("full", "head") for s in ("8", "all") for i in range(2)}
+def test_every_cell_has_a_record_with_all_that_the_report_needs(whole: Study, task: Task, tmp_path: Path) -> None:
+    records, names = whole.records(), ("full", "head", "lora")
+    assert {(r.recipe, r.size, r.seed) for r in records} == {(r, s, i) for r in names for s in ("8", "all") for i in range(2)}
     for r in records:
         assert r.status == "done", r.reason
         assert len(r.items) == len(r.predictions) == 16
@@ -62,14 +69,15 @@ def test_every_cell_has_a_record_with_all_that_the_report_needs(model: str, task
         assert r.rows == (8 if r.size == "8" else 40)
         assert r.seconds > 0
         assert r.trained_parameters <= r.total_parameters
-        assert r.collapsed == (r.test["accuracy"] <= study.info.majority)
-    assert study.info.gold == task.test.labels if task.test else False
-    assert [p.name for p in study.report(tmp_path)] == ["report.html", "report.md", "report.json"]
+        assert r.collapsed == (r.test["accuracy"] <= whole.info.majority)
+    assert whole.info.gold == task.test.labels if task.test else False
+    assert [p.name for p in whole.report(tmp_path)] == ["report.html", "report.md", "report.json"]
 
 
-def test_a_cell_is_bit_for_bit_what_fit_gives_alone(model: str, task: Task, tmp_path: Path) -> None:
-    study = compare(recipes("head", "lora"), task, model, sizes=(8,), seeds=2, output_dir=tmp_path)
-    for record in study.records():
+def test_a_cell_is_bit_for_bit_what_fit_gives_alone(whole: Study, model: str, task: Task) -> None:
+    compared = [r for r in whole.records() if r.size == "8" and r.recipe != "full"]
+    assert len(compared) == 4
+    for record in compared:
         seeds = Seeds.of(record.seed)
         subset = task.with_train(nested_subsets(task, [8], seeds.sampling)[8])
         (recipe,) = recipes(record.recipe)
@@ -186,40 +194,25 @@ def _no_waiting(seconds: float) -> None:
     raise AssertionError(f"waited {seconds} s for a driver that is gone")
 
 
-def test_killed_twice_and_shared_by_two_drivers_it_ends_as_an_unbroken_study(
-    model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_driver_takes_its_child_along_and_the_next_one_ends_as_an_unbroken_study(
+    whole: Study, model: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    for _ in range(2):
-        with start(script, model, tmp_path / "killed", 0) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "cell\n"
-            os.killpg(process.pid, signal.SIGKILL)
-    monkeypatch.setattr("tempering.study.runner.time.sleep", _no_waiting)  # a driver that is gone is known to be
-    names = ("full", "head", "lora")
-    asked = {"sizes": (8,), "seeds": 2}
-    killed = compare(recipes(*names), task, model, output_dir=tmp_path / "killed", **asked)
-    whole = compare(recipes(*names), task, model, output_dir=tmp_path / "whole", **asked)
-    assert facts(killed.records()) == facts(whole.records())
-    assert len(whole.records()) == 6
-
-
-def test_the_child_of_a_killed_driver_ends_with_it(model: str, tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    with start(script, model, tmp_path / "s", 1) as driver:
+    with start(script, model, tmp_path / "killed", 1) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "cell\n"
         found = subprocess.run(["pgrep", "-P", str(driver.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True)
         (child,) = [int(p) for p in found.stdout.split()]
         os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-        for _ in range(100):
-            if not _alive(child):
-                return
-            time.sleep(0.1)
-    raise AssertionError("the child outlived its driver by ten seconds")
+    until = time.monotonic() + 10
+    while _alive(child):
+        assert time.monotonic() < until, "the child outlived its driver by ten seconds"
+        time.sleep(0.1)
+    monkeypatch.setattr("tempering.study.runner.time.sleep", _no_waiting)  # a driver that is gone is known to be
+    killed = compare(recipes("full", "head", "lora"), task, model, sizes=(8,), seeds=2, output_dir=tmp_path / "killed")
+    assert facts(killed.records()) == facts([r for r in whole.records() if r.size == "8"])
+    assert len(killed.records()) == 6
 
 
 def _alive(pid: int) -> bool:
@@ -230,15 +223,14 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_two_drivers_with_children_share_one_study(model: str, task: Task, tmp_path: Path) -> None:
+def test_two_drivers_with_children_share_one_study(whole: Study, model: str, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT))
     both = [start(script, model, tmp_path / "shared", 1) for _ in range(2)]
     told = [p.communicate(timeout=240)[0].count("cell") for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert sum(told) == 6
-    whole = compare(recipes("full", "head", "lora"), task, model, sizes=(8,), seeds=2, output_dir=tmp_path / "whole")
-    assert facts(Study.open(tmp_path / "shared").records()) == facts(whole.records())
+    assert facts(Study.open(tmp_path / "shared").records()) == facts([r for r in whole.records() if r.size == "8"])
 
 
 def test_a_child_that_dies_costs_one_cell_and_not_the_study(
@@ -264,16 +256,16 @@ def test_a_child_that_dies_costs_one_cell_and_not_the_study(
 
 def test_a_decomposition_adds_the_crossed_runs_and_touches_no_other(model: str, task: Task, tmp_path: Path) -> None:
     asked = {"sizes": (8,), "seeds": 3, "output_dir": tmp_path}
-    plain = compare(recipes("full", "head"), task, model, **asked)
+    plain = compare(recipes("full"), task, model, **asked)
     before, words = facts(plain.records()), plain.conclude()
     assert words.parts == []
-    for _ in range(4):
-        study = compare(recipes("full", "head"), task, model, decompose=True, stop_after=4, **asked)
+    for _ in range(2):  # 6 runs more
+        study = compare(recipes("full"), task, model, decompose=True, stop_after=4, **asked)
     assert facts(study.records()) == before
-    assert len(study.crossed()) == 12
+    assert len(study.crossed()) == 6
     assert study.conclude().sizes == words.sizes
-    full, head = study.conclude().parts
-    assert (full.recipe, full.runs, full.planned, head.runs) == ("full", 9, 9, 9)
+    (full,) = study.conclude().parts
+    assert (full.recipe, full.runs, full.planned) == ("full", 9, 9)
     record = next(r for r in study.crossed() if r.recipe == "full" and r.levels == [1, 0, 2])
     seeds = Seeds(Seeds.of(1).sampling, Seeds.of(0).init, Seeds.of(2).order, Seeds.of(2).dropout)
     assert record.seeds == {"sampling": 4, "init": 1, "order": 10, "dropout": 11}

@@ -96,12 +96,12 @@ def test_the_penalty_is_the_expected_number_of_open_entries(structured: bool) ->
 
 
 def test_gates_alone_are_trained_faster_and_are_never_decayed() -> None:
-    method = DiffPruning(gate_rate=50.0)
+    method = DiffPruning(gate_rate=50.0, gated_rate=0.25)
     learner = _gated(method)
     rate = Gated(method).start(learner, learner.trained(), 0).rate
     assert rate is not None
-    by_rate = {r: {n.rpartition("_")[2] for n in learner.trained() if GATES in n and rate(n, 0.5) == r} for r in (1.0, 50.0)}
-    assert by_rate == {1.0: {"w"}, 50.0: {"a", "g"}}
+    by_rate = {r: {n.rpartition("_")[2] for n in learner.trained() if GATES in n and rate(n, 0.5) == r} for r in (0.25, 50.0)}
+    assert by_rate == {0.25: {"w"}, 50.0: {"a", "g"}}
     assert all(rate(n, 0.5) == 1.0 for n in learner.trained() if GATES not in n)
     assert all(w.ndim == 1 for n, w in learner.trained().items() if n.endswith(("_a", "_g")))  # the loop decays matrices only
 

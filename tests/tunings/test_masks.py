@@ -97,6 +97,15 @@ def test_the_dense_run_trains_every_maskable_weight_for_the_asked_epochs() -> No
     assert probe.asked["epochs"] is None and type(probe.asked["tuning"]) is type(dense)
 
 
+def test_the_dense_run_has_a_rate_of_its_own_for_the_body() -> None:
+    tuning = MovementMask(dense_rate=0.01)
+    learner = fresh(tuning)
+    dense = _dense(tuning, learner)
+    rate = dense.start(learner, learner.trained(), 0).rate
+    rates = {n.partition(".")[0]: rate(n, 0.5) for n in learner.trained()}
+    assert rates == {"backbone": 0.01, "framing": 1.0}
+
+
 def test_movement_trains_other_entries_than_magnitude_and_twice_the_same() -> None:
     first, again, other = (run(stage_of(t)) for t in (MovementMask(density=0.02), MovementMask(density=0.02), MagnitudeMask(density=0.02)))
     mine, theirs = (set(t.tuning.bank(t.backbone).indices.tolist()) for t in (first, other))

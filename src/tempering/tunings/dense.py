@@ -24,7 +24,7 @@ class Dense:
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
     neutral: ClassVar[bool] = False
-    touches: ClassVar[tuple[str, ...]] = ("gradient", "term")
+    touches: ClassVar[tuple[str, ...]] = ("gradient", "rate", "term")
 
     def __init__(self, layer_norm: bool, watch: Callable[[Weights], Hooks]) -> None:
         self.layer_norm = layer_norm

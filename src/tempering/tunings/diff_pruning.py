@@ -108,8 +108,9 @@ class Gated:
         """Faster gates, and the penalty on the expected number of changed entries."""
         gates = [m for m in learner.modules() if isinstance(m, Gates)]
         odds = {n for n in trained if GATES in n and n.endswith(("_a", "_g"))}
+        body = self.method.gated_rate
         return Hooks(
-            rate=lambda name, progress: self.method.gate_rate if name in odds else 1.0,
+            rate=lambda name, progress: self.method.gate_rate if name in odds else body if GATES in name else 1.0,
             term=lambda passes: torch.stack([m.expected() for m in gates]).sum() * self.method.l0,
         )
 
@@ -119,7 +120,8 @@ class DiffPruning(Mask):
     """Trains a change of all weights under random gates that a penalty closes, keeps the largest share of it, and trains that on.
 
     ``epochs`` is the length of the gated run (None: that of the stage), ``l0`` the weight of the penalty, ``gate_init`` the gates'
-    first log-odds, ``gate_rate`` how many times faster than the weights gates are trained (the authors' rate 0.1 at a rate of 5e-5).
+    first log-odds, ``gate_rate`` how many times the stage's rate gates are trained at (the authors' rate 0.1 at a rate of 5e-5), and
+    ``gated_rate`` how many times it the change of all weights is: below 1 where the few that are kept want a larger rate.
     ``structured`` gives each weight tensor a gate of its own on top.
 
     *Paper*: Guo et al. 2021. *Formula*: theta = theta0 + z w; z = clamp(s (r - l) + l, 0, 1), s = sigmoid(log u - log(1 - u) + a),
@@ -134,6 +136,7 @@ class DiffPruning(Mask):
     l0: float = Field(default=1.25e-7, ge=0, allow_inf_nan=False)
     gate_init: float = Field(default=5.0, allow_inf_nan=False)
     gate_rate: float = Field(default=2000.0, gt=0, allow_inf_nan=False)
+    gated_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     structured: bool = True
 
     method: ClassVar[str] = "diff_pruning"

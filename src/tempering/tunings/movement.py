@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class MovementMask(Mask):
     """Trains the share of all weights that a dense run pushes furthest away from zero, and no other.
 
-    ``epochs`` is the length of the dense run (None: that of the stage).
+    ``epochs`` is the length of the dense run (None: that of the stage), ``dense_rate`` the learning rate of the body in it as a share
+    of the stage's: all weights together want a small rate, a few of them alone a large one.
 
     *Paper*: after Sanh et al. 2020, who prune by this score; here it chooses what is trained, and nothing is pruned. *Formula*:
     S_i = -sum over the steps t of a dense run of (d loss / d theta_i)(t) theta_i(t); theta = theta0 + delta on the
@@ -33,6 +34,7 @@ class MovementMask(Mask):
     """
 
     epochs: float | None = Field(default=1.0, gt=0)
+    dense_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     method: ClassVar[str] = "movement"
 
@@ -50,7 +52,7 @@ class MovementMask(Mask):
                     score[name].addcmul_(found, trained[name].detach(), value=-1)
                 return 1.0
 
-            return Hooks(gradient=gradient)
+            return Hooks(gradient=gradient, rate=lambda name, progress: self.dense_rate if name in score else 1.0)
 
         probe.fine_tuned(Dense(self.layer_norm, watch), self.epochs)
         self.bank(learner.backbone).choose(flat(score, self.chosen(learner.backbone)))
