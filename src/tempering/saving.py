@@ -76,7 +76,7 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
         )
     if merge and form_of(learner) != "full":
         _fold(learner)
-    _eject(learner.tuning, learner.backbone)
+    eject(learner.tuning, learner.backbone)
     folder.mkdir(parents=True, exist_ok=True)
     form = form_of(learner)
     save_file({k: v.contiguous() for k, v in learner.framing.state_dict().items()}, folder / "framing.safetensors")
@@ -108,7 +108,7 @@ def _fold(learner: Learner) -> None:
         learner.backbone.model.requires_grad_(True)
 
 
-def _eject(tuning: Any, backbone: Backbone) -> None:
+def eject(tuning: Any, backbone: Backbone) -> None:
     """Drop what serves training only, such as the network that makes a prompt."""
     for part in getattr(tuning, "tunings", (tuning,)):
         if hasattr(part, "eject"):
@@ -158,7 +158,7 @@ def load(folder: str | Path, base_model: Backbone | None = None) -> Learner:
     if form != "full":
         _check_base(backbone, base, path)
         tuning.attach(backbone)
-        _eject(tuning, backbone)
+        eject(tuning, backbone)
         _load_change(backbone, tuning, path, form)
     backbone.source, backbone.base_fingerprint, backbone.changed = base["source"], base["fingerprint"], base["changed"]
     framing = framing_value.build(_stub(meta["task"]), backbone)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tempering.contracts import Prediction
 from tempering.errors import DataError
-from tempering.framings.head import Head
+from tempering.framings.head import Head, HeadModule
 from tempering.mixing.learner import MixedLearner
 from tempering.mixing.rows import join_inputs
 from tempering.tunings import by_row
@@ -122,6 +123,11 @@ def test_permuting_rows_permutes_predictions(made: Made) -> None:
     for place, i in enumerate(order):
         assert shuffled[place] == pytest.approx(straight[i], abs=1e-6)
         assert straight[i] == pytest.approx(alone[names[i]].predict_proba([texts[i]])[0], abs=1e-5)
+
+
+def test_every_framing_puts_the_scores_of_its_prompts_together_itself(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeadModule, "combine", lambda self, asked, scores: [Prediction(e.texts[0]) for e in asked.examples])
+    assert made[0].predict(["good", "bad", "a film"], ["lora-4", "houlsby", "lora-4"]) == ["good", "bad", "a film"]
 
 
 def test_base_tensors_are_shared_and_a_copy_shares_nothing(made: Made) -> None:

@@ -111,6 +111,15 @@ def test_a_base_that_an_earlier_stage_changed_counts_as_kept(model: str, task: T
     assert tapt.artefact_bytes == lora.artefact_bytes + sum(t.nbytes for t in base.values())
 
 
+@pytest.mark.parametrize("name", ["magnitude", "prefix-tuning", "bitfit"])
+def test_the_bytes_kept_are_those_of_the_saved_tensors(name: str, model: str, task: Task, tmp_path: Path) -> None:
+    """Places of sparse changes count, the network that makes a prefix does not."""
+    (record,) = compare(recipes(name), task, model, sizes=(8,), seeds=1, output_dir=tmp_path / "study").records()
+    folder = fit(recipes(name)[0], task, model).save_pretrained(tmp_path / "saved")
+    tensors = [t for file in folder.glob("*.safetensors") for t in load_file(file).values()]
+    assert record.artefact_bytes == sum(t.nbytes for t in tensors)
+
+
 def test_the_search_never_sees_the_test_split(model: str, task: Task, tmp_path: Path) -> None:
     assert task.test is not None
     turned = tuple(replace(e, label={"good": "bad", "bad": "good"}[e.label]) for e in task.test)

@@ -114,9 +114,11 @@ def _suited(stage: Any, task: Task) -> Any:
 
 
 def _filled(blank: Record, learner: Any) -> Record:
+    from tempering.saving import eject
+
     record = learner.record
-    kept = sum(w.numel() * w.element_size() for w in learner.trained().values())
-    kept += sum(b.numel() * b.element_size() for b in learner.framing.buffers())
+    eject(learner.tuning, learner.backbone)  # as saving does: the network that makes a prompt is not kept
+    kept = sum(w.numel() * w.element_size() for w in learner.kept().values())
     if learner.backbone.changed:  # an earlier stage changed the base, so the base has to be kept along; a trained weight counts once
         body, added = learner.backbone.model.state_dict(keep_vars=True), learner.backbone.own
         kept += sum(t.numel() * t.element_size() for n, t in body.items() if n in added and not t.requires_grad)
