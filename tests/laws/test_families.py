@@ -77,12 +77,17 @@ def test_tuning_and_framing(tuning: Row, framing: Row) -> None:
         check_pair(stage, framing.family, name_of(framing.live)[1])
 
 
+@cache
+def kind_of(family: str) -> str:
+    return tiny_backbone(family).layout.kind
+
+
 @pytest.mark.parametrize("kind", ["tuning", "framing"])
 def test_each_method_serves_most_families(kind: str) -> None:
     """Refusing everything would satisfy the law above."""
     for name, row in TABLE[kind].items():
         served = [f for f in FAMILIES if not outcome(_stage(**{kind: row.live}), f)]
-        alike = [f for f in FAMILIES if tiny_backbone(f).layout.kind == tiny_backbone(row.family).layout.kind]
+        alike = [f for f in FAMILIES if kind_of(f) == kind_of(row.family)]
         least = 8 if row.family == "bert" else len(alike)  # of those that can read as it does, all
         assert len(served) >= least, f"{name} serves {served} only"
 
