@@ -15,15 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from processes import answer, in_turn, interval
+
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 WAYS = ("trainer", "trainer-grouped", "tempering")
 PARTS = 4  # of the loss curve
+LEVEL = 0.9  # of the intervals
 
 
 def texts_of(args: argparse.Namespace) -> list[str]:
@@ -89,6 +90,25 @@ def pieces(args: argparse.Namespace, tokenizer: Any) -> list[list[int]]:
     return [[first, *row[i : i + room], last] for row in ids for i in range(0, len(row), room)]
 
 
+def trainer_settings(args: argparse.Namespace, grouped: bool) -> Any:
+    """Trainer's settings: its defaults but for what both sides share."""
+    import transformers
+
+    return transformers.TrainingArguments(
+        output_dir="/tmp/tempering-benchmark",
+        learning_rate=5e-5,
+        max_steps=args.steps,
+        per_device_train_batch_size=args.batch_size,
+        save_strategy="no",
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        seed=args.seed,
+        train_sampling_strategy="group_by_length" if grouped else "random",
+        use_cpu=True,
+    )
+
+
 def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, Any]:
     """One run by transformers' Trainer."""
     import datasets
@@ -113,47 +133,21 @@ def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, Any]:
             if logs and "loss" in logs:
                 losses.append(logs["loss"])
 
-    settings = transformers.TrainingArguments(
-        output_dir="/tmp/tempering-benchmark",
-        learning_rate=5e-5,
-        max_steps=args.steps,
-        per_device_train_batch_size=args.batch_size,
-        save_strategy="no",
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        seed=args.seed,
-        train_sampling_strategy="group_by_length" if grouped else "random",
-        use_cpu=True,
-    )
     start = time.perf_counter()
     rows = pieces(args, tokenizer)
     data = datasets.Dataset.from_dict({"input_ids": rows, "length": [len(row) for row in rows]})
-    trainer = transformers.Trainer(model, settings, collate, data, processing_class=tokenizer, callbacks=[Told()])
+    trainer = transformers.Trainer(model, trainer_settings(args, grouped), collate, data, processing_class=tokenizer, callbacks=[Told()])
     trainer.train()
     return told(losses, tokens[0], time.perf_counter() - start)
 
 
 def child(args: argparse.Namespace, way: str, seed: int) -> dict[str, Any]:
     """Run one way with one seed in a process of its own."""
-    command = [sys.executable, __file__, "--child", way, "--seed", str(seed), *(["--packed"] if args.packed else [])]
+    command = ["--child", way, "--seed", str(seed), *(["--packed"] if args.packed else [])]
     for name in ("model", "text", "rows", "steps", "length", "batch_size", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode:
-        sys.exit(found.stderr)
-    return json.loads(found.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-
-def interval(values: list[float]) -> str:
-    """Mean with the 90 % interval of Student's t."""
-    from scipy import stats
-
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = stats.t.ppf(0.95, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
+    found: dict[str, Any] = answer(__file__, command)
+    return found
 
 
 def show(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> None:
@@ -165,13 +159,13 @@ def show(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> Non
     for way in WAYS:
         rates = [r["tokens"] / r["seconds"] for r in runs[way]]
         curve = " ".join(f"{statistics.mean(r['curve'][i] for r in runs[way]):.3f}" for i in range(PARTS))
-        print(f"{way:16s} real tokens a second {interval(rates)}, loss by quarter {curve}")
+        print(f"{way:16s} real tokens a second {interval(rates, LEVEL)}, loss by quarter {curve}")
     for other in WAYS[:2]:
         pairs = list(zip(runs[other], runs["tempering"], strict=True))
         ratio = [(b["tokens"] / b["seconds"]) / (a["tokens"] / a["seconds"]) for a, b in pairs]
-        print(f"tempering against {other}: {interval(ratio)} times the tokens a second")
+        print(f"tempering against {other}: {interval(ratio, LEVEL)} times the tokens a second")
         for i in range(PARTS):
-            print(f"  loss in quarter {i + 1}: difference {interval([b['curve'][i] - a['curve'][i] for a, b in pairs])}")
+            print(f"  loss in quarter {i + 1}: difference {interval([b['curve'][i] - a['curve'][i] for a, b in pairs], LEVEL)}")
 
 
 def main() -> None:
@@ -195,13 +189,7 @@ def main() -> None:
     if args.child:
         print(json.dumps(run_tempering(args) if args.child == "tempering" else run_trainer(args, args.child == "trainer-grouped")))
         return
-    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for seed in range(args.seeds):
-        for way in WAYS:
-            runs[way].append(child(args, way, seed))
-            found = runs[way][-1]
-            print(f"seed {seed} {way}: {found['seconds']:.1f} s, {found['tokens'] / found['seconds']:,.0f} tokens/s", flush=True)
-    show(args, runs)
+    show(args, in_turn(args, WAYS, child, lambda found: f"{found['tokens'] / found['seconds']:,.0f} tokens/s"))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from processes import answer, in_turn
 
 WAYS = ("trainer", "trainer-grouped", "tempering")
 
@@ -130,12 +130,10 @@ def useful_flops(args: argparse.Namespace) -> float:
 
 def child(args: argparse.Namespace, way: str, seed: int) -> dict[str, float]:
     """Run one way with one seed in a process of its own."""
-    command = [sys.executable, __file__, "--child", way, "--seed", str(seed), "--data", str(args.data), "--epochs", str(args.epochs)]
+    command = ["--child", way, "--seed", str(seed), "--data", str(args.data), "--epochs", str(args.epochs)]
     command += ["--batch-size", str(args.batch_size), "--threads", str(args.threads), *(["--rows", str(args.rows)] if args.rows else [])]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode:
-        sys.exit(found.stderr)
-    return json.loads(found.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    found: dict[str, float] = answer(__file__, command)
+    return found
 
 
 def spread(values: list[float]) -> str:
@@ -191,12 +189,7 @@ def main() -> None:
     if args.child:
         print(json.dumps(run_tempering(args) if args.child == "tempering" else run_trainer(args, args.child == "trainer-grouped")))
         return
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for seed in range(args.seeds):
-        for way in WAYS:
-            runs[way].append(child(args, way, seed))
-            print(f"seed {seed} {way}: {runs[way][-1]['seconds']:.1f} s, dev accuracy {runs[way][-1]['accuracy']:.4f}", flush=True)
-    show(args, runs)
+    show(args, in_turn(args, WAYS, child, lambda found: f"dev accuracy {found['accuracy']:.4f}"))
 
 
 if __name__ == "__main__":

@@ -5,24 +5,24 @@
 Both sides run the same loop over the same random token rows: forward through body, pooler and a linear head, backward, AdamW step.
 Every measurement is a process of its own; ours and PEFT's alternate which goes first, and ratios are taken pair by pair. A ratio below
 1 means faster or smaller than PEFT. AdaLoRA counts its penalty and its budget on both sides. Both sides' processes are told not to give
-freed memory back to the system between steps: whether a step has to ask for it again depends on the order of a few allocations, and moved
-single steps by a tenth on either side. ``--cpu-time`` counts seconds of the process on the CPU, for a machine that others use too.
+freed memory back to the system between steps: whether a step has to ask for it again depends on the order of a few allocations, and once
+moved ours by a tenth. ``--cpu-time`` counts seconds of the process on the CPU, for a machine that others use too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from processes import answer, interval
+
 METHODS = ("lora", "dora", "pissa", "vera", "adalora", "ia3", "layer_norm", "prefix_tuning", "prompt_tuning")
 VIRTUAL = 20
+LEVEL = 0.95  # of the intervals, over pairs of runs
 KEEPING = {"MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}  # of glibc; others do not read them
 Step = Callable[[], None]
 
@@ -154,27 +154,8 @@ def child(args: argparse.Namespace, side: str, method: str) -> dict[str, float]:
     options = {name: getattr(args, name) for name in ("model", "steps", "rows", "tokens", "threads")}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += ["--cpu-time"] if args.cpu_time else []
-    found = subprocess.run(
-        [sys.executable, __file__, "--child", side, "--method", method, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | KEEPING,
-    )
-    if found.returncode:
-        sys.exit(found.stderr)
-    return json.loads(found.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-
-def interval(values: list[float]) -> str:
-    """Mean with its 95 % interval over pairs."""
-    from scipy import stats
-
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
+    found: dict[str, float] = answer(__file__, ["--child", side, "--method", method, *words], KEEPING)
+    return found
 
 
 def against_peft(args: argparse.Namespace) -> None:
@@ -190,7 +171,7 @@ def against_peft(args: argparse.Namespace) -> None:
         pairs = list(zip(found["ours"], found["peft"], strict=True))
         ms = {side: 1e3 * statistics.median(r["seconds"] for r in runs) for side, runs in found.items()}
         mb = {side: statistics.median(r["peak"] for r in runs) / 1e6 for side, runs in found.items()}
-        time_ratio, peak_ratio = (interval([a[key] / b[key] for a, b in pairs]) for key in ("seconds", "peak"))
+        time_ratio, peak_ratio = (interval([a[key] / b[key] for a, b in pairs], LEVEL) for key in ("seconds", "peak"))
         print(
             f"{method:14s} ms a step: ours {ms['ours']:.1f}, peft {ms['peft']:.1f}, ratio {time_ratio};"
             f"  peak MB: ours {mb['ours']:.0f}, peft {mb['peft']:.0f}, ratio {peak_ratio}",
@@ -218,7 +199,7 @@ def latency(args: argparse.Namespace) -> None:
                     body.eval().encode(inputs)
                     taken[name] = time.perf_counter() - start
                 ratios += [taken["merged"] / taken["plain"]] if i > 2 else []
-        print(f"{method:14s} merged against plain, forward: {interval(ratios)}", flush=True)
+        print(f"{method:14s} merged against plain, forward: {interval(ratios, LEVEL)}", flush=True)
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from tempering.contracts import Batch, Example, Prediction, Prompt, Scores
+from tempering.contracts import Batch, Example, Prompt, Scores
 from tempering.errors import DataError
+from tempering.framings.around import Around
 from tempering.framings.cloze import Cloze
 from tempering.framings.head import Head
-from tempering.framings.module import FramingBase
 from tempering.framings.neighbors import RELATIONS, Pool, chosen, related
 from tempering.framings.text_to_text import TextToText
 
@@ -109,9 +109,10 @@ class NextSentence:
         return NextSentenceModule(self, backbone)
 
 
-class NextSentenceModule(FramingBase):
+class NextSentenceModule(Around):
     """`NextSentence` at run time. Weights: those of ``inner``, the form's module, which does all but drawing the sentences."""
 
+    asks = "inner"
     deterministic = False
     renders_anew = True
     predicts_labels = False
@@ -124,15 +125,6 @@ class NextSentenceModule(FramingBase):
         self.inner: Any = framing.form(backbone.layout.kind == "decoder").build(asked, backbone)
         self.reads, self.reads_lm_head, self.keeps_scores = self.inner.reads, self.inner.reads_lm_head, self.inner.keeps_scores
         self.smooths, self.notes = self.inner.smooths, self.inner.notes
-
-    @property
-    def smoothing(self) -> float:
-        """The form takes the loss."""
-        return float(self.inner.smoothing)
-
-    @smoothing.setter
-    def smoothing(self, share: float) -> None:
-        self.inner.smoothing = share
 
     def prepare(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         """Refuse a text alone; the form chooses from questions of the training texts."""
@@ -177,37 +169,16 @@ class NextSentenceModule(FramingBase):
             found.append(Example(texts, label, example.row))
         return found
 
-    def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
-        """As the form does."""
-        batch: Batch = self.inner.collate(prompts, rng)
-        return batch
-
     def part(self, batch: Batch, rows: slice) -> Batch:
         """As the form does."""
         found: Batch = self.inner.part(batch, rows)
-        return found
-
-    def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """As the form does."""
-        found: Tensor = self.inner.trunk(backbone, batch)
         return found
 
     def trunk_key(self) -> str:
         """Sentences are drawn anew, so that the trunk's output is never worth keeping."""
         return f"next_sentence {self.value.asks} {self.inner.trunk_key()}"
 
-    def scores(self, backbone: Backbone, batch: Batch) -> Scores:
-        """As the form does."""
-        found: Scores = self.inner.scores(backbone, batch)
-        return found
-
     def loss(self, scores: Scores, batch: Batch) -> Tensor:
         """As the form takes it."""
         self.inner.train(self.training)
-        found: Tensor = self.inner.loss(scores, batch)
-        return found
-
-    def decode(self, scores: Scores) -> list[Prediction]:
-        """The answer of each question, with its chance."""
-        found: list[Prediction] = self.inner.decode(scores)
-        return found
+        return super().loss(scores, batch)

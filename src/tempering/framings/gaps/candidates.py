@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempering.contracts import Prompt
+from tempering.framings.made import Made
 from tempering.framings.spans.windows import Range
 
 Stretch = tuple[int, int]  # words first .. last (not included) of a text
@@ -57,7 +57,7 @@ def how_many(words: int, most: int) -> int:
     return words * k - k * (k - 1) // 2
 
 
-class SpanWalk(Sequence[Prompt]):
+class SpanWalk(Made[Prompt]):
     """What an epoch goes through: every entity of at most ``most`` words, and ``negatives`` times as many stretches that are none.
 
     Those are drawn over all texts together, each stretch as likely as another and none twice, anew for every epoch (`batches`). Prompts
@@ -91,17 +91,9 @@ class SpanWalk(Sequence[Prompt]):
         none = [x for x in stretches(len(sentence.words), self._most) if x not in (sentence.entities or {})]
         return sentence, none[number - (int(self._ends[place - 1]) if place else 0)]
 
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Prompt]: ...
-    def __getitem__(self, index: int | slice) -> Prompt | Sequence[Prompt]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._lay(*self.at(int(index)))
-
-    def __iter__(self) -> Iterator[Prompt]:
-        return (self[i] for i in range(len(self)))
+    def make(self, index: int) -> Prompt:
+        """The prompt of a number."""
+        return self._lay(*self.at(index))
 
     def batches(self, size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """All numbers once in an order of this epoch's own, with stretches that are no entity drawn anew."""

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Rendered, Scores
+from tempering.contracts import Example, Kind, Prediction, Prompt, Rendered, Scores
 from tempering.errors import DataError, RecipeError
+from tempering.framings.around import Around
 from tempering.framings.gaps.cloze_module import ClozeModule
 from tempering.framings.gaps.draws import Pool, likenesses
 from tempering.framings.gaps.sentence_vectors import load, sentence_vectors
 from tempering.framings.gaps.shown import Beside
-from tempering.framings.module import FramingBase
 from tempering.streams import numpy_stream
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tempering.learner import Learner
 
 
-class DemonstrationsModule(FramingBase):
+class DemonstrationsModule(Around):
     """All weights are those of the cloze, ``cloze``. What it needs to predict are the examples that may be shown (`keep`)."""
 
     deterministic = False
@@ -48,15 +48,6 @@ class DemonstrationsModule(FramingBase):
         self._pool: Pool | None = None
         self._vectors: Tensor | None = None
         self._seed = 0
-
-    @property
-    def smoothing(self) -> float:
-        """The cloze takes the loss."""
-        return self.cloze.smoothing
-
-    @smoothing.setter
-    def smoothing(self, share: float) -> None:
-        self.cloze.smoothing = share
 
     def prepare(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         """Take the rows that may be shown, and a copy of the model where training would change what is alike."""
@@ -153,29 +144,9 @@ class DemonstrationsModule(FramingBase):
         table = getattr(self.cloze.verbalizer, "table", None)
         return [tuple(row[0]) for row in table] if table else list(self.cloze.text.words)
 
-    def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
-        """As the cloze does."""
-        return self.cloze.collate(prompts, rng)
-
-    def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """As the cloze does."""
-        return self.cloze.trunk(backbone, batch)
-
     def trunk_key(self) -> str:
         """The cloze's, and how many contexts there are: they are drawn anew, so that the trunk's output is never worth keeping."""
         return f"demonstrations contexts={self.value.contexts} length={self._whole[0].length} {self.cloze.trunk_key()}"
-
-    def scores(self, backbone: Backbone, batch: Batch) -> Scores:
-        """As the cloze does."""
-        return self.cloze.scores(backbone, batch)
-
-    def loss(self, scores: Scores, batch: Batch) -> Tensor:
-        """As the cloze does."""
-        return self.cloze.loss(scores, batch)
-
-    def decode(self, scores: Scores) -> list[Prediction]:
-        """As the cloze does."""
-        return self.cloze.decode(scores)
 
     def combine(self, asked: Rendered, scores: Scores) -> list[Prediction]:
         """Class scores averaged over the contexts of a query; of values the mean of the predictions."""

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Rendered, Scores, Span
+from tempering.contracts import Example, Kind, Prediction, Prompt, Rendered, Scores, Span
 from tempering.errors import DataError
+from tempering.framings.around import Around
 from tempering.framings.gaps.candidates import Sentence, SpanWalk, Stretch, apart, how_many, speaks_for, stretches
 from tempering.framings.gaps.cloze_module import ClozeModule
-from tempering.framings.module import FramingBase
 from tempering.framings.spans.windows import Offsets, ranges
 from tempering.framings.templates.laying import size
 from tempering.framings.templates.pieces import Field
@@ -45,7 +44,7 @@ class SpanTask:
         return self.labels.index(label)
 
 
-class ClozeNERModule(FramingBase):
+class ClozeNERModule(Around):
     """All weights are those of the cloze, ``cloze``, which names one stretch of words at a time. A row is a stretch."""
 
     windows = True
@@ -65,15 +64,6 @@ class ClozeNERModule(FramingBase):
         named = [p.name for p in self.cloze.text.template.skeleton() if isinstance(p, Field)]
         self._texts, self._spans = named.count(TEXT), named.count(SPAN)
         self._own = size(self.cloze.text.parts([Example(("", ""))])[0])  # tokens of the template itself
-
-    @property
-    def smoothing(self) -> float:
-        """The cloze takes the loss."""
-        return self.cloze.smoothing
-
-    @smoothing.setter
-    def smoothing(self, share: float) -> None:
-        self.cloze.smoothing = share
 
     def sentences(self, examples: Sequence[Example]) -> list[Sentence]:
         """The texts of ``examples`` with the tokens of their words and, where they are tagged, their entities."""
@@ -145,29 +135,9 @@ class ClozeNERModule(FramingBase):
         """The longest prompt for rows of so many tokens: the text, the template's own words, a stretch of it."""
         return min(limit, max(1, self._texts) * max(lengths) + self._own + self.value.max_span) if lengths else limit
 
-    def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
-        """As the cloze does."""
-        return self.cloze.collate(prompts, rng)
-
-    def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """As the cloze does."""
-        return self.cloze.trunk(backbone, batch)
-
     def trunk_key(self) -> str:
         """The cloze's, and how long a stretch may be. (Not used: stretches are drawn anew.)"""
         return f"cloze_ner max_span={self.value.max_span} {self.cloze.trunk_key()}"
-
-    def scores(self, backbone: Backbone, batch: Batch) -> Scores:
-        """As the cloze does: class scores [1, stretches, 1 + types]."""
-        return self.cloze.scores(backbone, batch)
-
-    def loss(self, scores: Scores, batch: Batch) -> Tensor:
-        """As the cloze does: the verbalizer's own, or cross entropy, a mean over stretches."""
-        return self.cloze.loss(scores, batch)
-
-    def decode(self, scores: Scores) -> list[Prediction]:
-        """The likeliest type of each stretch by itself, or O."""
-        return self.cloze.decode(scores)
 
     def combine(self, asked: Rendered, scores: Scores) -> list[Prediction]:
         """Tags, entities in characters and chances of every word, read off the stretches of each text."""

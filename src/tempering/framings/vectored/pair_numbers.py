@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempering.contracts import Prompt
+from tempering.framings.made import Made
 
 Strategy = Literal["oversampling", "undersampling", "unique"]
 Numbers = NDArray[np.int64]
@@ -72,7 +73,7 @@ def _found(sums: Numbers, numbers: Numbers) -> tuple[Numbers, Numbers]:
     return place, numbers - np.where(place > 0, sums[place - 1], 0)
 
 
-class PairWalk(Sequence[Prompt]):
+class PairWalk(Made[Prompt]):
     """The pairs of an epoch as prompts, made as they are asked for: ``prompts`` are the rows, with their class as target.
 
     Number k below ``share`` is a positive pair, the others are negative. ``extra`` of a prompt is the prompt of its second text.
@@ -114,16 +115,9 @@ class PairWalk(Sequence[Prompt]):
                 first[chosen], second[chosen] = rows_of(permuted((numbers[chosen] - start) % count, count, key))
         return first, second
 
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Prompt]: ...
-    def __getitem__(self, index: int | slice) -> Prompt | Sequence[Prompt]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        first, second = self.rows(np.array([int(index) % len(self)]))
+    def make(self, index: int) -> Prompt:
+        """The pair of a number, as a prompt."""
+        first, second = self.rows(np.array([index]))
         return replace(self._prompts[int(first[0])], extra=self._prompts[int(second[0])])
 
     def batches(self, size: int, rng: np.random.Generator) -> Batches:
@@ -133,7 +127,7 @@ class PairWalk(Sequence[Prompt]):
         return Batches(len(self), size, order)
 
 
-class Batches(Sequence[Numbers]):
+class Batches(Made[Numbers]):
     """Numbers 0 .. ``total`` - 1, shuffled by ``key`` and cut into batches of ``size``, each made as it is asked for."""
 
     def __init__(self, total: int, size: int, key: int) -> None:
@@ -142,14 +136,7 @@ class Batches(Sequence[Numbers]):
     def __len__(self) -> int:
         return -(-self.total // self.size)
 
-    @overload
-    def __getitem__(self, index: int) -> Numbers: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Numbers]: ...
-    def __getitem__(self, index: int | slice) -> Numbers | Sequence[Numbers]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def make(self, index: int) -> Numbers:
+        """The numbers of a batch."""
         start = index * self.size
         return permuted(np.arange(start, min(start + self.size, self.total)), self.total, self.key)
