@@ -92,6 +92,7 @@ def test_the_variance_is_decomposed_where_asked_for(here: Path, bert: str, capsy
         (("--sizes", "8000"), "at most"),
         (("--recipes", "full,full"), "found 'full' twice"),
         (("--recipes", ","), "found none"),
+        (("--seeds", "2", "--search-seeds", "3", "--dry-run"), "--search-seeds 3: expected at most the 2 of --seeds"),
         (("--recipes", "full,lorra"), "did you mean lora"),
         (("--recipes", "mixout", "tuning=lora"), "trains none of those"),
         (("--seeds", "0"), "see  temper compare --help"),

@@ -49,6 +49,10 @@ def run(request: Request, dry_run: bool, as_json: bool) -> None:
     folder.check_free(request.output_dir, resume=True, overwrite=False)
     if request.decompose:
         square(request.seeds)  # refuses too few seeds to cross
+    if (request.search_seeds or 0) > request.seeds:
+        raise RecipeError(
+            f"--search-seeds {request.search_seeds}: expected at most the {request.seeds} of --seeds; give fewer, or more --seeds"
+        )
     sizes = read_sizes(request.sizes)
     task = request.source.task(request.seed, hold_out_test=request.source.test is None)
     check_metrics(request.metrics, task.kind, task.labels)
