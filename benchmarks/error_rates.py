@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from tempering.study.statistics import compare_all, interval
+from tempering.study.statistics import compare_all, find_best, interval
 
 Array = NDArray[np.float64]
 RECIPES, SEEDS = (3, 4, 5, 6, 7, 8), (3, 5, 10)
-# Compares [K, S] scores (and [K, S, n] items) of equal recipes: True when any pair is called different.
+# Compares [K, S] scores (and [K, S, n] items) of equal recipes: True when it claims what is not so.
 Judge = Callable[[Array, Array | None], bool]
 
 
@@ -86,10 +86,18 @@ WORLDS = (
 
 
 def ours(scores: Array, items: Array | None) -> bool:
-    """The study's own comparison of all pairs."""
+    """The study's own comparison of all pairs: any pair is called different."""
+    return any(pair.different for pair in compare_all(*_named(scores, items)))
+
+
+def lost_best(scores: Array, items: Array | None) -> bool:
+    """The study's own answer: the first recipe, as good as any, is said to be behind the best."""
+    return "0" in find_best(*_named(scores, items)).behind
+
+
+def _named(scores: Array, items: Array | None) -> tuple[dict[str, list[float]], dict[str, Array] | None]:
     names = [str(k) for k in range(len(scores))]
-    table = None if items is None else dict(zip(names, items, strict=True))
-    return any(pair.different for pair in compare_all(dict(zip(names, scores.tolist(), strict=True)), table))
+    return dict(zip(names, scores.tolist(), strict=True)), None if items is None else dict(zip(names, items, strict=True))
 
 
 def uncorrected(scores: Array, items: Array | None) -> bool:
@@ -109,7 +117,7 @@ def bootstrap(scores: Array, items: Array | None) -> bool:
 
 
 def false_positives(world: World, recipes: int, seeds: int, items: int, trials: int, judge: Judge = ours, start: int = 0) -> int:
-    """In how many of ``trials`` studies of equal recipes at least one pair is called different."""
+    """In how many of ``trials`` studies of equal recipes ``judge`` claims something: by default, that some pair is different."""
     wrong = 0
     for trial in range(trials):
         table = world.draw(recipes, seeds, items, np.random.default_rng((start, recipes, seeds, trial)))
@@ -138,15 +146,17 @@ def simulate(
     seeds: Sequence[int] = SEEDS,
     trials: int = 1000,
     items: int = 100,
-) -> Iterable[tuple[str, int, list[float], float]]:
-    """For every world and number of seeds: familywise error rates, one for each number of recipes, and the miss rate of `interval`.
+) -> Iterable[tuple[str, int, list[float], float, float]]:
+    """For every world and number of seeds: familywise error rates, one for each number of recipes, the miss rate of `interval`,
+    and how often the answer among the most recipes leaves out one that is as good as any.
 
     The miss rate is nan for a world of scores only, whose interval does not speak of future items.
     """
     for world, count in itertools.product(worlds, seeds):
         rates = [false_positives(world, k, count, items, trials) / trials for k in recipes]
         missed = float("nan") if world.scores_only else misses(world, count, items, trials) / trials
-        yield world.name + "*" * world.wild, count, rates, missed
+        left_out = false_positives(world, max(recipes), count, items, trials, judge=lost_best) / trials
+        yield world.name + "*" * world.wild, count, rates, missed, left_out
 
 
 def main() -> None:
@@ -158,9 +168,12 @@ def main() -> None:
     allowed = 100 * most_allowed(options.trials) / options.trials
     print(f"{options.trials} studies a figure, {options.items} items; 5 % is kept when a rate is at most {allowed:.1f} %\n")
     print("(*: so skewed that the interval of one recipe cannot keep 5 %, see World)\n")
-    print(f"{'world':34}{'seeds':>6}" + "".join(f"{k:>7}" for k in RECIPES) + "   missed by the 95 % interval")
-    for name, count, rates, missed in simulate(trials=options.trials, items=options.items):
-        print(f"{name:34}{count:>6}" + "".join(f"{100 * rate:>6.1f}%" for rate in rates) + f"{100 * missed:>10.1f}%", flush=True)
+    print(f"{'world':34}{'seeds':>6}" + "".join(f"{k:>7}" for k in RECIPES) + "   missed by the 95 % interval   best left out")
+    for name, count, rates, missed, left_out in simulate(trials=options.trials, items=options.items):
+        print(
+            f"{name:34}{count:>6}" + "".join(f"{100 * rate:>6.1f}%" for rate in rates) + f"{100 * missed:>10.1f}%{100 * left_out:>29.1f}%",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -101,13 +101,13 @@ def test_a_tie_names_both_their_difference_and_what_is_cheaper() -> None:
     assert only(found).tied == ["full", "lora"]
     assert first.startswith("With all 6,920 rows full and lora cannot be told apart (93.5 and 93.0 % accuracy; difference 0.5 points, ")
     assert "95 % interval -" in first
-    assert first.endswith("full is better than head; lora trains 0.3 % of the weights and its file is 60 x smaller (against full).")
-    assert "best" not in first
+    assert first.endswith("head is behind the best; lora trains 0.3 % of the weights and its file is 60 x smaller (against full).")
+    assert "full is best" not in first
 
 
 def test_a_winner_is_named_with_its_lead() -> None:
     found = conclude(info(), runs({"full": 0.95, "lora": 0.8, "head": 0.7}))
-    pair = next(p for p in only(found).pairs if (p.a, p.b) == ("full", "lora"))
+    pair = next(p for p in only(found).leads if (p.a, p.b) == ("full", "lora"))
     lead = f"{100 * pair.difference:.1f} points more than lora, the next, 95 % interval {100 * pair.low:.1f} to {100 * pair.high:.1f}"
     mean = only(found).cells[0].interval.mean
     assert found.sentences == [f"With all 6,920 rows full is best ({100 * mean:.1f} % accuracy; {lead})."]

@@ -107,7 +107,7 @@ def _section(result: SizeResult, scale: Scale, info: StudyInfo, first: bool) -> 
 def _remarks(result: SizeResult, scale: Scale) -> tuple[str, ...]:
     lines = []
     if len(result.tied) > 1:
-        lines.append(f"Best mean: {result.tied[0]}. Cannot be told apart from it: {', '.join(result.tied[1:])}.")
+        lines.append(f"Best mean: {result.tied[0]}. May be the best as well: {', '.join(result.tied[1:])}.")
     elif result.tied:
         lines.append(f"Best: {result.tied[0]}.")
     if len(result.groups) > 1 and len(result.cells) <= 5:  # with more, the letters in the table are easier to read
@@ -217,7 +217,9 @@ def _comparisons_text(conclusion: Conclusion) -> str:
     return (
         "Paired by seed, all pairs of one size corrected together (Bonferroni): "
         f"the chance of any false claim at a size is at most 5 %. {words} "
-        "Recipes whose interval includes zero cannot be told apart, which does not mean that they are equal."
+        "Recipes whose interval includes zero cannot be told apart, which does not mean that they are equal. "
+        "Which recipe may be the best takes fewer comparisons: one is behind when another is better at 5 % divided by the number "
+        "of other recipes, so with 95 % confidence the best is among the marked ones."
     )
 
 

@@ -44,6 +44,7 @@ def _size(result: SizeResult, info: StudyInfo, records: Sequence[Record]) -> dic
         "size": result.size,
         "rows": result.rows,
         "tied": list(result.tied),
+        "leads": [pair_values(pair, info.higher_is_better) for pair in result.leads],
         "groups": [list(group) for group in result.groups],
         "smallest_difference": result.smallest_difference,
         "cells": cells,

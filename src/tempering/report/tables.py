@@ -19,7 +19,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text: ``rows`` [rows, columns]. The first column names the row; ``leading`` marks rows tied for the best."""
+    """A table of text: ``rows`` [rows, columns]. The first column names the row; ``leading`` marks rows that may be the best."""
 
     caption: str
     columns: tuple[str, ...]
@@ -141,7 +141,7 @@ PAIR_COLUMNS = (
 
 def score_table(result: SizeResult, scale: Scale, split: str) -> Table:
     """How well each recipe did at one size, best first."""
-    notes = ("Marked: the best mean and what cannot be told apart from it. Recipes that share a group letter cannot be told apart.",)
+    notes = ("Marked: the best is among these, 95 % sure. Recipes that share a letter are not told apart when all pairs are compared.",)
     caption = f"Scores: {scale.metric} on the {split} split, {rows_label(result.size, result.rows)}"
     return table_of(caption, SCORE_COLUMNS, ordered(result, scale), scale, notes)
 
@@ -161,7 +161,7 @@ def pair_table(result: SizeResult, scale: Scale) -> Table:
 
 
 def table_of(caption: str, columns: Sequence[Column], values: Sequence[Values], scale: Scale, notes: tuple[str, ...] = ()) -> Table:
-    """A table of ``values``, a row each; those tied for the best are marked."""
+    """A table of ``values``, a row each; those that may be the best are marked."""
     rows = tuple(tuple(column.show(scale, row) for column in columns) for row in values)
     leading = tuple(bool(row.get("tied_for_best")) for row in values)
     return Table(caption, tuple(c.heading for c in columns), rows, tuple(c.numeric for c in columns), leading, notes)

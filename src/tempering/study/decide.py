@@ -18,10 +18,10 @@ from tempering.study.statistics import (
     Pair,
     compare_all,
     disagreement,
+    find_best,
     groups,
     interval,
     smallest_difference,
-    tied_with_best,
 )
 from tempering.study.variance import Array
 from tempering.study.wording import words
@@ -59,13 +59,17 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class SizeResult:
-    """One training size: its cells in the study's order, all pairs, those tied with the best (best first) and the groups."""
+    """One training size: its cells in the study's order, all pairs, those that may be the best (best mean first) and the groups.
+
+    ``leads`` compares the best mean with every other recipe, corrected for that question alone (`study.best`).
+    """
 
     size: str
     rows: int
     cells: list[Cell]
     pairs: list[Pair]
     tied: list[str]
+    leads: list[Pair]
     groups: list[list[str]]
     smallest_difference: float
 
@@ -116,12 +120,14 @@ def _size(info: StudyInfo, size: str, records: Sequence[Record]) -> SizeResult:
     tables = {name: _table([found.get(seed) for seed in seeds], scores[name]) for name, found in by_recipe.items()}
     items = {name: table for name, table in tables.items() if table is not None}
     pairs = compare_all(scores, items)
+    best = find_best(scores, items, info.higher_is_better)
     return SizeResult(
         size=size,
         rows=rows,
         cells=[_cell(info, size, rows, name, list(by_recipe[name].values()), scores[name], tables[name]) for name in recipes],
         pairs=pairs,
-        tied=tied_with_best(scores, pairs, info.higher_is_better),
+        tied=best.contenders,
+        leads=best.leads,
         groups=groups(scores, pairs, info.higher_is_better),
         smallest_difference=smallest_difference(scores, items),
     )

@@ -3,7 +3,7 @@
 Every pair gets the interval of `variance.Spread` at the level (1 - confidence) / pairs. That is single-step on purpose. Holm's
 steps reject a little more, but intervals that agree with them and hold together are open-ended for every rejected pair; here
 the reader gets both: all intervals hold together with the confidence stated, and a pair is called different exactly when its
-interval excludes 0. As all pairs are covered, so is every comparison with the best.
+interval excludes 0. Which recipe may be the best is another question with fewer comparisons: `best`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class _Contrast:
+class Contrast:
+    """Recipe a - recipe b before any correction: mean difference, its spread (None: no claim), their common seeds, and how."""
+
     difference: float
     spread: Spread | None
     seeds: int
@@ -57,30 +59,30 @@ def compare_all(scores: Mapping[str, Sequence[float]], items: Mapping[str, Array
     future seeds and items; else the paired t test over seeds speaks of this test set. The chance of any false claim is at most
     1 - ``confidence``, and all intervals hold together with ``confidence``.
     """
-    contrasts = {(a, b): _contrast(scores, items, a, b) for a, b in itertools.combinations(scores, 2)}
+    contrasts = {(a, b): contrast_of(scores, items, a, b) for a, b in itertools.combinations(scores, 2)}
     count = sum(c.spread is not None for c in contrasts.values())
-    return [_pair(a, b, c, count, 1 - confidence) for (a, b), c in contrasts.items()]
+    return [judged(a, b, c, count, 1 - confidence) for (a, b), c in contrasts.items()]
 
 
-def _contrast(scores: Mapping[str, Sequence[float]], items: Mapping[str, Array] | None, a: str, b: str) -> _Contrast:
+def contrast_of(scores: Mapping[str, Sequence[float]], items: Mapping[str, Array] | None, a: str, b: str) -> Contrast:
     length = min(len(scores[a]), len(scores[b]))
     first, second = (np.asarray(scores[name], dtype=float)[:length] for name in (a, b))
     both = np.isfinite(first) & np.isfinite(second)
     seeds = int(both.sum())
     if seeds == 0:
-        return _Contrast(average(scores[a]) - average(scores[b]), None, 0, FEW_SEEDS)
+        return Contrast(average(scores[a]) - average(scores[b]), None, 0, FEW_SEEDS)
     difference = first[both] - second[both]
     tables = [_table(scores[name], items, name, length, both) for name in (a, b)]
     left, right = tables
     if left is not None and right is not None and left.shape == right.shape:
         extra = 2.0 if is_binary(np.abs(left)) and is_binary(np.abs(right)) else 0.0
         method = CROSSED if seeds > 1 else ONE_SEED
-        return _Contrast(float(difference.mean()), crossed_spread(left - right, extra), seeds, method)
+        return Contrast(float(difference.mean()), crossed_spread(left - right, extra), seeds, method)
     if seeds < 2:
-        return _Contrast(float(difference.mean()), None, seeds, FEW_SEEDS)
+        return Contrast(float(difference.mean()), None, seeds, FEW_SEEDS)
     if np.ptp(difference) < 1e-12:
-        return _Contrast(float(difference.mean()), None, seeds, NO_SPREAD)
-    return _Contrast(float(difference.mean()), seed_spread(difference), seeds, SEEDS)
+        return Contrast(float(difference.mean()), None, seeds, NO_SPREAD)
+    return Contrast(float(difference.mean()), seed_spread(difference), seeds, SEEDS)
 
 
 def _table(scores: Sequence[float], items: Mapping[str, Array] | None, name: str, length: int, both: Array) -> Array | None:
@@ -95,7 +97,7 @@ def average(scores: Sequence[float]) -> float:
     return sum(done) / len(done) if done else NAN
 
 
-def _pair(a: str, b: str, contrast: _Contrast, count: int, level: float) -> Pair:
+def judged(a: str, b: str, contrast: Contrast, count: int, level: float) -> Pair:
     difference, spread = contrast.difference, contrast.spread
     if spread is None:
         return Pair(a, b, difference, NAN, NAN, 1.0, 1.0, False, contrast.seeds, contrast.method)
@@ -104,7 +106,7 @@ def _pair(a: str, b: str, contrast: _Contrast, count: int, level: float) -> Pair
     return Pair(a, b, difference, low, high, p, min(1.0, p * count), bool(low > 0 or high < 0), contrast.seeds, contrast.method)
 
 
-def _order(scores: Mapping[str, Sequence[float]], higher_is_better: bool) -> list[str]:
+def by_mean(scores: Mapping[str, Sequence[float]], higher_is_better: bool) -> list[str]:
     means = {name: average(values) for name, values in scores.items()}
     done = [name for name in scores if math.isfinite(means[name])]
     return sorted(done, key=lambda name: -means[name] if higher_is_better else means[name])
@@ -119,7 +121,7 @@ def groups(scores: Mapping[str, Sequence[float]], pairs: Sequence[Pair], higher_
 
     A recipe may be in several (a tied with b, b with c, yet a better than c). Recipes without a finished run are left out.
     """
-    order, apart = _order(scores, higher_is_better), _apart(pairs)
+    order, apart = by_mean(scores, higher_is_better), _apart(pairs)
     near = {name: {other for other in order if other != name and frozenset((name, other)) not in apart} for name in order}
     found = [sorted(group, key=order.index) for group in _cliques(set(), set(order), set(), near)] if order else []
     return sorted(found, key=lambda group: [order.index(name) for name in group])
@@ -135,26 +137,3 @@ def _cliques(chosen: set[str], open_: set[str], closed: set[str], near: Mapping[
         found += _cliques(chosen | {name}, open_ & near[name], closed & near[name], near)
         open_, closed = open_ - {name}, closed | {name}
     return found
-
-
-def tied_with_best(scores: Mapping[str, Sequence[float]], pairs: Sequence[Pair], higher_is_better: bool = True) -> list[str]:
-    """The recipe with the best mean, then by their means all that cannot be told apart from it."""
-    order, apart = _order(scores, higher_is_better), _apart(pairs)
-    return [name for name in order if name == order[0] or frozenset((order[0], name)) not in apart]
-
-
-def smallest_difference(
-    scores: Mapping[str, Sequence[float]], items: Mapping[str, Array] | None, power: float = 0.8, confidence: float = 0.95
-) -> float:
-    """The true difference, in units of the score, that a typical pair would be called different for with chance ``power``.
-
-    For this many seeds, test items and pairs, after the correction: the median over the pairs that were not told apart (over all,
-    if all were), since two recipes that are far apart disagree on many items, and a close pair does not. nan without any pair.
-    """
-    contrasts = [_contrast(scores, items, a, b) for a, b in itertools.combinations(scores, 2)]
-    known = [(abs(c.difference), c.spread) for c in contrasts if c.spread is not None]
-    if not known:
-        return NAN
-    level = (1 - confidence) / len(known)
-    close = [spread for difference, spread in known if difference <= spread.half(level)]
-    return float(np.median([spread.typical().detectable(level, power) for spread in close or [spread for _, spread in known]]))

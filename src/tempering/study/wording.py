@@ -1,6 +1,7 @@
 """The answer of a study in plain sentences: which recipe for which size, what is tied, what is cheaper, what went wrong.
 
-Nothing is called best that was not shown to be better than every other recipe: the words for a tie are "cannot be told apart".
+Nothing is called best that was not shown to be better than every other recipe: the words for a tie are "cannot be told apart", and
+what was shown not to be the best is "behind the best" (`study.best`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tempering.study.pairs import FEW_SEEDS, NO_SPREAD
+from tempering.study.pairs import FEW_SEEDS, NO_SPREAD, Pair
 
 if TYPE_CHECKING:
     from tempering.study.decide import Cell, Conclusion, SizeResult
@@ -71,7 +72,7 @@ def _same(result: SizeResult) -> tuple[object, ...]:
     """Sizes whose keys are equal have the same answer."""
     tied, rest = frozenset(result.tied), frozenset(_behind(result))
     cheap = _cheapest(result) if len(tied) > 1 else None
-    return tied, rest, result.tied[0] if rest else "", cheap.recipe if cheap else ""
+    return tied, rest, cheap.recipe if cheap else ""
 
 
 def _verdict(info: StudyInfo, unit: _Unit, results: Sequence[SizeResult]) -> str:
@@ -80,7 +81,8 @@ def _verdict(info: StudyInfo, unit: _Unit, results: Sequence[SizeResult]) -> str
     if len(result.tied) == 1:
         return where + (_best(info, unit, results) if _behind(result) else _alone(unit, results)) + "."
     names = _and([cell.recipe for cell in result.cells if cell.recipe in result.tied])
-    behind = f"; {result.tied[0]} is better than {_and(_behind(result))}" if _behind(result) else ""
+    rest = _behind(result)
+    behind = f"; {_and(rest)} {'are' if len(rest) > 1 else 'is'} behind the best" if rest else ""
     cost = _cheaper(result)
     return f"{where}{names} cannot be told apart ({_tie(unit, results)}){behind}{'; ' + cost if cost else ''}."
 
@@ -99,7 +101,7 @@ def _best(info: StudyInfo, unit: _Unit, results: Sequence[SizeResult]) -> str:
     reached = _reached(unit, results, name)
     if len(results) > 1:
         return f"{name} is best ({reached})"
-    low, high, difference = _compared(result, name, second.recipe)
+    low, high, difference = _compared(result, result.leads, name, second.recipe)
     low, high = (low, high) if sign > 0 else (-high, -low)
     ahead = f"{unit.gap(abs(difference))} {'more' if difference > 0 else 'less'} than {second.recipe}, the next"
     return f"{name} is best ({reached}; {ahead}{_interval(unit, low, high, 1)})"
@@ -115,7 +117,7 @@ def _tie(unit: _Unit, results: Sequence[SizeResult]) -> str:
     if len(result.tied) > 2:
         return f"{values}; differences up to {unit.gap(gaps[0])}"
     first, second = (cell.recipe for cell in result.cells if cell.recipe in result.tied)
-    low, high, difference = _compared(result, first, second)
+    low, high, difference = _compared(result, result.pairs, first, second)
     return f"{values}; difference {unit.gap(difference)}{_interval(unit, low, high, 1)}"
 
 
@@ -128,9 +130,9 @@ def _interval(unit: _Unit, low: float, high: float, sizes: int) -> str:
     return f", 95 % interval {unit.span(low, high)}" if sizes == 1 and math.isfinite(low) and math.isfinite(high) else ""
 
 
-def _compared(result: SizeResult, first: str, second: str) -> tuple[float, float, float]:
+def _compared(result: SizeResult, pairs: Sequence[Pair], first: str, second: str) -> tuple[float, float, float]:
     """Bounds and difference of first - second, whichever way round the pair is stored."""
-    for pair in result.pairs:
+    for pair in pairs:
         if (pair.a, pair.b) == (first, second):
             return pair.low, pair.high, pair.difference
         if (pair.b, pair.a) == (first, second):
