@@ -1,7 +1,7 @@
 """How well do rankings by frozen features predict tuned scores? Four tasks, three models, several recipes.
 
-    python experiments/ranking.py [--models A,B,C] [--tasks sst2,trec6,cola,rte] [--recipes head,lora,full] [--seeds 3] [--output FILE]
-        [key=value for every recipe ...]
+    python experiments/ranking.py [--models A,B,C] [--tasks sst2,trec6,cola,rte] [--recipes head,lora,full] [--seeds 3] [--hours H]
+        [--output runs/ranking] [--table experiments/ranking.md] [key=value for every recipe ...]
 
 Every model is tuned on every task by each recipe (development score, mean over seeds). For each task and measure: Kendall's tau and
 Pearson's r between the measure and the tuned score over the models, and whether the model ranked first was the best. With three models a
@@ -12,15 +12,14 @@ alone, and the test split is never opened. Finished runs are kept.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cells import Cells, carry_out, markdown
 from options import MODEL, RUNS, basic, names, with_settings
 from scipy.stats import kendalltau, pearsonr
 
@@ -53,28 +52,20 @@ def tuned(task: Task, model: str, recipe: str, seed: int, settings: Sequence[str
     return {"score": record["metrics"]["dev"][record["main_metric"]], "seconds": record["train_seconds"]}
 
 
-def runs(args: argparse.Namespace) -> dict[str, Any]:
-    """All measures and runs, by their names; what is in the file already is not made again."""
-    settings = {"rows": args.rows, "train_rows": args.train_rows, "settings": list(args.settings)}
-    done: dict[str, Any] = json.loads(args.output.read_text()) if args.output.exists() else {"made with": settings}
-    if (found := done.get("made with")) != settings:
-        raise SystemExit(f"{args.output} holds runs made with {found}, and now {settings} is asked for; give another --output")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+def run(cells: Cells, args: argparse.Namespace) -> None:
+    """All measures and runs that are not there, task by task."""
     for name in args.tasks:
         small, cache = rows_of(Task.from_file(args.data / name), args.train_rows), TrunkCache()
-        key = f"{name}/measures/{','.join(args.models)}"
-        if key not in done:
-            done[key] = measured(small, args.models, args.rows)
-            args.output.write_text(json.dumps(done, indent=1))
+        cells.get(_measures(name, args), lambda task=small: measured(task, args.models, args.rows))
         for recipe in args.recipes:
             for model in args.models:
                 for seed in range(args.seeds):
-                    key = f"{name}/{recipe}/{model}/{seed}"
-                    if key not in done:
-                        done[key] = tuned(small, model, recipe, seed, args.settings, cache)
-                        args.output.write_text(json.dumps(done, indent=1))
-                        print(f"{key:50s} {100 * done[key]['score']:5.1f}", file=sys.stderr, flush=True)
-    return done
+                    given = (small, model, recipe, seed, args.settings, cache)
+                    cells.get(f"{name}/{recipe}/{model}/{seed}", lambda given=given: tuned(*given))
+
+
+def _measures(name: str, args: argparse.Namespace) -> str:
+    return f"{name}/measures/{','.join(args.models)}"
 
 
 def agreement(measure: Sequence[float], scores: Sequence[float]) -> dict[str, float]:
@@ -86,32 +77,53 @@ def agreement(measure: Sequence[float], scores: Sequence[float]) -> dict[str, fl
     return {"tau": tau, "r": r, "first": float(scores[first] == max(scores)), "lost": max(scores) - scores[first]}
 
 
-def tables(done: Mapping[str, Any], args: argparse.Namespace) -> str:
-    """Markdown: tuned scores, measures, and their agreement by recipe and measure, means over tasks."""
-    models, tasks = args.models, args.tasks
-    measures = {t: done[f"{t}/measures/{','.join(models)}"]["scores"] for t in tasks}
-    lines = ["| task | model | " + " | ".join([*MEASURES, *args.recipes]) + " |"]
-    lines.append("|---" * (2 + len(MEASURES) + len(args.recipes)) + "|")
-    tuned_scores: dict[tuple[str, str], list[float]] = {}
+def report(cells: Cells, args: argparse.Namespace) -> str:
+    """Tuned scores and measures, and how well they agree, of the tasks that are finished."""
+    keys = {t: [f"{t}/{r}/{m}/{s}" for r in args.recipes for m in args.models for s in range(args.seeds)] for t in args.tasks}
+    tasks = [t for t in args.tasks if all(key in cells for key in [_measures(t, args), *keys[t]])]
+    if not tasks:
+        return "No task is finished.\n"
+    measures = {t: cells[_measures(t, args)]["scores"] for t in tasks}
+    mean = {
+        (t, r): [sum(cells[f"{t}/{r}/{m}/{s}"]["score"] for s in range(args.seeds)) / args.seeds for m in args.models]
+        for t in tasks
+        for r in args.recipes
+    }
+    parts = [
+        "# Rankings by frozen features, and tuned scores",
+        f"Written by `python experiments/ranking.py`: {args.rows} rows are measured; scores are means over {args.seeds} seeds, in percent.",
+        scores_table(tasks, measures, mean, args),
+        agreement_table(tasks, measures, mean, args),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+Measures = Mapping[str, Mapping[str, Mapping[str, float | None]]]  # task -> model -> measure -> value
+Scores = Mapping[tuple[str, str], Sequence[float]]  # (task, recipe) -> one for each model
+
+
+def scores_table(tasks: Sequence[str], measures: Measures, mean: Scores, args: argparse.Namespace) -> str:
+    """A row for each task and model."""
+    rows = []
     for task in tasks:
-        for recipe in args.recipes:
-            tuned_scores[task, recipe] = [
-                sum(done[f"{task}/{recipe}/{m}/{s}"]["score"] for s in range(args.seeds)) / args.seeds for m in models
-            ]
-        for i, model in enumerate(models):
+        for i, model in enumerate(args.models):
             shown = [_number(measures[task][model][name]) for name in MEASURES]
-            scores = [f"{100 * tuned_scores[task, recipe][i]:.1f}" for recipe in args.recipes]
-            lines.append(f"| {task} | {model} | " + " | ".join([*shown, *scores]) + " |")
-    lines += ["", "| recipe | measure | Kendall's tau | Pearson's r | right first place | points lost by it |", "|---|---|---|---|---|---|"]
+            rows.append([task, Path(model).name, *shown, *(f"{100 * mean[task, recipe][i]:.1f}" for recipe in args.recipes)])
+    return markdown(["task", "model", *MEASURES, *args.recipes], rows)
+
+
+def agreement_table(tasks: Sequence[str], measures: Measures, mean: Scores, args: argparse.Namespace) -> str:
+    """A row for each recipe and measure, means over tasks."""
+    rows = []
     for recipe in args.recipes:
         for name in MEASURES:
-            usable = [t for t in tasks if all(measures[t][m][name] is not None for m in models)]
-            found = [agreement([measures[t][m][name] for m in models], tuned_scores[t, recipe]) for t in usable]
+            values = {t: [v for m in args.models if (v := measures[t][m][name]) is not None] for t in tasks}
+            found = [agreement(values[t], mean[t, recipe]) for t in tasks if len(values[t]) == len(args.models)]
             if found:
-                mean = {key: _nanmean([f[key] for f in found]) for key in found[0]}
-                right = f"{mean['first']:.2f} of {len(found)}"
-                lines.append(f"| {recipe} | {name} | {mean['tau']:.2f} | {mean['r']:.2f} | {right} | {100 * mean['lost']:.1f} |")
-    return "\n".join(lines)
+                of = {key: _nanmean([f[key] for f in found]) for key in found[0]}
+                right = f"{of['first']:.2f} of {len(found)}"
+                rows.append([recipe, name, f"{of['tau']:.2f}", f"{of['r']:.2f}", right, f"{100 * of['lost']:.1f}"])
+    return markdown(["recipe", "measure", "Kendall's tau", "Pearson's r", "right first place", "points lost by it"], rows)
 
 
 def _number(value: float | None) -> str:
@@ -132,15 +144,17 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--rows", type=int, default=2000, help="rows that the measures read")
     made.add_argument("--train-rows", type=int, default=None, help="rows that are tuned on; default: all")
-    made.add_argument("--output", type=Path, default=RUNS / "ranking.json")
+    made.add_argument("--output", type=Path, default=RUNS / "ranking")
+    made.add_argument("--table", type=Path, default=Path(__file__).with_name("ranking.md"))
+    made.add_argument("--hours", type=float, default=None, help="begin no run after so many hours; the same command goes on later")
     with_settings(made, "every recipe")
     return made.parse_args(words)
 
 
 def main() -> None:
-    """Run what is missing; print the tables."""
+    """Run what is missing; write the tables."""
     args = parsed()
-    print(tables(runs(args), args))
+    carry_out(args, ("rows", "train_rows", "settings"), lambda cells: run(cells, args), report)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Both sides get the same model, the same training rows of each seed, the mean over tokens as vector and the package's defaults (oversampled
 pairs, squared error of the cosine, batches of 16, one epoch, rate 2e-5 with a tenth of warm-up, logistic regression). Seconds are those of
 training alone: reading the model, and the rows that are judged, do not count. Nothing is chosen on the development rows that are judged.
-Finished runs are kept beside --output (.json) and not made again. The package lives in an environment of its own:
+Finished runs are kept in --output and not made again. The package lives in an environment of its own:
 
     python -m venv .venv-setfit && .venv-setfit/bin/pip install setfit==1.2.0
 
@@ -17,18 +17,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from cells import Cells, carry_out, paired
 from options import RUNS, basic
-from scipy.stats import ttest_rel
 
 from tempering.backbone import Backbone
 from tempering.contracts import Seeds
@@ -40,29 +41,7 @@ from tempering.tasks.sampling import few_shot
 
 PEER = Path(__file__).with_name("setfit_peer.py")
 INSTALL = "python -m venv .venv-setfit && .venv-setfit/bin/pip install setfit==1.2.0"
-
-
-class Runs:
-    """Finished runs by task, size, seed and side, in ``path``; runs made with other ``settings`` are refused."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path, self.settings = path, settings
-        self.done: dict[str, Any] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["settings"] != settings:
-                raise SystemExit(f"{path} holds runs made with {found['settings']}, and now {settings} is asked for; give another --output")
-            self.done = found["runs"]
-
-    def get(self, key: str, make: Callable[[], Run]) -> Run:
-        """The run ``key``, made and written down where it is not there."""
-        if key not in self.done:
-            self.done[key] = make()._asdict()
-            part = self.path.with_suffix(".part")
-            part.write_text(json.dumps({"settings": self.settings, "runs": self.done}, indent=1), encoding="utf-8")
-            part.replace(self.path)
-        return Run(**self.done[key])
+SIDES = ("tempering", "setfit")
 
 
 class Run(NamedTuple):
@@ -112,8 +91,8 @@ def line(name: str, k: int, mine: list[Run], other: list[Run]) -> str:
     cells = [name, str(k), str(len(mine)), shown([r.accuracy for r in mine], 3), shown([r.seconds for r in mine], 1)]
     if other:
         gaps = [a.accuracy - b.accuracy for a, b in zip(mine, other, strict=True)]
-        moved = len(gaps) > 1 and len(set(gaps)) > 1
-        p = f"{ttest_rel([r.accuracy for r in mine], [r.accuracy for r in other]).pvalue:.2f}" if moved else "-"
+        pair = paired([r.accuracy for r in mine], [r.accuracy for r in other])
+        p = f"{pair.p:.2f}" if math.isfinite(pair.low) else "-"
         faster = statistics.median(b.seconds / a.seconds for a, b in zip(mine, other, strict=True))
         cells += [shown([r.accuracy for r in other], 3), shown([r.seconds for r in other], 1), f"{statistics.mean(gaps):+.3f}", p]
         cells.append(f"{faster:.1f}x")
@@ -137,35 +116,46 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--model", default="minilm")
     made.add_argument("--normalize", action="store_true", help="vectors of length one, on both sides")
     made.add_argument("--peer", help="the python of an environment with setfit")
-    made.add_argument("--output", type=Path, default=RUNS / "setfit.md")
+    made.add_argument("--hours", type=float, default=None, help="begin no run after so many hours; the same command goes on later")
+    made.add_argument("--output", type=Path, default=RUNS / "setfit")
+    made.add_argument("--table", type=Path, default=Path(__file__).with_name("setfit.md"))
     return made.parse_args(words)
 
 
-def main() -> None:
-    """Run both sides on every task, size and seed; the table is written after each of its rows."""
-    args = parsed()
-    if not args.peer:
-        print(f"our side only: give --peer PYTHON of an environment with setfit; make one with\n    {INSTALL}", file=sys.stderr)
-    lines = heading(bool(args.peer))
-    runs = Runs(args.output.with_suffix(".json"), {"model": args.model, "rows": args.rows, "normalize": args.normalize})
+def run(cells: Cells, args: argparse.Namespace) -> None:
+    """Both sides on every task, size and seed."""
     for name in args.tasks:
         files = {split: args.data / name / f"{split}.jsonl" for split in ("train", "dev")}
         whole = Task.from_file(files["train"], dev=files["dev"])
         assert whole.dev is not None  # it was named
         judged = list(whole.dev.examples[: args.rows])
         for k in args.k:
-            mine: list[Run] = []
-            other: list[Run] = []
             for seed in range(args.seeds):
-                task = few(whole, k, seed)
-                same = (task, judged, args.model, seed, args.normalize)
-                mine.append(runs.get(f"{name}/{k}/{seed}/tempering", lambda s=same: ours(*s)))
+                same = (few(whole, k, seed), judged, args.model, seed, args.normalize)
+                cells.get(f"{name}/{k}/{seed}/tempering", lambda s=same: ours(*s)._asdict())
                 if args.peer:
-                    other.append(runs.get(f"{name}/{k}/{seed}/setfit", lambda s=same: theirs(args.peer, *s)))
-                print(f"{name}, {k} rows a class, seed {seed}: {mine[-1]} {other[-1] if other else ''}", file=sys.stderr)
-            lines.append(line(name, k, mine, other))
-            args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+                    cells.get(f"{name}/{k}/{seed}/setfit", lambda s=same: theirs(args.peer, *s)._asdict())
+
+
+def report(cells: Cells, args: argparse.Namespace) -> str:
+    """The table of what is there: seeds that both sides have, or ours alone where the package was never run."""
+    paired = any(key.endswith("/setfit") for key in cells.done)
+    lines = heading(paired)
+    for name in args.tasks:
+        for k in args.k:
+            wanted = [[f"{name}/{k}/{seed}/{side}" for side in SIDES[: 1 + paired]] for seed in range(args.seeds)]
+            found = [[Run(**cells[key]) for key in keys] for keys in wanted if all(key in cells for key in keys)]
+            if found:
+                lines.append(line(name, k, [runs[0] for runs in found], [runs[1] for runs in found] if paired else []))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing; write the table."""
+    args = parsed()
+    if not args.peer:
+        print(f"our side only: give --peer PYTHON of an environment with setfit; make one with\n    {INSTALL}", file=sys.stderr)
+    carry_out(args, ("model", "rows", "normalize"), lambda cells: run(cells, args), report)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tempering.contracts import Example
@@ -19,8 +20,7 @@ from tempering.tasks import Task
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 SCRIPTS = {"tagging": "", "intermediate": "", "run in adaptive": "adaptive", "run in lm-bff": "lm-bff"}  # made of cells
-GUARDED = {"ranking": "", "setfit": "", "run in priming": "priming"}  # they keep their runs in files of their own form
-SIMPLE = {"in-context": "", "text-to-text": "", "floors": ""}
+SIMPLE = {"ranking": "", "setfit": "", "run in priming": "priming", "in-context": "", "text-to-text": "", "floors": ""}
 OTHERS = ("in-context", "ranking", "setfit", "text-to-text", "floors", "priming/run", "stability/run", "smollm2")
 Loader = Callable[[str], Any]
 
@@ -33,7 +33,7 @@ def script() -> Iterator[Loader]:
     def load(name: str) -> Any:
         for own in ("run", "arms", "runner"):
             sys.modules.pop(own, None)
-        sys.path[:0] = [str(FOLDER), str(FOLDER / (SCRIPTS | GUARDED | SIMPLE)[name])]
+        sys.path[:0] = [str(FOLDER), str(FOLDER / (SCRIPTS | SIMPLE)[name])]
         return importlib.import_module(name.split()[0])
 
     yield load
@@ -62,7 +62,7 @@ def test_help_is_printed(script: Loader, name: str, capsys: pytest.CaptureFixtur
     assert all(option in said for option in ("--data", "--model", "--seeds", "--hours", "--output", "--table"))
 
 
-@pytest.mark.parametrize("name", [*GUARDED, *SIMPLE])
+@pytest.mark.parametrize("name", SIMPLE)
 def test_help_is_the_scripts_own_account_of_itself(script: Loader, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = script(name)
     with pytest.raises(SystemExit) as end:
@@ -303,3 +303,85 @@ def test_lm_bff_tables(script: Loader, tmp_path: Path) -> None:
     assert "| sst2 | great/terrible | 50.0 ± 0.0" in said and "words permuted" in said
     with pytest.raises(SystemExit):
         module.parsed(["--arms", "no such arm"])
+
+
+def test_both_forms_of_in_context_learning_come_of_one_asking(script: Loader) -> None:
+    """p / p_cf times p_cf is p: two rows that the prompt alone would call b, of which calibration turns one."""
+    module = script("in-context")
+    task = Task.from_examples([Example(("x",), "a"), Example(("y",), "b")], test=[Example(("x",), "a"), Example(("y",), "b")])
+    prior = np.array([0.2, 0.8])
+    plain = np.array([[0.4, 0.6], [0.1, 0.9]])
+    calibrated = plain / prior
+    found = module.judged(task, calibrated / calibrated.sum(1, keepdims=True), prior)
+    assert (found["plain"]["said"], found["plain"]["accuracy"]) == ([0.0, 1.0], 0.5)
+    assert (found["calibrated"]["said"], found["calibrated"]["accuracy"]) == ([0.5, 0.5], 1.0)
+
+
+def test_the_tables_of_in_context_learning_hold_what_is_there(script: Loader, tmp_path: Path) -> None:
+    module = script("in-context")
+    args = module.parsed(["M", "--tasks", "sst2", "--shots", "0,2", "--seeds", "3", "--orders", "2"])
+    assert [module.key(c) for c in module.plan(args)] == [
+        "sst2/0/0/0",
+        "sst2/2/0/0",
+        "sst2/2/0/1",
+        "sst2/2/0/2",
+        "sst2/2/1/0",
+        "sst2/2/2/0",
+    ]
+    cells = opened(module, tmp_path)
+    cells.done["frequency/sst2"] = {"no": 0.75, "yes": 0.25}
+    for at, name in enumerate(["sst2/0/0/0", "sst2/2/0/0", "sst2/2/1/0", "sst2/2/0/1", "sst2/2/0/2"]):
+        forms = {form: {"accuracy": 0.5 + 0.1 * at, "macro_f1": 0.4, "said": [0.9, 0.1]} for form in module.FORMS}
+        cells.done[name] = {"seconds": 0.25, "shown": [], "prior": [0.3, 0.7]} | forms
+    said = module.report(cells, args)
+    assert "| sst2 | 0 | 50.0 | 50.0 | 40.0 | 40.0 | 1 |" in said
+    assert "| sst2 | 2 | 65.0 ± 7.1 | 65.0 ± 7.1 | 40.0 ± 0.0 | 40.0 ± 0.0 | 2 |" in said
+    assert "| sst2 | 85.0 ± 7.1 | 80.0 to 90.0 | 85.0 ± 7.1 | 80.0 to 90.0 | 2 |" in said
+    assert "| sst2 | 2 | yes | 25.0 | 70.0 ± 0.0 | 10.0 ± 0.0 | 10.0 ± 0.0 |" in said
+    assert "median 0.250" in said
+
+
+def test_setfit_is_compared_on_the_seeds_both_sides_have(script: Loader, tmp_path: Path) -> None:
+    module = script("setfit")
+    args = module.parsed(["--tasks", "sst2", "--k", "8", "--seeds", "3", "--peer", "python"])
+    cells = opened(module, tmp_path)
+    for seed, side, accuracy in [
+        (0, "tempering", 0.7),
+        (0, "setfit", 0.6),
+        (1, "tempering", 0.8),
+        (1, "setfit", 0.7),
+        (2, "tempering", 0.1),
+    ]:
+        cells.done[f"sst2/8/{seed}/{side}"] = {"accuracy": accuracy, "seconds": 2.0 if side == "setfit" else 1.0}
+    said = module.report(cells, args)
+    assert "| sst2 | 8 | 2 | 0.750 ± 0.071 | 1.0 ± 0.0 | 0.650 ± 0.071 | 2.0 ± 0.0 | +0.100 |" in said
+    assert "2.0x" in said
+
+
+def test_rankings_agree_or_not_on_finished_tasks(script: Loader, tmp_path: Path) -> None:
+    module = script("ranking")
+    args = module.parsed(["--models", "a,b", "--tasks", "sst2,rte", "--recipes", "head", "--seeds", "1"])
+    cells = opened(module, tmp_path)
+    assert module.report(cells, args) == "No task is finished.\n"
+    scores = {"a": dict.fromkeys(module.MEASURES, 1.0), "b": dict.fromkeys(module.MEASURES, 2.0)}
+    scores["a"][module.MEASURES[0]] = None  # a measure that could not be taken
+    cells.done |= {"sst2/measures/a,b": {"scores": scores}, "sst2/head/a/0": {"score": 0.5}, "sst2/head/b/0": {"score": 0.75}}
+    said = module.report(cells, args)
+    assert f"| head | {module.MEASURES[1]} | 1.00 | 1.00 | 1.00 of 1 | 0.0 |" in said
+    assert f"| head | {module.MEASURES[0]} |" not in said and "rte" not in said
+    assert "| sst2 | a | - | 1.000 |" in said
+
+
+def test_priming_is_compared_with_none_over_all_languages(script: Loader, tmp_path: Path) -> None:
+    module = script("run in priming")
+    args = module.parsed(["--languages", "x,y", "--recipes", "houlsby,prime", "--sizes", "100", "--seeds", "3"])
+    cells = opened(module, tmp_path)
+    for seed in range(3):
+        for language, base in (("x", 0.2), ("y", 0.4)):
+            cells.done[f"{language}/houlsby/{seed}/100"] = {"score": base}
+            cells.done[f"{language}/prime/{seed}/100"] = {"score": base + 0.1 + 0.01 * seed}
+    said = module.report(cells, args)
+    assert "| 100 | houlsby | 20.0 ± 0.0 (20.0 to 20.0) | 40.0 ± 0.0 (40.0 to 40.0) | 30.0 ± 0.0 (30.0 to 30.0) |  |" in said
+    assert "| 41.0 ± 1.0 (38.5 to 43.5) | +11.0 (+8.5 to +13.5), p = 0.003 |" in said
+    del cells.done["y/prime/2/100"]
+    assert "40.5 ± 0.7" in module.report(cells, args)  # a seed counts where all languages have it

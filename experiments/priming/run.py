@@ -1,7 +1,7 @@
 """Does priming on two languages help adapters on the third? WikiANN in English, German and French, each the target once.
 
     python experiments/priming/run.py [--model multilingual] [--sizes 100,500,all] [--seeds 5] [--recipes houlsby,prime,...]
-        [--outer-steps 1000] [--output runs/priming] [key=value for the adapters ...]
+        [--outer-steps 1000] [--hours H] [--output runs/priming] [--table results.md] [key=value for the adapters ...]
 
 Every recipe's first stage runs once for each target and seed; adapters with a fresh head are then tuned on that body with each number of
 rows, the same rows and seeds for every recipe. Entity F1 on the test split, read once. Differences to no priming (houlsby) are paired by
@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import multilingual
-from cells import everywhere
+from cells import Cells, carry_out, difference, everywhere, markdown, paired, spread
 from options import RUNS, basic, names, with_settings
 
 from tempering.backbone import Backbone
@@ -35,7 +33,6 @@ from tempering.contracts import Seeds
 from tempering.fitting import fit
 from tempering.recipe import Recipe, parse_settings
 from tempering.stages.setup import Surroundings, leave
-from tempering.study.pairs import compare_all
 from tempering.tasks import Task, nested_subsets
 from tempering.train.progress import Listener, silent
 
@@ -66,40 +63,44 @@ def body_of(
     return backbone, time.perf_counter() - start
 
 
-def runs(args: argparse.Namespace, listener: Listener = silent) -> dict[str, Any]:
-    """All runs, by target/recipe/seed/size; what is in the file already is not run again."""
-    path = args.output / "results.json"
-    settings = {n: getattr(args, n) for n in ("model", "pretraining_steps", "outer_steps", "settings")}
-    settings["languages"] = ",".join(args.languages)
-    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"made with": settings}
-    if done.get("made with") != settings:
-        raise SystemExit(f"{path} holds runs made with {done.get('made with')}, and now {settings} is asked for; give another --output")
-    args.output.mkdir(parents=True, exist_ok=True)
+def run(cells: Cells, args: argparse.Namespace, listener: Listener = silent) -> None:
+    """All runs that are not there, by target/recipe/seed/size: seed by seed, so that a part is paired."""
     folders = [args.data / name for name in args.languages]
-    model = (
-        str(multilingual.build(folders, args.output / "multilingual", args.pretraining_steps))
-        if args.model == "multilingual"
-        else args.model
-    )
-    for target in folders:
-        task = Task.from_file(target)
-        for name in args.recipes:
-            recipe = Recipe.load(name)
-            if len(recipe.stages) > 1:
-                recipe = with_sources(recipe, [str(f) for f in folders if f != target], args.outer_steps, args.settings)
-            for seed in range(args.seeds):
-                keys = {size: f"{target.name}/{name}/{seed}/{size}" for size in args.sizes}
-                if all(key in done for key in keys.values()):
-                    continue
-                work = args.output / "checkpoints" / f"{target.name}-{name}-{seed}"
-                body, seconds = body_of(recipe, task, model, Seeds.of(seed), listener, work)
-                for size, key in keys.items():
-                    if key not in done:
-                        done[key] = adapters(task, body, size, seed, args.settings) | {"priming_seconds": seconds}
-                        path.write_text(json.dumps(done, indent=1))
-                        print(f"{key:50s} f1 {100 * done[key]['score']:5.1f}  {done[key]['seconds']:.0f} s", file=sys.stderr, flush=True)
-                shutil.rmtree(work, ignore_errors=True)
-    return done
+    model = args.model
+    if model == "multilingual":
+        model = str(multilingual.build(folders, args.output / "multilingual", args.pretraining_steps))
+    for seed in range(args.seeds):
+        for target in folders:
+            task = Task.from_file(target)
+            for name in args.recipes:
+                wanted = [size for size in args.sizes if f"{target.name}/{name}/{seed}/{size}" not in cells]
+                if wanted:
+                    sources = [str(f) for f in folders if f != target]
+                    primed(cells, args, task, model, (name, target.name, seed), sources, wanted, listener)
+
+
+def primed(
+    cells: Cells,
+    args: argparse.Namespace,
+    task: Task,
+    model: str,
+    where: tuple[str, str, int],
+    sources: Sequence[str],
+    sizes: Sequence[str],
+    listener: Listener,
+) -> None:
+    """One body, and adapters on it for each of ``sizes``."""
+    cells.in_time()
+    name, target, seed = where
+    recipe = Recipe.load(name)
+    if len(recipe.stages) > 1:
+        recipe = with_sources(recipe, sources, args.outer_steps, args.settings)
+    work = args.output / "checkpoints" / f"{target}-{name}-{seed}"
+    body, seconds = body_of(recipe, task, model, Seeds.of(seed), listener, work)
+    for size in sizes:
+        key = f"{target}/{name}/{seed}/{size}"
+        cells.get(key, lambda size=size: adapters(task, body, size, seed, args.settings) | {"priming_seconds": seconds})
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def adapters(task: Task, body: Backbone, size: str, seed: int, settings: Sequence[str]) -> dict[str, Any]:
@@ -114,39 +115,36 @@ def adapters(task: Task, body: Backbone, size: str, seed: int, settings: Sequenc
             "seconds": record["train_seconds"], "trained_parameters": record["trained_parameters"]}  # fmt: skip
 
 
-def table(done: Mapping[str, Any], languages: Sequence[str], recipes: Sequence[str], sizes: Sequence[str], seeds: int) -> str:
-    """Markdown: mean and deviation over seeds of the mean over targets, and the paired difference to no priming."""
-    lines = ["| rows | recipe | " + " | ".join(languages) + " | mean | difference to no priming | p |", "|---" * (len(languages) + 5) + "|"]
-    others = max(1, len(recipes) - 1)
-    for size in sizes:
-        means = {name: [_mean([_score(done, t, name, s, size) for t in languages]) for s in range(seeds)] for name in recipes}
-        for name in recipes:
-            cells = [_spread([_score(done, t, name, s, size) for s in range(seeds)]) for t in languages]
-            against, p = "", ""
-            if name != PLAIN and PLAIN in recipes:
-                (pair,) = compare_all({name: means[name], PLAIN: means[PLAIN]})
-                against = f"{100 * pair.difference:+.1f} ({100 * pair.low:+.1f} to {100 * pair.high:+.1f})"
-                p = f"{min(1.0, pair.p * others):.3f}"
-            lines.append(f"| {size} | {name} | " + " | ".join(cells) + f" | {_spread(means[name])} | {against} | {p} |")
-    return "\n".join(lines)
+def table(cells: Cells, args: argparse.Namespace) -> str:
+    """Mean and deviation over seeds of each target and of the mean over targets, and the paired difference to no priming."""
+    tests, rows = max(1, len(args.recipes) - 1), []
+    for size in args.sizes:
+        means = {name: _means(cells, args, name, size) for name in args.recipes}
+        for name in args.recipes:
+            each = [spread(cells.scores(f"{t}/{name}/{s}/{size}" for s in range(args.seeds))) for t in args.languages]
+            against = "" if name == PLAIN or PLAIN not in means else difference(paired(means[name], means[PLAIN]), tests)
+            rows.append([size, name, *each, spread(means[name]), against])
+    return markdown(["rows", "recipe", *args.languages, "mean over languages", f"difference to {PLAIN}"], rows)
 
 
-def _score(done: Mapping[str, Any], target: str, recipe: str, seed: int, size: str) -> float:
-    found = done.get(f"{target}/{recipe}/{seed}/{size}")
-    return float(found["score"]) if found else math.nan
+def _means(cells: Cells, args: argparse.Namespace, name: str, size: str) -> list[float]:
+    """By seed, over the languages; nan where one of them is not there."""
+    found = [cells.scores(f"{t}/{name}/{seed}/{size}" for t in args.languages) for seed in range(args.seeds)]
+    return [sum(scores) / len(scores) for scores in found]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _spread(values: Sequence[float]) -> str:
-    finished = [v for v in values if math.isfinite(v)]
-    if not finished:
-        return "-"
-    mean = _mean(finished)
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in finished) / (len(finished) - 1)) if len(finished) > 1 else 0.0
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+def report(cells: Cells, args: argparse.Namespace) -> str:
+    """The whole of results.md."""
+    model = f"a small encoder, {args.pretraining_steps} steps of masked LM" if args.model == "multilingual" else Path(args.model).name
+    parts = [
+        f"# Priming, {', '.join(args.languages)}: each the target once",
+        (
+            f"Written by `python experiments/priming/run.py`; {model}. Entity F1 on test in percent: mean ± standard deviation over seeds"
+            " (95 % interval). Differences are paired by seed, and p is multiplied by the number of recipes compared."
+        ),
+        table(cells, args),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -159,17 +157,17 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--sizes", type=names, default=["100", "500", "all"])
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--outer-steps", type=int, default=None, help="updates of the body; default: the recipe's")
+    made.add_argument("--hours", type=float, default=None, help="begin no run after so many hours; the same command goes on later")
     made.add_argument("--output", type=Path, default=RUNS / "priming")
+    made.add_argument("--table", type=Path, default=Path(__file__).with_name("results.md"))
     with_settings(made, "the adapters of every recipe")
     return made.parse_args(words)
 
 
 def main() -> None:
-    """Run what is missing; print and write the table."""
+    """Run what is missing; write the table."""
     args = parsed()
-    found = table(runs(args), args.languages, args.recipes, args.sizes, args.seeds)
-    (args.output / "table.md").write_text(found + "\n", encoding="utf-8")
-    print(found)
+    carry_out(args, ("model", "pretraining_steps", "outer_steps", "settings", "languages"), lambda cells: run(cells, args), report)
 
 
 if __name__ == "__main__":
