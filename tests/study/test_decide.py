@@ -11,6 +11,7 @@ import pytest
 from tempering.study.decide import Conclusion, SizeResult, conclude, words
 from tempering.study.intervals import CROSSED, ONE_SEED, SEEDS
 from tempering.study.records import Record, StudyInfo
+from tempering.study.wording import NAMED
 
 ITEMS = 400
 COSTS = {"full": (1000, 1000, 6000, 10.0), "lora": (3, 1000, 100, 8.0), "head": (1, 1000, 50, 1.0)}
@@ -103,6 +104,22 @@ def test_a_tie_names_both_their_difference_and_what_is_cheaper() -> None:
     assert "95 % interval -" in first
     assert first.endswith("head is behind the best; lora trains 0.3 % of the weights and its file is 60 x smaller (against full).")
     assert "full is best" not in first
+
+
+def test_a_long_tie_is_counted_and_its_best_mean_named() -> None:
+    means = {f"r{k}": 0.9 + 0.001 * k for k in range(8)}
+    found = conclude(info(recipes=[*means, "head"]), runs(means | {"head": 0.5}))
+    tied = only(found).tied
+    assert len(tied) > NAMED
+    first = found.sentences[0]
+    assert first.startswith(f"With all 6,920 rows {len(tied)} of 9 recipes may be the best (")
+    assert f"best mean: {tied[0]})" in first and "; head is behind the best" in first
+    assert f" and {tied[1]}" not in first
+
+
+def test_many_behind_are_counted() -> None:
+    found = conclude(info(recipes=["a", "b"]), runs({"a": 0.9, "b": 0.9} | {f"r{k}": 0.3 for k in range(7)}))
+    assert "; the other 7 are behind the best" in found.sentences[0]
 
 
 def test_a_winner_is_named_with_its_lead() -> None:

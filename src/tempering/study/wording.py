@@ -7,44 +7,18 @@ what was shown not to be the best is "behind the best" (`study.best`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tempering.study.cheaper import cheaper, cheapest
+from tempering.study.figures import Unit, listed
 from tempering.study.pairs import FEW_SEEDS, NO_SPREAD, Pair
 
 if TYPE_CHECKING:
     from tempering.study.decide import Cell, Conclusion, SizeResult
     from tempering.study.records import StudyInfo
 
-WORTH_SAYING = 1.5  # ratios of cost below this are not mentioned
-
-
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """How scores are written: percentages for metrics in 0..1 (as the report's tables do), else three digits."""
-
-    metric: str
-    percent: bool
-
-    def bare(self, value: float) -> str:
-        shown = f"{100 * value:.1f}" if self.percent else (f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}")
-        return shown if shown.strip("-0.") else shown.removeprefix("-")
-
-    def values(self, values: Iterable[float]) -> str:
-        """ "94.1 and 93.8 % accuracy"."""
-        return f"{_and([self.bare(v) for v in values])}{' %' if self.percent else ''} {self.metric}"
-
-    def range(self, values: Sequence[float]) -> str:
-        """ "61.0 to 85.2 % accuracy"."""
-        return f"{self.span(min(values), max(values))}{' %' if self.percent else ''} {self.metric}"
-
-    def span(self, low: float, high: float) -> str:
-        return f"{self.bare(low)} to {self.bare(high)}"
-
-    def gap(self, value: float) -> str:
-        """ "0.3 points"."""
-        return self.bare(value) + (" points" if self.percent else "")
+NAMED = 6  # more recipes than these are counted, and not named, where they tie
 
 
 def words(conclusion: Conclusion) -> list[str]:
@@ -62,38 +36,53 @@ def words(conclusion: Conclusion) -> list[str]:
     return sentences + [sentence for sentence in extras if sentence]
 
 
-def _unit(info: StudyInfo, sizes: Sequence[SizeResult]) -> _Unit:
+def _unit(info: StudyInfo, sizes: Sequence[SizeResult]) -> Unit:
     seen = [score for result in sizes for cell in result.cells for score in cell.scores]
     share = info.higher_is_better and bool(seen) and max(seen) >= 0 and all(-1 <= score <= 1 for score in seen)
-    return _Unit(info.metric.replace("_", " "), share)
+    return Unit(info.metric.replace("_", " "), share)
 
 
 def _same(result: SizeResult) -> tuple[object, ...]:
     """Sizes whose keys are equal have the same answer."""
     tied, rest = frozenset(result.tied), frozenset(_behind(result))
-    cheap = _cheapest(result) if len(tied) > 1 else None
+    cheap = cheapest(result) if len(tied) > 1 else None
     return tied, rest, cheap.recipe if cheap else ""
 
 
-def _verdict(info: StudyInfo, unit: _Unit, results: Sequence[SizeResult]) -> str:
+def _verdict(info: StudyInfo, unit: Unit, results: Sequence[SizeResult]) -> str:
     result = results[0]
     where = f"With {_sizes(results)} rows "
     if len(result.tied) == 1:
         return where + (_best(info, unit, results) if _behind(result) else _alone(unit, results)) + "."
-    names = _and([cell.recipe for cell in result.cells if cell.recipe in result.tied])
+    if len(result.tied) > NAMED:
+        tie = _many(unit, results)
+    else:
+        tie = f"{listed([cell.recipe for cell in result.cells if cell.recipe in result.tied])} cannot be told apart ({_tie(unit, results)})"
+    behind = f"; {_rest(result)} behind the best" if _behind(result) else ""
+    cost = cheaper(result)
+    return f"{where}{tie}{behind}{'; ' + cost if cost else ''}."
+
+
+def _rest(result: SizeResult) -> str:
     rest = _behind(result)
-    behind = f"; {_and(rest)} {'are' if len(rest) > 1 else 'is'} behind the best" if rest else ""
-    cost = _cheaper(result)
-    return f"{where}{names} cannot be told apart ({_tie(unit, results)}){behind}{'; ' + cost if cost else ''}."
+    return f"the other {len(rest)} are" if len(rest) > NAMED else f"{listed(rest)} {'are' if len(rest) > 1 else 'is'}"
 
 
-def _alone(unit: _Unit, results: Sequence[SizeResult]) -> str:
+def _many(unit: Unit, results: Sequence[SizeResult]) -> str:
+    """More than anybody reads in a sentence: their number, the range of their means, and whose is the best."""
+    tied = [[c.interval.mean for c in r.cells if c.recipe in r.tied] for r in results]
+    leaders = list(dict.fromkeys(r.tied[0] for r in results))
+    count = f"{len(results[0].tied)} of {len(results[0].cells)} recipes"
+    return f"{count} may be the best ({unit.range([m for means in tied for m in means])}; best mean: {listed(leaders)})"
+
+
+def _alone(unit: Unit, results: Sequence[SizeResult]) -> str:
     found = _cell(results[0], results[0].tied[0])
     span = _interval(unit, found.interval.low, found.interval.high, len(results))
     return f"{found.recipe} reaches {_reached(unit, results, found.recipe)}{span}"
 
 
-def _best(info: StudyInfo, unit: _Unit, results: Sequence[SizeResult]) -> str:
+def _best(info: StudyInfo, unit: Unit, results: Sequence[SizeResult]) -> str:
     result, name = results[0], results[0].tied[0]
     sign = 1 if info.higher_is_better else -1
     others = [cell for cell in result.cells if cell.recipe != name and cell.scores]
@@ -107,7 +96,7 @@ def _best(info: StudyInfo, unit: _Unit, results: Sequence[SizeResult]) -> str:
     return f"{name} is best ({reached}; {ahead}{_interval(unit, low, high, 1)})"
 
 
-def _tie(unit: _Unit, results: Sequence[SizeResult]) -> str:
+def _tie(unit: Unit, results: Sequence[SizeResult]) -> str:
     gaps = [max(abs(p.difference) for p in r.pairs if p.a in r.tied and p.b in r.tied) for r in results]
     if len(results) > 1:
         means = [c.interval.mean for r in results for c in r.cells if c.recipe in r.tied]
@@ -121,12 +110,12 @@ def _tie(unit: _Unit, results: Sequence[SizeResult]) -> str:
     return f"{values}; difference {unit.gap(difference)}{_interval(unit, low, high, 1)}"
 
 
-def _reached(unit: _Unit, results: Sequence[SizeResult], name: str) -> str:
+def _reached(unit: Unit, results: Sequence[SizeResult], name: str) -> str:
     means = [_cell(result, name).interval.mean for result in results]
     return unit.values(means) if len(means) == 1 else unit.range(means)
 
 
-def _interval(unit: _Unit, low: float, high: float, sizes: int) -> str:
+def _interval(unit: Unit, low: float, high: float, sizes: int) -> str:
     return f", 95 % interval {unit.span(low, high)}" if sizes == 1 and math.isfinite(low) and math.isfinite(high) else ""
 
 
@@ -140,41 +129,6 @@ def _compared(result: SizeResult, pairs: Sequence[Pair], first: str, second: str
     return math.nan, math.nan, _cell(result, first).interval.mean - _cell(result, second).interval.mean
 
 
-def _cheapest(result: SizeResult) -> Cell:
-    tied = [cell for cell in result.cells if cell.recipe in result.tied]
-    return min(tied, key=lambda cell: (cell.artefact_bytes or math.inf, cell.trained_parameters, cell.seconds))
-
-
-def _cheaper(result: SizeResult) -> str:
-    """What the cheapest of the tied saves against the dearest of them; "" when it is nothing worth saying."""
-    cheap = _cheapest(result)
-    tied = [cell for cell in result.cells if cell.recipe in result.tied]
-    dear = max(tied, key=lambda cell: (cell.artefact_bytes, cell.trained_parameters, cell.seconds))
-    if cheap.recipe == dear.recipe:
-        return ""
-    parts = []
-    if cheap.total_parameters and dear.trained_parameters >= WORTH_SAYING * cheap.trained_parameters:
-        parts.append(f"trains {_share(cheap.trained_parameters / cheap.total_parameters)} of the weights")
-    saved = _ratio(lambda cell: cell.artefact_bytes, cheap, dear)
-    faster, slower = _ratio(lambda cell: cell.seconds, cheap, dear), _ratio(lambda cell: cell.seconds, dear, cheap)
-    parts += [f"its file is {_times(saved)} x smaller"] if saved >= WORTH_SAYING else []
-    parts += [f"a run is {_times(faster)} x faster"] if faster >= WORTH_SAYING else []
-    parts += [f"a run takes {_times(slower)} x as long"] if slower >= WORTH_SAYING and parts else []
-    return f"{cheap.recipe} {_and(parts)} (against {dear.recipe})" if parts else ""
-
-
-def _ratio(cost: Callable[[Cell], float], cheap: Cell, dear: Cell) -> float:
-    return cost(dear) / cost(cheap) if cost(cheap) > 0 else 0.0
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 else f"{100 * share:.2g} %"
-
-
 def _one_seed(results: Sequence[SizeResult]) -> str:
     pairs = [pair for result in results for pair in result.pairs]
     if pairs and all(pair.seeds <= 1 for pair in pairs):
@@ -184,7 +138,7 @@ def _one_seed(results: Sequence[SizeResult]) -> str:
     return ""
 
 
-def _baseline(info: StudyInfo, unit: _Unit, results: Sequence[SizeResult]) -> str:
+def _baseline(info: StudyInfo, unit: Unit, results: Sequence[SizeResult]) -> str:
     """Sizes at which not even the best mean is shown to beat the baseline that reads no text."""
     if not math.isfinite(info.majority):
         return ""
@@ -200,8 +154,8 @@ def _beats(info: StudyInfo, cell: Cell) -> bool:
 def _mishaps(results: Sequence[SizeResult]) -> str:
     fell = [_count(cell, cell.collapsed, len(cell.scores), r) for r in results for cell in r.cells if cell.collapsed]
     lost = [_count(cell, cell.failed, cell.failed + len(cell.scores), r) for r in results for cell in r.cells if cell.failed]
-    parts = [f"{_and(fell)} collapsed (no better than the baseline)"] if fell else []
-    parts += [f"{_and(lost)} failed"] if lost else []
+    parts = [f"{listed(fell)} collapsed (no better than the baseline)"] if fell else []
+    parts += [f"{listed(lost)} failed"] if lost else []
     return "; ".join(parts) + "." if parts else ""
 
 
@@ -209,7 +163,7 @@ def _count(cell: Cell, count: int, whole: int, result: SizeResult) -> str:
     return f"{count} of {whole} runs of {cell.recipe} with {_sizes([result])} rows"
 
 
-def _power(unit: _Unit, results: Sequence[SizeResult]) -> str:
+def _power(unit: Unit, results: Sequence[SizeResult]) -> str:
     """How fine the comparison was, where something is tied: the largest such size."""
     for result in results:
         if len(result.tied) > 1 and result.smallest_difference > 0:
@@ -231,8 +185,4 @@ def _cell(result: SizeResult, recipe: str) -> Cell:
 
 def _sizes(results: Sequence[SizeResult]) -> str:
     ordered = sorted(results, key=lambda result: result.rows)
-    return _and([f"all {r.rows:,}" if r.size == "all" else f"{r.rows:,}" for r in ordered])
-
-
-def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return listed([f"all {r.rows:,}" if r.size == "all" else f"{r.rows:,}" for r in ordered])
