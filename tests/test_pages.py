@@ -53,6 +53,8 @@ def test_the_recipes_and_methods_it_names_exist(page: str) -> None:
 def test_its_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "messages.csv").write_bytes((Path(demo.path()) / "train.csv").read_bytes())
+    if 'Study.open("study")' in PAGES[page]:
+        tp.compare(["head"], tmp_path / "messages.csv", model="minilm", sizes=(32,), seeds=2, output_dir="study", workers=0)
     names: dict[str, object] = {}
     for body in blocks("python", PAGES[page]):
         exec(compile(body, page, "exec"), names)
