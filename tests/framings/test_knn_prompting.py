@@ -28,6 +28,14 @@ def learner_of(family: str = "gpt2", **given: Any) -> Learner:
     return Use(framing).run(tiny_backbone(family), tiny_task(24), Seeds.of(0))
 
 
+def test_demonstrations_count_in_the_length_that_is_planned_for() -> None:
+    none, two = (KNNPrompting(TEMPLATE, shots=n).build(tiny_task(8), tiny_backbone("gpt2")) for n in (0, 2))
+    bare = none.length_hint([4], 512)
+    assert none.length_hint([9], 512) == bare + 5
+    assert two.length_hint([4], 512) >= 5 * bare  # two of each of two classes
+    assert two.length_hint([], 512) == two.reader.limit
+
+
 def test_the_golden_distances() -> None:
     assert divergences(ANCHORS, QUERY)[0].tolist() == pytest.approx([0.096901, 0.393574], abs=1e-6)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tempering.contracts import Batch, Example, Scores, Slab
 from tempering.errors import RecipeError
+from tempering.framings.asked.drawing import prompt_length
 from tempering.framings.asked.left_to_right import log_probabilities
 from tempering.framings.asked.prompt_text import paired
 from tempering.framings.asked.prompted import PromptedModule
@@ -138,6 +139,10 @@ class KNNPromptingModule(PromptedModule):
             parts.append(self.reader.states(backbone, asked, text))
             order += rows
         return torch.cat(parts)[torch.argsort(torch.tensor(order, device=parts[0].device))]
+
+    def length_hint(self, lengths: Sequence[int], limit: int) -> int:
+        """Tokens of the longest prompt for rows of ``lengths`` (none known: ``limit`` each), all its demonstrations counted."""
+        return prompt_length(self, lengths or (limit,))
 
     def trunk_key(self) -> str:
         """Everything that prompts depend on."""
