@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tempering.report.contents import Contents, contents, ranges, setting_text, versions_text
-from tempering.report.tables import letters, pair_values, rows_label
+from tempering.report.tables import PAIRED, letters, pair_values, rows_label
 from tempering.study.decide import conclude
 from tempering.study.statistics import Pair
 
@@ -119,3 +119,13 @@ def test_plain_numbers_where_the_metric_is_an_error(make: Callable[..., Any]) ->
     assert words.sections[0].scores.rows[0][1].startswith("0.")
     assert dict(words.facts)["Mean-value baseline"] == "2.100"
     assert "lower is better" in dict(words.facts)["Metric"]
+
+
+def test_many_recipes_are_counted_and_set_against_the_best_mean_alone(make: Callable[..., Any]) -> None:
+    names = tuple(f"r{i:02d}" for i in range(PAIRED + 2))
+    (section,) = words_of(make(recipes=names, sizes=("32",), seeds=2, trouble=False)).sections
+    assert section.pairs is not None
+    assert len(section.pairs.rows) == PAIRED + 1
+    assert len({row[0].split(" vs ")[0] for row in section.pairs.rows}) == 1
+    assert "All 45 pairs" in section.pairs.notes[0]
+    assert "others may be the best as well; they are marked in the table." in section.remarks[0]

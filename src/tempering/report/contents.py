@@ -11,6 +11,7 @@ from tempering.report.course import course_table
 from tempering.report.formats import Scale
 from tempering.report.spread import parts_table, spread_table, spread_text
 from tempering.report.tables import Table, cost_table, letter, pair_table, rows_label, score_table
+from tempering.study.wording import NAMED
 
 if TYPE_CHECKING:
     from tempering.study.decide import Conclusion, SizeResult
@@ -106,7 +107,9 @@ def _section(result: SizeResult, scale: Scale, info: StudyInfo, first: bool) -> 
 
 def _remarks(result: SizeResult, scale: Scale) -> tuple[str, ...]:
     lines = []
-    if len(result.tied) > 1:
+    if len(result.tied) > NAMED:
+        lines.append(f"Best mean: {result.tied[0]}. {len(result.tied) - 1} others may be the best as well; they are marked in the table.")
+    elif len(result.tied) > 1:
         lines.append(f"Best mean: {result.tied[0]}. May be the best as well: {', '.join(result.tied[1:])}.")
     elif result.tied:
         lines.append(f"Best: {result.tied[0]}.")

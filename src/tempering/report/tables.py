@@ -129,6 +129,7 @@ def _span(scale: Scale, row: Values) -> str:
     return f"{scale.bare(row['low'])} to {scale.bare(row['high'])}"
 
 
+PAIRED = 8  # recipes of which every pair is shown: 28 rows
 PAIR_COLUMNS = (
     Column("a vs b", lambda scale, row: f"{row['a']} vs {row['b']}", numeric=False),
     Column("a minus b", lambda scale, row: scale.difference(row["difference"])),
@@ -155,9 +156,14 @@ def cost_table(result: SizeResult, scale: Scale, cache_seconds: float = 0.0) -> 
 
 
 def pair_table(result: SizeResult, scale: Scale) -> Table:
-    """Every compared pair at one size; differences are a minus b."""
-    values = [pair_values(pair, scale.higher_is_better) for pair in result.pairs]
-    return table_of(f"Pairwise comparisons, {rows_label(result.size, result.rows)}", PAIR_COLUMNS, values, scale)
+    """Every compared pair at one size, or, of many recipes, the best mean against every other; differences are a minus b."""
+    rows = rows_label(result.size, result.rows)
+    if len(result.cells) <= PAIRED:
+        values = [pair_values(pair, scale.higher_is_better) for pair in result.pairs]
+        return table_of(f"Pairwise comparisons, {rows}", PAIR_COLUMNS, values, scale)
+    values = [pair_values(pair, scale.higher_is_better) for pair in result.leads]
+    notes = (f"Corrected for the search for the best. All {len(result.pairs):,} pairs, corrected together, are in  --format json.",)
+    return table_of(f"The best mean against the others, {rows}", PAIR_COLUMNS, values, scale, notes)
 
 
 def table_of(caption: str, columns: Sequence[Column], values: Sequence[Values], scale: Scale, notes: tuple[str, ...] = ()) -> Table:
