@@ -95,6 +95,14 @@ def test_a_language_model_names_its_own_class(tmp_path: Path) -> None:
     assert "AutoModelForCausalLM.from_pretrained" in text and "SequenceClassification" not in text
 
 
+def test_an_adapter_of_a_language_model_names_its_class_too() -> None:
+    """Without a number of labels, which that class would take for its own."""
+    said = "\n".join(how_to_load(["peft", "tempering"], "classification", 2, "gpt2", None, "AutoModelForCausalLM"))
+    assert 'AutoModelForCausalLM.from_pretrained("gpt2")\n' in said and "PEFT gives the language model alone" in said
+    said = "\n".join(how_to_load(["peft", "tempering"], "classification", 3, "bert"))
+    assert 'AutoModelForSequenceClassification.from_pretrained("bert", num_labels=3)\n' in said and "alone" not in said
+
+
 def test_a_readme_of_somebody_else_stays_and_an_older_one_of_ours_does_not(base: Path, tmp_path: Path) -> None:
     learner = fitted(stage_of(LoRA(r=2)), base)
     (tmp_path / NAME).write_text("# mine\n")

@@ -42,7 +42,8 @@ HOUSE = """
     values | layout
     errors | demo | peak | methods | readme
 """
-ONE_UNIT = {"saving": "learner", "exporting": "learner", "publishing": "learner", "schema": "codec"}
+WRITTEN = ("saving", "restoring", "base_model", "exporting", "exporting_text", "publishing")
+ONE_UNIT = dict.fromkeys(WRITTEN, "learner") | {"schema": "codec"}
 METHODS = {"tunings", "framings", "stabilizers"}
 METHODS_MAY = {"contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout", "tags"}
 

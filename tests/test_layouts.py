@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from tempering.errors import ModelError
 from tempering.layouts import LAYOUTS, HeadSpec, Layout, layout_of
 from tempering.streams import torch_stream
-from tests.tiny import FAMILIES, tiny_config, tiny_model
+from tests.tiny import FAMILIES, GATED, tiny_config, tiny_model
 
 INNER = ("query", "key", "value", "attention_out", "attention_output", "ffn_in", "ffn_out", "ffn_output")
 MAPS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
@@ -29,9 +29,9 @@ def _head(family: str) -> HeadSpec:
     return head
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *GATED])
 def test_every_place_exists_in_every_block(family: str) -> None:
-    layout, model = LAYOUTS[family], tiny_model(family)
+    layout, model = layout_of(tiny_config(family)), tiny_model(family)
     blocks = list(model.get_submodule(layout.blocks))
     assert len(blocks) == (1 if layout.shared_blocks else 2)
     for block in blocks:
@@ -120,6 +120,17 @@ def test_position_offset_is_the_rows_the_position_table_loses() -> None:
         assert model(longest).last_hidden_state.shape[1] == 64
 
 
+@pytest.mark.parametrize("name", ["T5Config", "MT5Config"])
+def test_whether_a_gate_is_there_is_read_from_the_configuration(name: str) -> None:
+    """T5 1.1, flan-t5 and T0 call themselves t5 as the first T5 does."""
+    for proj, named in (("relu", "wi"), ("gated-gelu", "wi_1"), ("gated-silu", "wi_1")):
+        config = getattr(transformers, name)(feed_forward_proj=proj)
+        row, plain = layout_of(config), LAYOUTS[config.model_type]
+        assert row.ffn_in == f"layer.1.DenseReluDense.{named}" and row.decoder is not None and plain.decoder is not None
+        assert row.decoder.places == {**plain.decoder.places, "ffn_in": (f"layer.2.DenseReluDense.{named}",)}
+        assert dataclasses.replace(row, ffn_in=plain.ffn_in, decoder=plain.decoder) == plain
+
+
 def test_rows_are_known_by_their_own_name_and_frozen() -> None:
     assert all(name == row.family for name, row in LAYOUTS.items())
     assert set(FAMILIES) <= set(LAYOUTS)
@@ -141,10 +152,10 @@ def test_a_reason_in_the_row_is_the_message() -> None:
     LAYOUTS["albert"].require("lora", "blocks", "query")
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if LAYOUTS[f].decoder is not None])
+@pytest.mark.parametrize("family", [f for f in (*FAMILIES, *GATED) if LAYOUTS[f].decoder is not None])
 def test_every_place_exists_in_every_block_of_a_decoder(family: str) -> None:
     """Self-attention before cross-attention; what hangs at a place is called once in a pass over the target."""
-    layout, model = LAYOUTS[family], tiny_model(family, loader="AutoModel")
+    layout, model = layout_of(tiny_config(family)), tiny_model(family, loader="AutoModel")
     assert layout.decoder is not None
     assert set(layout.decoder.places) == {place for place in (*INNER, "ffn_norm") if getattr(layout, place)}
     ids, called = torch.tensor([[8, 9, 10, 11]]), []
@@ -166,7 +177,7 @@ def test_every_place_exists_in_every_block_of_a_decoder(family: str) -> None:
     assert type(model.get_submodule(layout.decoder.reader)) is not None and layout.blocks.startswith(f"{layout.decoder.reader}.")
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if LAYOUTS[f].output is not None])
+@pytest.mark.parametrize("family", [f for f in (*FAMILIES, *GATED) if LAYOUTS[f].output is not None])
 def test_the_output_matrix_is_where_the_class_that_generates_keeps_it(family: str) -> None:
     spec = LAYOUTS[family].output
     assert spec is not None

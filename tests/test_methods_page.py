@@ -10,19 +10,41 @@ import pytest
 
 import tempering as tp
 from tempering import demo
+from tempering.registry import find
 from tests.test_readme import ROOT, blocks, needs_weights
+from tests.tiny import tiny_backbone
 
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_its_recipe_is_one_and_is_overridden_as_it_says() -> None:
-    (text,) = blocks("yaml", PAGE)
+    _, text = blocks("yaml", PAGE)
     recipe = tp.Recipe.from_yaml(text, "docs/methods.md")
     recipe.check()
     assert [type(part).__name__ for part in recipe.stages[0].tuning.tunings] == ["LoRA", "BitFit"]
     assert recipe.override({"tuning.lora.r": 8}).stages[0].tuning.tunings[0].r == 8
     by_name = tp.Train(tuning=("bitfit", tp.LoRA(r=4)))
     assert set(by_name.tuning.tunings) == set(recipe.stages[0].tuning.tunings)
+
+
+def test_what_it_says_of_places_is_so() -> None:
+    text, _ = blocks("yaml", PAGE)
+    recipe, backbone = tp.Recipe.from_yaml(text, "docs/methods.md"), tiny_backbone()
+    recipe.check()
+    lora = recipe.stages[0].tuning
+    lora.attach(backbone)
+    places = {path.partition(".lora.")[0].rpartition("layer.")[2] for path, w in backbone.named_parameters() if w.requires_grad}
+    inside = {f"{i}.{path}" for i in (0, 1) for path in ("attention.self.query", "attention.self.value", "intermediate.dense")}
+    assert places == inside | {f"model.embeddings.LayerNorm.{n}" for n in ("weight", "bias")}
+    (pattern,) = re.findall(r"# or '(.*)'", text)
+    assert (
+        recipe.override({"tuning.target_modules": pattern.replace("4|5", "1")}).stages[0].tuning.count(tiny_backbone()) == 2 * 4 * 64 + 64
+    )
+    table = re.findall(r"^\| `(\w+)` of (.*?) \|", PAGE, re.MULTILINE)
+    assert len(table) == 5
+    for setting, methods in table:
+        for name in re.findall(r"`(\w+)`", methods):
+            assert setting in find("tuning", name).__dataclass_fields__, f"{name} has no {setting}"
 
 
 def test_what_it_says_of_folders_is_so() -> None:

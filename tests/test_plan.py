@@ -41,7 +41,7 @@ def test_no_weight_is_read(tmp_path: Path) -> None:
     assert explain("lora", str(folder)).as_dict() == whole
 
 
-@pytest.mark.parametrize("name", ["full", "head", "top-layers", "bitfit", "lora", "houlsby", "mixout", "r-drop", "self-distillation"])
+@pytest.mark.parametrize("name", ["full", "head", "top-layers", "bitfit", "lora", "pfeiffer", "mixout", "r-drop", "self-distillation"])
 def test_counts_steps_and_passes_are_those_of_the_run(name: str, bert: str) -> None:
     task = tiny_task(24)
     plan = explain(recipe(name), bert, task)

@@ -20,7 +20,8 @@ from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
 from tempering.learner import Learner
 from tempering.recipe import Recipe
-from tempering.saving import META, form_of, loads_with
+from tempering.restoring import META
+from tempering.saving import form_of, loads_with
 from tempering.stages.train import Train
 from tempering.tasks.task import Task
 from tempering.tunings.bitfit import BitFit

@@ -154,14 +154,15 @@ def checked(cls: Any, values: Mapping[str, Any], where: str) -> Any:
         first = error.errors(include_url=False)[0]
         inside = ".".join(str(p) for p in first["loc"])
         place = f"{where}{'' if where.endswith((' ', '.')) else '.'}{inside}".rstrip(" .")
-        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+        found = "" if first["type"] == "missing" or not inside else f", found {first['input']!r}"  # no place: it is of all fields
         raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}{found}") from None
 
 
 def override(value: Any, path: Sequence[str], new: Any, key: str, kind: str = "") -> Any:
     """``value`` with what lies at ``path`` replaced by ``new`` (plain data); ``key`` is the user's spelling.
 
-    ``kind`` is that of the methods in ``value``, where it is a tuple of methods.
+    ``kind`` is that of the methods in ``value``, where it is a tuple of methods. Fields that a method lists in ``one_of`` take each
+    other's place: the new one is given, the others fall back to their defaults.
     """
     head, *rest = path
     if isinstance(value, tuple):
@@ -184,7 +185,8 @@ def override(value: Any, path: Sequence[str], new: Any, key: str, kind: str = ""
         )
     held = {"stages": "stage"} | {field: kind for field, (kind, several) in NESTED.items() if several}
     inner = override(getattr(value, head), rest, new, key, held.get(head, "")) if rest else decode_field(head, new, key)
-    own = {f: getattr(value, f) for f in known} | {head: inner}
+    beside = getattr(value, "one_of", ())
+    own = {f: getattr(value, f) for f in known if head not in beside or f not in beside} | {head: inner}
     above = key.rpartition(".")[0]
     return checked(type(value), own, f"setting {above}." if above else "setting ")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example
 from tempering.errors import ModelError
-from tempering.layouts import HeadSpec, OutputSpec
+from tempering.layouts import HeadSpec
 from tempering.learner import Learner
 from tempering.pretrained import canonical, quiet
 from tempering.readme import write as write_readme
@@ -46,7 +46,7 @@ FORMS = {
     "tokens": Form("tokens", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING", "AutoModelForTokenClassification", "TOKEN_CLS"),
     # PEFT's own class for it leaves token types out of the pass (0.21), so that the plain one has to load this.
     "spans": Form("spans", "MODEL_FOR_QUESTION_ANSWERING_MAPPING", "AutoModelForQuestionAnswering", None),
-    "text": Form("output", "", "", ""),  # a class that generates: `export_text`
+    "text": Form("output", "", "", ""),  # a class that generates: `tempering.exporting_text`
     "masked": Form("lm", "", "", ""),  # one that fills masks: likewise
 }
 PROBLEMS = {"classification": "single_label_classification", "multilabel": "multi_label_classification", "regression": "regression"}
@@ -89,58 +89,39 @@ def export_classifier(learner: Learner, folder: Path) -> bool:
     return True
 
 
+def language_class(learner: Learner) -> str:
+    """The name of transformers' class whose logits the framing reads: body with language-model head. Empty where it reads none, or the
+    family has none.
+    """
+    backbone = learner.backbone
+    if not learner.framing.reads_lm_head or backbone.lm_head is None:
+        return ""
+    if backbone.layout.kind == "encoder":
+        return "AutoModelForMaskedLM" if backbone.layout.lm is not None else ""
+    return "AutoModelForSeq2SeqLM" if backbone.opened else "AutoModelForCausalLM"
+
+
 def auto_class(learner: Learner) -> str:
     """The name of transformers' class that loads body and head."""
-    form = learner.framing.form
-    if form == "text":
-        return "AutoModelForSeq2SeqLM" if learner.backbone.opened else "AutoModelForCausalLM"
-    return "AutoModelForMaskedLM" if form == "masked" else FORMS[form].auto
+    return (language_class(learner) if learner.framing.export_state() is None else "") or FORMS[learner.framing.form].auto
 
 
-def export_text(learner: Learner, folder: Path) -> None:
-    """Write body and output matrix as the family's class that generates or fills masks; compare what a reload says with what ours does."""
-    import transformers
-
-    backbone, masked = learner.backbone, learner.framing.form == "masked"
-    auto: Any = getattr(transformers, auto_class(learner))
-    with quiet(), torch.device("meta"):
-        built = auto.from_config(copy.deepcopy(backbone.config))
-    own, prefix = set(built.state_dict()), str(built.base_model_prefix)
-    stem = f"{prefix}." if prefix and hasattr(built, prefix) else ""
-    state = {f"{stem}{n}": t for n, t in backbone.model.state_dict().items() if n in backbone.own}
-    state |= learner.framing.language_state(backbone) if masked else _output_state(backbone, own)
-    config = copy.deepcopy(backbone.config)
-    config.architectures = [type(built).__name__]
-    config.save_pretrained(folder)
-    save_file(distinct(state), folder / "model.safetensors", {"format": "pt"})
-    with quiet():
-        model = auto.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    _compare_text(learner, model.to(learner.device).eval(), folder)
+def adapter_class(learner: Learner) -> str:
+    """The name of transformers' class that an adapter in PEFT's format is for: with the framing's head, with a language-model head, or
+    the body alone. Empty where no such adapter would score as we do.
+    """
+    if learner.framing.export_state() is not None:
+        return auto_class(learner)
+    if not language_class(learner):
+        return "AutoModel" if learner.backbone.layout.head is not None else ""
+    # PEFT trains a copy of a module that is saved whole: what is tied to the embeddings, such as the output matrix, would read the old
+    # ones. And a base that is in memory alone (no place, nothing to save along) cannot be loaded by another library.
+    trained = learner.backbone.embeddings.get_parameter("weight").requires_grad
+    found = bool(learner.backbone.where or learner.backbone.changed)
+    return language_class(learner) if found and not trained else ""
 
 
-def _output_state(backbone: Backbone, own: set[str]) -> dict[str, Tensor]:
-    """The output matrix under the names of the family's class."""
-    head: Any = backbone.lm_head
-    spec = backbone.layout.output or OutputSpec()
-    state = {spec.weight: head.own.weight} if head.own is not None else {}
-    return state | ({spec.bias: head.bias[None]} if head.bias is not None and spec.bias in own else {})
-
-
-@torch.no_grad()
-def _compare_text(learner: Learner, model: Any, folder: Path) -> None:
-    backbone = learner.eval().backbone
-    inputs: Any = dict(backbone.tokenizer(list(PROBES), padding=True, return_tensors="pt").to(learner.device))
-    table: Any = backbone.embeddings.weight
-    if backbone.opened:
-        ids = inputs["input_ids"]
-        states, extra = backbone.decoded(ids, backbone.memory(inputs), inputs.get("attention_mask")), {"decoder_input_ids": ids}
-    else:
-        states, extra = backbone.encode(inputs).last, {}
-    head: Any = backbone.lm_head
-    _refuse_unlike(model(**inputs, **extra).logits.float(), head(states, table)[0], folder, "transformers")
-
-
-def _refuse_unlike(theirs: Tensor, mine: Tensor, folder: Path, library: str) -> None:
+def refuse_unlike(theirs: Tensor, mine: Tensor, folder: Path, library: str) -> None:
     gap = float((theirs - mine).abs().max())
     if gap > TOLERANCE * max(1.0, float(mine.abs().max())):
         raise ModelError(f"{folder}: a reload by {library} scores differently (by {gap:.2g}); the folder is not usable")
@@ -162,24 +143,35 @@ def classifier_config(learner: Learner) -> Any:
 
 
 def export_peft(learner: Learner, folder: Path) -> bool:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` with the head among the modules to save."""
-    backbone, head, tuning = learner.backbone, learner.framing.export_state(), learner.tuning
-    form = FORMS[learner.framing.form]
-    spec = form.spec(backbone) if head else None
-    prefix = spec.body if spec else ""
+    """Write an adapter for the family's class with body and head, the head among the modules to save; for the body alone where there is
+    no such head. Returns whether it holds a head, so that a reload can be compared.
+    """
+    head, form = learner.framing.export_state(), FORMS[learner.framing.form]
+    spec = form.spec(learner.backbone) if head else None
+    modules = sorted({name.split(".", 1)[0] for name in head or ()})
+    write_adapter(learner, folder, spec.body if spec else "", form.task_type if head else "FEATURE_EXTRACTION", modules, head or {})
+    return bool(head)
+
+
+def write_adapter(
+    learner: Learner, folder: Path, prefix: str, task_type: str | None, modules: Sequence[str], further: Mapping[str, Tensor]
+) -> None:
+    """``adapter_config.json`` and ``adapter_model.safetensors`` for a class that keeps the body under ``prefix``.
+
+    ``further`` are tensors of that class beside the body, of which those in ``modules`` are saved whole.
+    """
+    backbone, tuning = learner.backbone, learner.tuning
     if hasattr(tuning, "to_peft"):
         tensors = tuning.to_peft(backbone, prefix)
     else:
         body = backbone.state_dict()
         tensors = {theirs: body[mine] for mine, theirs in tuning.peft_names(backbone, prefix).items()}
+    tensors |= {f"base_model.model.{name}": tensor for name, tensor in further.items()}
     state = {theirs: tensor.detach().cpu().contiguous() for theirs, tensor in tensors.items()}
-    modules = sorted({name.split(".", 1)[0] for name in head}) if head else []
-    state |= {f"base_model.model.{name}": tensor.cpu() for name, tensor in (head or {}).items()}
-    config = tuning.peft_config(backbone, form.task_type if head else "FEATURE_EXTRACTION", modules)
+    config = tuning.peft_config(backbone, task_type, modules)
     config["base_model_name_or_path"] = "base" if backbone.changed else canonical(backbone.source)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     save_file(state, folder / "adapter_model.safetensors", {"format": "pt"})
-    return bool(head)
 
 
 @torch.no_grad()
@@ -202,7 +194,7 @@ def compare_reload(learner: Learner, folder: Path, form: str) -> None:
     learner.eval()
     batch = _probe(learner)
     theirs, mine = learner.framing.beside(model.to(learner.device)(**batch.inputs), learner(batch), batch)
-    _refuse_unlike(theirs, mine, folder, "transformers" if form == "full" else "peft")
+    refuse_unlike(theirs, mine, folder, "transformers" if form == "full" else "peft")
 
 
 def _probe(learner: Learner) -> Batch:
@@ -215,7 +207,8 @@ def _probe(learner: Learner) -> Batch:
 
 def explained(learner: Learner, folder: Path) -> Path:
     """Leave a README in the saved ``folder`` that says how to load it."""
-    from tempering.saving import META, loads_with
+    from tempering.restoring import META
+    from tempering.saving import loads_with
 
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     write_readme(folder, loads_with(learner), meta, canonical(learner.backbone.source), auto_class(learner))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tempering.errors import ModelError
@@ -57,11 +57,13 @@ class LanguageModelSpec:
 class OutputSpec:
     """How a family that writes text makes logits of its last states: ``weight`` and ``bias`` are checkpoint names (no bias: empty), the
     first read only where the configuration does not tie it to the embeddings; ``scaled``: tied states are divided by sqrt(width).
+    ``says_tied``: the configuration calls every model tied, and only what its checkpoint holds tells.
     """
 
     weight: str = "lm_head.weight"
     bias: str = ""
     scaled: bool = False
+    says_tied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Layout:
     that are read without calling the module that holds them. ``head``, ``tokens`` and ``spans`` are the family's heads for whole texts,
     for single tokens, and for starts and ends of answers. ``decoder`` is where an encoder-decoder keeps its other half: a
     "text-encoder" is read by its encoder, and its decoder is loaded when a framing asks; an "encoder-decoder" is read by both.
+    ``linear_branch`` is what `of` puts in the place of ``ffn_in``'s last name.
     """
 
     family: str
@@ -98,6 +101,7 @@ class Layout:
     ffn_out: str = ""
     ffn_output: str = ""
     ffn_norm: str = ""
+    linear_branch: str = ""
     head: HeadSpec | None = None
     tokens: HeadSpec | None = None
     spans: HeadSpec | None = None
@@ -109,6 +113,20 @@ class Layout:
     position_offset: int = 0
     read_aside: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, config: Any) -> Layout:
+        """This row for the model of ``config``. Where its feed-forward sub-layer is gated, act(W_0 x) * (W_1 x) before the second map,
+        ``ffn_in`` is W_1: the branch that no activation changes, as in families that are always built so.
+        """
+        if not (self.linear_branch and getattr(config, "is_gated_act", False)):
+            return self
+        decoder = self.decoder
+        if decoder is not None:
+            decoder = replace(decoder, places={**decoder.places, "ffn_in": tuple(map(self._branch, decoder.places["ffn_in"]))})
+        return replace(self, ffn_in=self._branch(self.ffn_in), decoder=decoder)
+
+    def _branch(self, path: str) -> str:
+        return f"{path.rpartition('.')[0]}.{self.linear_branch}"
 
     def require(self, method: str, *places: str) -> None:
         """Refuse ``method`` where this family lacks one of the named ``places`` or its row gives a reason."""

@@ -53,11 +53,12 @@ _T5: dict[str, Any] = {
     "attention_out": "layer.0.SelfAttention.o",
     "attention_output": "layer.0.dropout",
     "ffn_in": "layer.1.DenseReluDense.wi",
+    "linear_branch": "wi_1",
     "ffn_out": "layer.1.DenseReluDense.wo",
     "ffn_output": "layer.1.dropout",
     "kind": "text-encoder",
     "tokens": HeadSpec("transformer", "classifier", dropout=("classifier_dropout",)),
-    "output": OutputSpec(scaled=True),
+    "output": OutputSpec(scaled=True, says_tied=True),
     "decoder": DecoderSpec(
         "decoder.block",
         {
@@ -228,7 +229,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     **{name: Layout(name, **_LLAMA) for name in ("llama", "qwen2", "qwen3", "mistral")},
     "t5": Layout("t5", **_T5),
-    "mt5": Layout("mt5", **_T5),
+    "mt5": Layout("mt5", **(_T5 | {"output": OutputSpec(says_tied=True)})),
     "bart": Layout(
         "bart",
         **_BART,
@@ -245,5 +246,5 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def layout_of(config: Any) -> Layout:
-    """The row of ``config.model_type``; an empty row (which refuses what needs a place) for a family not in the table."""
-    return LAYOUTS.get(config.model_type) or Layout(config.model_type)
+    """The row of ``config.model_type`` as that model has it; an empty one (which refuses what needs a place) where the table has none."""
+    return (LAYOUTS.get(config.model_type) or Layout(config.model_type)).of(config)

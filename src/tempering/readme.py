@@ -14,6 +14,7 @@ HUB = {
     "tagging": ("token-classification", "AutoModelForTokenClassification", '["a text", "another text"]'),
     "question_answering": ("question-answering", "AutoModelForQuestionAnswering", '[("a question?", "a text that answers it")]'),
 }
+HEADS = (PLAIN[1], *(auto for _, auto, _ in HUB.values()))  # classes that are told the number of labels
 NAME = "README.md"
 PLACE = '"path/to/this/folder"'
 INSIDE = '"path/to/this/folder/base"'
@@ -31,16 +32,21 @@ def how_to_load(
     _, usual, texts = HUB.get(kind, PLAIN)
     auto = auto or usual
     source = INSIDE if base and base.get("inside") else json.dumps(model)
+    sized = f", num_labels={labels}" if auto in HEADS else ""
     code = {
         "tempering": f"import tempering\n\nlearner = tempering.load({PLACE})\nlearner.predict({texts})",
         "transformers": f"from transformers import {auto}, AutoTokenizer\n\n"
         f"model = {auto}.from_pretrained({PLACE})\ntokenizer = AutoTokenizer.from_pretrained({PLACE})",
         "peft": f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
-        f"base = {auto}.from_pretrained({source}, num_labels={labels})\nmodel = PeftModel.from_pretrained(base, {PLACE})",
+        f"base = {auto}.from_pretrained({source}{sized})\nmodel = PeftModel.from_pretrained(base, {PLACE})",
     }
     shown = [f"With {way}:\n\n{fenced(code[way], 'python')}" for way in ways if way in code]
     only = ["This model has parts that only `tempering.load` restores."] if list(ways) == ["tempering"] else []
-    return ["## How to load it", *shown, *only, *_needed(model, base)]
+    asks = "peft" in ways and auto not in HEADS and kind != "text"
+    bare = (
+        ["PEFT gives the language model alone: what it is asked and how an answer is read, only `tempering.load` restores."] if asks else []
+    )
+    return ["## How to load it", *shown, *only, *bare, *_needed(model, base)]
 
 
 def _needed(model: str, base: Mapping[str, Any] | None) -> list[str]:

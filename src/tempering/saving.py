@@ -3,7 +3,8 @@
 Three forms, chosen by what the tuning did:
 
 * ``full``: the whole body. With the family's own head it is what ``AutoModelForSequenceClassification`` loads.
-* ``peft``: what ``PeftModel.from_pretrained`` loads (LoRA); the base model is named, not copied.
+* ``peft``: what ``PeftModel.from_pretrained`` loads (LoRA), on the class with the framing's head or with the language-model head that
+  it reads; the base model is named, not copied.
 * ``delta``: the trained and added tensors, for methods that PEFT does not have (biases or norms alone are one); the base model is
   named, not copied.
 
@@ -12,26 +13,25 @@ Where an earlier stage changed the base, it is saved along in ``base/``. ``tempe
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tempering.backbone import Backbone
+from tempering.base_model import base_of
 from tempering.codec import decode, encode
 from tempering.errors import ModelError
-from tempering.exporting import FORMS, compare_reload, export_classifier, export_peft, export_text, save_body
+from tempering.exporting import adapter_class, compare_reload, export_classifier, export_peft, save_body
+from tempering.exporting_text import TASK_TYPES, export_text, export_text_adapter
 from tempering.learner import Learner
+from tempering.restoring import FORMAT_VERSION, META, load_change, read_meta, tensors_of
 from tempering.tasks.task import Split, Task
 
-META = "tempering.json"
 KEPT = "framing.json"  # only where the framing keeps something of the training data
 LM_HEAD = "lm_head.safetensors"  # only where the framing reads it: it is the backbone's, not the framing's
-FORMAT_VERSION = 1
 LANGUAGE = ("text", "masked")  # framings whose transformers class has a language-model head
 
 
@@ -41,7 +41,7 @@ def form_of(learner: Learner) -> str:
         return "delta"
     if set(learner.backbone.model.state_dict()) == learner.backbone.own:
         return "delta" if _in_small(learner) else "full"
-    return "peft" if hasattr(learner.tuning, "peft_names") and learner.backbone.layout.head is not None else "delta"
+    return "peft" if hasattr(learner.tuning, "peft_names") and adapter_class(learner) else "delta"
 
 
 def _in_small(learner: Learner) -> bool:
@@ -57,11 +57,18 @@ def _untouched(learner: Learner) -> bool:
     return not trains and learner.framing.reads_lm_head and learner.framing.export_state() is None
 
 
+def speaks(learner: Learner) -> bool:
+    """Whether an adapter of it is for a class with a language-model head."""
+    return adapter_class(learner) in TASK_TYPES
+
+
 def loads_with(learner: Learner) -> list[str]:
     """Which libraries load the saved folder."""
     form = form_of(learner)
     if form == "full" and learner.framing.form in LANGUAGE:
         return ["transformers", "tempering"]
+    if form == "peft" and speaks(learner):  # trained vectors in a template, say, no other library reads
+        return ["tempering"] if list(learner.framing.parameters()) else ["peft", "tempering"]
     if learner.framing.export_state() is None or form == "delta":
         return ["tempering"]
     return ["transformers", "tempering"] if form == "full" else ["peft", "tempering"]
@@ -80,23 +87,24 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     form = form_of(learner)
     save_file({k: v.contiguous() for k, v in learner.framing.state_dict().items()}, folder / "framing.safetensors")
-    if form == "full":
-        exported = learner.framing.form not in LANGUAGE and export_classifier(learner, folder)
-        if learner.framing.form in LANGUAGE:
-            export_text(learner, folder)
+    meta, headed = _meta(learner, form), False
+    if form != "full" and learner.backbone.changed:
+        save_body(learner.backbone, folder / "base")
+    if form == "delta":
+        save_file(_delta(learner), folder / "delta.safetensors")
+    elif form == "peft" and speaks(learner):
+        meta["prefix"] = export_text_adapter(learner, folder)
+    elif form == "full" and learner.framing.form in LANGUAGE:
+        export_text(learner, folder)
     else:
-        exported = form == "peft" and export_peft(learner, folder)
-        if form == "delta":
-            save_file(_delta(learner), folder / "delta.safetensors")
-        if learner.backbone.changed:
-            save_body(learner.backbone, folder / "base")
+        headed = (export_peft if form == "peft" else export_classifier)(learner, folder)
     if kept := learner.framing.keep():
         (folder / KEPT).write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
     if _reads_lm_head(learner):
         save_file({k: v.contiguous() for k, v in _lm_head(learner.backbone).state_dict().items()}, folder / LM_HEAD)
     learner.backbone.tokenizer.save_pretrained(folder)
-    (folder / META).write_text(json.dumps(_meta(learner, form), indent=1, ensure_ascii=False), encoding="utf-8")
-    if exported:
+    (folder / META).write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+    if headed:
         compare_reload(learner, folder, form)
     return folder
 
@@ -140,103 +148,60 @@ def _meta(learner: Learner, form: str) -> dict[str, Any]:
     return {"format": form, "version": FORMAT_VERSION, "base": base, **stage, "task": task, "record": record}
 
 
-def load(folder: str | Path, base_model: Backbone | None = None) -> Learner:
-    """The learner that `save` wrote to ``folder``, with equal predictions. ``base_model``: its base, if loaded already; it is copied."""
+def load(folder: str | Path, base_model: Backbone | str | Path | None = None) -> Learner:
+    """The learner that `save` wrote to ``folder``, with equal predictions.
+
+    ``base_model``: its base, where that has moved (a folder or name) or is loaded already (a `Backbone`, which is copied). It is known by
+    its weights, whatever it is called; another is a `ModelError`.
+    """
     path = Path(folder)
-    meta = _read_meta(path)
+    meta = read_meta(path)
     form, base = meta["format"], meta["base"]
-    given = (base_model.source, base_model.quantized) if base_model is not None and form != "full" and not base["changed"] else None
-    if base_model is not None and given == (base["source"], base.get("quantize")) and base.get("seed", base_model.seed) == base_model.seed:
-        backbone = copy.deepcopy(base_model)
-    else:
-        where = str(path if form == "full" else path / "base" if base["changed"] else base["source"])
-        backbone = Backbone.load(where, base.get("seed", 0), base.get("quantize"))
     tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
     framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
-    if hasattr(framing_value, "opens"):
-        framing_value.opens(backbone)
+    backbone = base_of(path, meta, base_model, getattr(framing_value, "opens", _nothing_more))
     if form != "full":
-        _check_base(backbone, base, path)
         tuning.attach(backbone)
         eject(tuning, backbone)
-        _load_change(backbone, tuning, path, form)
-    backbone.source, backbone.base_fingerprint, backbone.changed = base["source"], base["fingerprint"], base["changed"]
+        load_change(backbone, tuning, path, meta)
+    backbone.base_fingerprint, backbone.changed = base["fingerprint"], base["changed"]
     framing = framing_value.build(_stub(meta["task"]), backbone)
     if (path / KEPT).exists():
         framing.recall(json.loads((path / KEPT).read_text(encoding="utf-8")))
-    framing.load_state_dict(_tensors(path / "framing.safetensors"))
+    framing.load_state_dict(tensors_of(path / "framing.safetensors"))
     learner = Learner(backbone, framing, tuning, meta["record"] | {"framing": framing_value})
     if _reads_lm_head(learner):
-        _lm_head(backbone).load_state_dict(_tensors(path / LM_HEAD))
+        _lm_head(backbone).load_state_dict(tensors_of(path / LM_HEAD))
     return learner.eval()
+
+
+def _nothing_more(backbone: Backbone) -> None:
+    """What a framing that needs no more than the body opens."""
+
+
+def belongs(folder: str | Path, backbone: Backbone) -> bool:
+    """Whether the folder holds a change of the base under ``backbone``, packed alike, and nothing of that base itself."""
+    meta = read_meta(Path(folder))
+    known, base = backbone.base_fingerprint or backbone.fingerprint(), meta["base"]
+    return meta["format"] != "full" and (base["fingerprint"], base.get("quantize")) == (known, backbone.quantized)
 
 
 def saved_change(folder: str | Path) -> tuple[Any, str, dict[str, Tensor]]:
     """What a ``delta`` folder holds of its backbone: the tuning, the fingerprint of the base, and the tensors by their name in the body."""
     path = Path(folder)
-    meta = _read_meta(path)
+    meta = read_meta(path)
     if meta["format"] != "delta":
         raise ModelError(
             f"{path}: was saved in the form {meta['format']!r}; expected one that holds adapters alone, such as those of tuning pfeiffer:"
             " give another folder"
         )
     tuning = decode("tuning", meta["tuning"], f"{path}/{META}: tuning")
-    return tuning, meta["base"]["fingerprint"], _tensors(path / "delta.safetensors")
+    return tuning, meta["base"]["fingerprint"], tensors_of(path / "delta.safetensors")
 
 
 def _reads_lm_head(learner: Learner) -> bool:
     """Whether the framing's scores come from the backbone's language-model head."""
     return bool(learner.framing.reads_lm_head) and learner.backbone.lm_head is not None
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta: Any = json.loads((path / META).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no {META} there; expected a folder that temper fit or save_pretrained wrote") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path / META}: not readable as JSON ({error}); the folder is damaged, fit the model again") from None
-    if not isinstance(meta, dict):
-        raise ModelError(f"{path / META}: expected a JSON object, found {type(meta).__name__}; the folder is damaged, fit the model again")
-    if meta.get("version") != FORMAT_VERSION:
-        raise ModelError(f"{path / META}: format version {meta.get('version')!r}; this release reads {FORMAT_VERSION}")
-    return dict(meta)
-
-
-def _check_base(backbone: Backbone, base: dict[str, Any], path: Path) -> None:
-    found = backbone.fingerprint()
-    if found != base["fingerprint"]:
-        raise ModelError(
-            f"{path}: was trained on another {base['source']!r} than the one found here"
-            f" (fingerprint {base['fingerprint'][:8]}, here {found[:8]});"
-            " put the original base model in place, or save with --merge"
-        )
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of the folder; one that is missing or damaged is named."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: missing or damaged ({error}); copy the whole folder again, or fit the model again") from None
-
-
-def _load_change(backbone: Backbone, tuning: Any, path: Path, form: str) -> None:
-    if form == "delta":
-        state = _tensors(path / "delta.safetensors")
-    else:
-        stored = _tensors(path / "adapter_model.safetensors")
-        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["task_type"]
-        specs = [found.spec(backbone) for found in FORMS.values() if found.task_type == kind]
-        prefix = specs[0].body if specs and specs[0] else ""
-        if hasattr(tuning, "from_peft"):
-            state = tuning.from_peft(stored, backbone, prefix)
-        else:
-            state = {mine: stored[theirs] for mine, theirs in tuning.peft_names(backbone, prefix).items()}
-    body: Any = backbone.model
-    _, unexpected = body.load_state_dict({k.removeprefix("model."): v for k, v in state.items()}, strict=False)
-    if unexpected:
-        raise ModelError(f"{path}: {unexpected[0]} has no place in this base model; the folder belongs to another one")
 
 
 def _stub(task: dict[str, Any]) -> Task:

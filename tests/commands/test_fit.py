@@ -99,9 +99,30 @@ def test_a_finished_model_is_kept_unless_told(here: Path, bert: str, capsys: pyt
     assert "nothing to resume" in capsys.readouterr().err
     refuses("fit", "train.csv", "--model", bert, "--resume", *QUICK, said="finished model of another recipe", capsys=capsys)
     assert (here / "model/model.safetensors").stat().st_mtime_ns == stamp
-    done("fit", "train.csv", "--model", bert, "--recipe", "houlsby", "--overwrite", *QUICK)
+    done("fit", "train.csv", "--model", bert, "--recipe", "houlsby", "tuning.m=8", "--overwrite", *QUICK)
     names = {p.name for p in (here / "model").iterdir()}
     assert "delta.safetensors" in names and "model.safetensors" not in names and "mine.txt" in names
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parts", "dry"),
+    [
+        ("houlsby", "houlsby", ()),
+        ("mam", "prefix_tuning and parallel", ("--dry-run",)),
+        ("mixed.yaml", "pfeiffer", ()),
+        ("short.yaml", "prompt_tuning", ()),
+        ("peft.yaml", "peft", ()),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_before_training(
+    recipe: str, parts: str, dry: tuple[str, ...], here: Path, bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tunings = {"mixed": "[lora, pfeiffer]", "short": "{truncate: {k: 1, tuning: prompt_tuning}}", "peft": "{peft: {method: ln_tuning}}"}
+    for name, tuning in tunings.items():
+        (here / f"{name}.yaml").write_text(f"name: {name}\nstages:\n- train: {{tuning: {tuning}}}\n")
+    said = f"ends with tuning {parts}, which cannot be folded into the weights; leave --merge out"
+    refuses("fit", "train.csv", "--model", bert, "--recipe", recipe, "--merge", *dry, *QUICK, said=said, capsys=capsys)
+    assert not (here / "model").exists()
 
 
 def test_merge_makes_a_plain_model(here: Path, bert: str) -> None:
@@ -192,7 +213,7 @@ def test_a_packed_model_says_so_in_its_folder(here: Path, bert: str, capsys: pyt
 
 def test_the_readme_of_a_change_says_how_to_load_it(here: Path, bert: str) -> None:
     """The lines of code in the folder's README, run as they stand."""
-    fitted(bert, "--recipe", "houlsby")
+    fitted(bert, "--recipe", "houlsby", "tuning.m=8")
     readme = (here / "model/README.md").read_text(encoding="utf-8")
     assert "needs its base model" in readme and "packed" not in readme
     (code,) = [part.split("```")[0] for part in readme.split("```python\n")[1:] if "tempering.load" in part]

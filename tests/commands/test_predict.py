@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tempering import cli
-from tests.commands.shared import QUICK, done, fitted, write_rows
-from tests.tiny import tiny_examples
+from tests.commands.shared import QUICK, done, fitted, refuses, write_rows
+from tests.tiny import save_tiny, tiny_examples
 
 
 @pytest.mark.parametrize("labels", [(0, 1), (False, True), ("schlecht – é", "好"), ("no", "yes")])
@@ -116,3 +117,18 @@ def test_a_refused_recipe_is_explained_as_such(here: Path, bert: str, capsys: py
     said = capsys.readouterr()
     refusal = json.loads(said.out)["refused"]
     assert said.err == f"error: {refusal}\n" and "trains none of those" in refusal
+
+
+def test_a_base_model_that_has_moved_is_pointed_at(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    base = shutil.copytree(bert, here / "old")
+    done("fit", "train.csv", "--recipe", "lora", "--model", str(base), "--output-dir", "model", *QUICK)
+    done("predict", "model", "test.csv", "--output", "before.csv")
+    shutil.move(base, here / "new")
+    for words in (("predict", "model", "test.csv"), ("evaluate", "model", "test.csv")):
+        refuses(*words, said="put it back, or say where it is now: temper predict and temper evaluate take --model", capsys=capsys)
+    done("predict", "model", "test.csv", "--model", "new", "--output", "after.csv")
+    assert Path("after.csv").read_bytes() == Path("before.csv").read_bytes()
+    done("evaluate", "model", "test.csv", "--model", "new")
+    save_tiny("bert", here / "other", seed=1)
+    capsys.readouterr()
+    refuses("predict", "model", "test.csv", "--model", "other", said="'other' is not the base model it was trained on", capsys=capsys)

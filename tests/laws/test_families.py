@@ -21,9 +21,10 @@ from tempering.tunings.full import Full
 from tempering.tunings.lora import LoRA
 from tests.laws.bench import STAGE, run, serves, stage_of
 from tests.laws.settings import TABLE, Row, rows
-from tests.tiny import FAMILIES, tiny_backbone
+from tests.tiny import FAMILIES, GATED, tiny_backbone
 
 ONE_STEP = dataclasses.replace(STAGE, max_steps=1, eval_strategy="no")
+EVERY = [*FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in GATED)]
 ADVICE = ("use ", "choose ", "give ", "take ", "add ")
 
 
@@ -55,13 +56,13 @@ def _stage(tuning: Any = None, framing: Any = None) -> Train:
     return stage if framing is None or framing.supervised else dataclasses.replace(stage, text="unlabeled")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 @pytest.mark.parametrize("row", rows("tuning"))
 def test_tuning_and_family(row: Row, family: str) -> None:
     check_pair(_stage(row.live), family, name_of(row.live)[1])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 @pytest.mark.parametrize("row", rows("framing"))
 def test_framing_and_family(row: Row, family: str) -> None:
     check_pair(_stage(framing=row.live), family, name_of(row.live)[1])

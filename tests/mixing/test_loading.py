@@ -24,6 +24,7 @@ from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
+from tempering.tunings.magnitude import MagnitudeMask
 from tempering.tunings.prefix_tuning import PrefixTuning
 from tests.tiny import save_tiny, tiny_examples, tiny_task
 
@@ -74,6 +75,13 @@ def test_one_predictor_answers_as_every_task_alone(many: MixedLearner, saved: di
 def test_all_but_the_whole_body_share_the_pass(many: MixedLearner) -> None:
     assert many.names == list(TUNINGS) and list(many.apart) == ["whole"]
     assert many["peft"].framing.dense is not None  # the family's own head: dense layer, activation, final map
+
+
+def test_why_a_task_runs_apart_is_said(many: MixedLearner, saved: dict[str, Path], tmp_path: Path) -> None:
+    sparse = save(saved["peft"].parent / "base", tmp_path / "sparse", MagnitudeMask(density=0.01), steps=1)
+    why = load_many([saved["peft"], sparse]).apart
+    assert why == {"sparse": "it changes embeddings.word_embeddings.weight itself, which the rows of all tasks share"}
+    assert many.apart["whole"].endswith("is a matrix of its own")
 
 
 def test_one_name_serves_all_texts(many: MixedLearner, saved: dict[str, Path]) -> None:

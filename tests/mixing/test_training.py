@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import tempering
 from tempering.contracts import Seeds
 from tempering.errors import CollapseError, MemoryShort, RecipeError
 from tempering.fitting import fit
+from tempering.framings.cloze import Cloze
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.mixing import training
@@ -32,6 +34,8 @@ from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.ia3 import IA3
 from tempering.tunings.lora import LoRA
+from tempering.tunings.parallel import Parallel
+from tempering.tunings.pfeiffer import Pfeiffer
 from tempering.tunings.prefix_tuning import PrefixTuning
 from tempering.tunings.prompt_tuning import PromptTuning
 from tests.laws.bench import dev, logits
@@ -41,12 +45,12 @@ QUICK = Train(max_steps=5, per_device_train_batch_size=6, learning_rate=1e-2, he
 
 
 def recipe(tuning: Any, **given: Any) -> Recipe:
-    return Recipe("test", (dataclasses.replace(QUICK, tuning=tuning, framing=Head(dropout=0.0), **given),))
+    return Recipe("test", (dataclasses.replace(QUICK, tuning=tuning, **({"framing": Head(dropout=0.0)} | given)),))
 
 
-def still() -> Any:
+def still(family: str = "bert") -> Any:
     """A backbone without dropout: what is trained in one batch can then be compared with what is trained alone."""
-    backbone = tiny_backbone()
+    backbone = tiny_backbone(family)
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -64,18 +68,33 @@ RECIPES = {
     "frozen": recipe(Frozen()),
     "full": recipe(Full(), learning_rate=1e-4, max_steps=3),
     "drop": recipe(LoRA(r=2), stabilizers=(RDrop(0.7),)),
+    "pfeiffer": recipe(Pfeiffer(reduction=4)),
+    "parallel": recipe(Parallel(m=4, s="learned")),
+    "several": recipe((LoRA(r=2), Houlsby(m=4), IA3())),
+    "cloze": recipe(LoRA(r=3), framing=Cloze("{text} it was {mask} .", words=("bad", "good"))),
+    "cloze-adapter": recipe(Pfeiffer(reduction=8), framing=Cloze("it is {mask} : {text}", words=("poor", "fine"))),
 }
 TASKS = {name: tiny_task(18 + 3 * i, "regression" if name == "lora-8" else "classification", seed=i) for i, name in enumerate(RECIPES)}
 
 
+FAST = {"bert": set(RECIPES) - {"pfeiffer", "parallel", "several", "cloze-adapter"}, "roberta": {"lora-4", "several"}}
+PAIRS = [pytest.param(f, name, marks=() if name in fast else pytest.mark.slow) for f, fast in FAST.items() for name in RECIPES]
+
+
+@cache
+def trained(family: str) -> MixedLearner:
+    """All tasks trained in one batch, some of them under a prompt. BERT's head is one map, RoBERTa's a dense layer and another map."""
+    return fit_many(TASKS, RECIPES, still(family), seed=3, rows_per_batch=40)
+
+
 @pytest.fixture(scope="module")
 def together() -> MixedLearner:
-    return fit_many(TASKS, RECIPES, still(), seed=3, rows_per_batch=40)
+    return trained("bert")
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_mixed_training_scores_as_separate_training(name: str, together: MixedLearner) -> None:
-    alone = fit(RECIPES[name], TASKS[name], still(), seed=3)
+@pytest.mark.parametrize(("family", "name"), PAIRS)
+def test_mixed_training_scores_as_separate_training(family: str, name: str) -> None:
+    together, alone = trained(family), fit(RECIPES[name], TASKS[name], still(family), seed=3)
     rows = dev(TASKS[name].kind)
     torch.testing.assert_close(logits(together[name], rows), logits(alone, rows), rtol=1e-5, atol=1e-5)
     mine, theirs = together[name].record, alone.record
@@ -85,8 +104,12 @@ def test_mixed_training_scores_as_separate_training(name: str, together: MixedLe
     assert mine["metrics"]["dev"] == pytest.approx(theirs["metrics"]["dev"], abs=1e-4)
 
 
-def test_only_a_body_of_its_own_runs_apart(together: MixedLearner) -> None:
+@pytest.mark.parametrize("family", FAST)
+def test_only_a_body_of_its_own_runs_apart(family: str) -> None:
+    together = trained(family)
     assert list(together.apart) == ["full"] and not together.training
+    heads = [framing for framing in (learner.framing for learner in together.learners) if hasattr(framing, "dense")]
+    assert len(heads) == len(RECIPES) - 2 and all((head.dense is not None) == (family == "roberta") for head in heads)
 
 
 def test_a_separate_run_of_other_seeds_scores_otherwise(together: MixedLearner) -> None:

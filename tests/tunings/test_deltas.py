@@ -18,7 +18,12 @@ from tempering.tunings.deltas import bare, merge_deltas, switch
 from tempering.tunings.dora import DoRA
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
+from tempering.tunings.layer_norm import LayerNormOnly
 from tempering.tunings.lora import LoRA
+from tempering.tunings.prefix_tuning import PrefixTuning
+from tempering.tunings.together import Together
+from tempering.tunings.top_layers import TopLayers
+from tempering.tunings.truncate import Truncate
 from tests.laws.bench import dev, logits, stage_of
 from tests.laws.test_round_trip import fitted
 from tests.tiny import FAMILIES, save_tiny, tiny_backbone
@@ -38,6 +43,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Learner, 
         "full": Full(),
         "houlsby": Houlsby(m=4, layer_norm=False),
         "adalora": AdaLoRA(target_r=1, init_r=3),
+        "norms and adapters": Houlsby(m=4),
+        "norms": LayerNormOnly(),
+        "trio": Together((LoRA(r=2), PrefixTuning(p=2, m=None), Houlsby(m=4))),
+        "modules": LoRA(r=2, modules_to_save=("intermediate",)),
+        "top": TopLayers(1),
+        "shorter": Truncate(1, tuning=LoRA(r=2)),
     }
     for name, tuning in tunings.items():
         learner = fitted(stage_of(tuning), base)
@@ -70,9 +81,77 @@ def test_switching_gives_the_other_learner_over_the_same_memory(saved: dict[str,
         assert torch.equal(logits(first, dev()), before)
 
 
-def test_a_base_that_was_trained_in_place_is_refused(saved: dict[str, tuple[Learner, Path]]) -> None:
-    with pytest.raises(ModelError, match="has changed the base model itself"):
-        switch(saved["full"][0], saved["lora"][1])
+@pytest.mark.parametrize(
+    ("name", "reloaded"),
+    [("norms and adapters", False), ("norms and adapters", True), ("bitfit", True), ("norms", False), ("trio", True), ("modules", True)],
+)
+def test_what_was_trained_of_the_base_comes_back_from_it(name: str, reloaded: bool, saved: dict[str, tuple[Learner, Path]]) -> None:
+    learner, folder = saved[name]
+    first = tempering.load(folder) if reloaded else learner
+    before = logits(first, dev())
+    for other in ("lora", "bitfit", "trio"):
+        found = switch(first, saved[other][1])
+        assert torch.equal(logits(found, dev()), logits(saved[other][0], dev()))
+        assert torch.equal(logits(switch(found, folder), dev()), before) and torch.equal(logits(first, dev()), before)
+        path = "encoder.layer.0.attention.self.query.weight"
+        assert found.backbone.model.get_parameter(path).data_ptr() == first.backbone.model.get_parameter(path).data_ptr()
+
+
+def test_a_base_that_has_moved_is_read_again_where_it_is_now(tmp_path: Path) -> None:
+    base = save_tiny("bert", tmp_path / "base")
+    one, other = fitted(stage_of(BitFit()), base), fitted(stage_of(LoRA(r=2)), base)
+    folders = [learner.save_pretrained(tmp_path / name) for learner, name in ((one, "one"), (other, "other"))]
+    moved = base.rename(tmp_path / "moved")
+    first = tempering.load(folders[0], base_model=moved)
+    found = switch(first, folders[1])
+    assert torch.equal(logits(found, dev()), logits(other, dev())) and found.backbone.source == str(moved)
+    assert torch.equal(logits(switch(found, folders[0]), dev()), logits(one, dev()))
+
+
+def test_trained_weights_are_never_shared(saved: dict[str, tuple[Learner, Path]]) -> None:
+    """Not even where they are equal: training one learner on would move the other."""
+    one = tempering.load(saved["bitfit"][1])
+    for other in (switch(one, saved["bitfit"][1]), switch(one, saved["lora"][1])):
+        trained = [name for name, weight in body_weights(one.backbone).items() if weight.requires_grad]
+        theirs = body_weights(other.backbone)
+        assert trained and not [n for n in trained if theirs[n].data_ptr() == one.backbone.model.get_parameter(n).data_ptr()]
+
+
+def test_a_change_over_a_base_that_a_stage_changed(saved: dict[str, tuple[Learner, Path]], tmp_path: Path) -> None:
+    learner = fitted(stage_of(LoRA(r=2)), saved["lora"][0].backbone.source)
+    with torch.no_grad():
+        learner.backbone.embeddings.get_parameter("weight").mul_(0.5)
+    learner.backbone.changed = True
+    folder, before = learner.save_pretrained(tmp_path / "adapted"), logits(learner, dev())
+    found = switch(learner, saved["other"][1])  # over the base as it was
+    assert torch.equal(logits(found, dev()), logits(saved["other"][0], dev()))
+    assert torch.equal(logits(switch(found, folder), dev()), before)
+    with pytest.raises(
+        ModelError, match=r"other: is a change of another .*\(.*base\) than .*adapted \(.*base, changed by an earlier stage\)"
+    ):
+        merge_deltas([folder, saved["other"][1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("full", "its tuning Full made one whole model of it"),
+        ("top", "its tuning TopLayers made one whole model of it"),
+        ("shorter", "its tuning Truncate has dropped blocks of the base model"),
+    ],
+)
+def test_a_whole_model_is_refused_by_name(name: str, said: str, saved: dict[str, tuple[Learner, Path]]) -> None:
+    with pytest.raises(ModelError, match=f"cannot take the place of the learner at hand: {said}.*; load the folder with tempering.load"):
+        switch(saved[name][0], saved["lora"][1])
+
+
+def test_a_change_that_was_merged_before_it_was_saved(saved: dict[str, tuple[Learner, Path]], tmp_path: Path) -> None:
+    folder = tempering.load(saved["lora"][1]).save_pretrained(tmp_path / "merged", merge=True)
+    with pytest.raises(ModelError, match="its tuning LoRA made one whole model of it"):
+        switch(tempering.load(folder), saved["bitfit"][1])
+    for other in ("other", "bitfit"):
+        found = merge_deltas([folder, saved[other][1]], [1.0, 0.0])
+        torch.testing.assert_close(logits(found, dev()), logits(saved["lora"][0], dev()), rtol=1e-4, atol=1e-5)
 
 
 def test_loras_add_up_to_a_lora(saved: dict[str, tuple[Learner, Path]]) -> None:
@@ -120,6 +199,9 @@ def test_bad_use_is_refused(saved: dict[str, tuple[Learner, Path]], tmp_path: Pa
         merge_deltas([saved["lora"][1], saved["other"][1]], [1, 2, 3])
     with pytest.raises(ModelError, match="cannot be merged into weights"):
         merge_deltas([saved["lora"][1], saved["houlsby"][1]])
+    for pair in (["shorter", "lora"], ["lora", "shorter"]):
+        with pytest.raises(ModelError, match="shorter: its tuning truncate has dropped blocks .*; leave it out"):
+            merge_deltas([saved[name][1] for name in pair])
     stranger = fitted(stage_of(LoRA(r=2)), save_tiny("bert", tmp_path / "stranger", seed=1)).save_pretrained(tmp_path / "delta")
     with pytest.raises(ModelError, match="is a change of another base model"):
         merge_deltas([saved["lora"][1], stranger])

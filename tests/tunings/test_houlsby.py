@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tempering.errors import ModelError
 from tempering.streams import torch_stream
 from tempering.tunings.attach import norms
 from tempering.tunings.bottleneck import ACTIVATIONS, Bottleneck
@@ -50,6 +51,14 @@ def test_it_fires_twice_a_block_on_the_sub_layers_result(family: str) -> None:
     crossed = 2 if backbone.opened else 0  # one more in each of a decoder's blocks
     assert len(adapters) == 2 * len(backbone.blocks) + crossed
     assert seen == [(1, length, 32)] * (len(adapters) if not backbone.layout.shared_blocks else 2 * backbone.config.num_hidden_layers)
+
+
+@pytest.mark.parametrize("m", [33, 640])
+def test_a_bottleneck_wider_than_the_hidden_size_is_refused(m: int) -> None:
+    for work in (Houlsby(m=m).attach, Houlsby(m=m).count):
+        with pytest.raises(ModelError, match=f"houlsby: m = {m}, but a bottleneck in tiny-bert has 1 to 32 units .*give m of at most 32"):
+            work(tiny_backbone())
+    Houlsby(m=32).attach(tiny_backbone())
 
 
 def test_it_acts_before_the_residual_addition_and_the_norm() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from tempering.tunings.ia3 import IA3
 from tempering.tunings.lora import LoRA
-from tests.tiny import FAMILIES, tiny_backbone
+from tests.tiny import FAMILIES, GATED, tiny_backbone
 from tests.tunings.oracle import attached, check_against_peft, check_count, inputs, states, stir
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 def test_published_counts() -> None:
     check_count(IA3(), "bert-base", 55_296)
     check_count(IA3(before_activation=True), "bert-base", 55_296)
-    check_count(IA3(), "t0-3b", 540_672)  # both halves: L (2 d + f) and L (4 d + f)
+    for before in (False, True):  # both halves: L (2 d + f) and L (4 d + f); the gate's linear branch is as wide as its product
+        check_count(IA3(before_activation=before), "t0-3b", 540_672)
     check_count(IA3(), "gpt2", 55_296)  # the query part of a fused map is spared
 
 
@@ -57,7 +58,7 @@ def test_the_fused_map_scales_key_and_value_alone() -> None:
     torch.testing.assert_close(layer(x), torch.cat((plain[:, :32], 2 * plain[:, 32:]), 1))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *GATED])
 @pytest.mark.parametrize("before", [False, True])
 def test_merging_is_exact_in_every_family(family: str, before: bool) -> None:
     backbone = attached(IA3(before_activation=before), family)

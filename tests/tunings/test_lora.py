@@ -17,7 +17,7 @@ from tempering.errors import ModelError
 from tempering.streams import torch_stream
 from tempering.tunings.lora import PLACES, LoRA, LowRank
 from tempering.tunings.peft_format import peft_config, peft_names
-from tests.tiny import FAMILIES, save_tiny, tiny_backbone, tiny_config
+from tests.tiny import FAMILIES, save_tiny, tiny_backbone
 
 # PEFT 0.21 reads an attribute that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -121,12 +121,14 @@ def test_impossible_targets_are_refused_before_anything_is_changed(tuning: LoRA,
 
 
 def test_a_model_built_differently_from_its_family_says_what_it_has() -> None:
-    config = tiny_config("t5")
-    config.feed_forward_proj, config.is_gated_act, config.dense_act_fn = "gated-gelu", True, "gelu"
-    gated = Backbone(transformers.AutoModelForTextEncoding.from_config(config), None, "tiny-t5-gated")
-    with pytest.raises(ModelError, match=r"no encoder\.block\.0\..*wi .*wi_0, wi_1"):
-        LoRA(target_modules=("ffn_in",)).attach(gated)
-    assert len(LoRA(target_modules=("wi_0", "wi_1")).targets(gated)) == 4
+    odd = tiny_backbone("t5")
+    for block in odd.blocks:
+        inner = block.get_submodule("layer.1.DenseReluDense")
+        inner.add_module("first", inner.get_submodule("wi"))
+        del inner.wi
+    with pytest.raises(ModelError, match=r"no encoder\.block\.0\..*wi .* it has first, k, .*; use lora with names among these"):
+        LoRA(target_modules=("ffn_in",)).attach(odd)
+    assert len(LoRA(target_modules=("first", "wo")).targets(odd)) == 4
 
 
 def _classifier(folder: Path) -> Any:

@@ -10,12 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from tempering.errors import ModelError
-from tempering.layouts import LAYOUTS
 from tempering.tunings.attach import attach_all
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
 from tempering.tunings.parallel import Parallel
-from tests.tiny import FAMILIES, tiny_backbone
+from tests.tiny import FAMILIES, GATED, tiny_backbone
 from tests.tunings.adapters import adapted, counted
 from tests.tunings.shared import attached, disturb, one_step, states
 
@@ -48,9 +47,10 @@ def test_the_formula(s: Any) -> None:
     assert adapter.source[0].held is None  # nothing outlives the pass
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *GATED])
 def test_the_start_is_the_backbone_to_the_bit_and_what_is_read_is_the_sub_layers_input(family: str) -> None:
-    backbone, layout = tiny_backbone(family), LAYOUTS[family]
+    backbone = tiny_backbone(family)
+    layout = backbone.layout
     before = states(backbone)
     with torch.random.fork_rng():
         Parallel(m=4).attach(backbone)

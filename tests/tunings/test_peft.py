@@ -149,6 +149,8 @@ def test_refusals_of_models() -> None:
         PEFT("lora", {"bias": "all"})
     with pytest.raises(ValidationError, match="must map fields"):
         PEFT("lora", 8)
+    with pytest.raises(ModelError, match="layers_to_transform names 7, and no target of tiny-bert is in such a block"):
+        PEFT("lora", {"layers_to_transform": [7]}).attach(tiny_backbone())
 
 
 def test_a_recipe_with_options_survives_yaml() -> None:

@@ -112,7 +112,7 @@ def test_merging_twice_or_what_was_never_attached_changes_nothing() -> None:
 
 def test_houlsby_refuses_to_merge() -> None:
     with pytest.raises(ModelError, match="non-linear map"):
-        Houlsby().merge(attached(Houlsby()))
+        Houlsby(m=8).merge(attached(Houlsby(m=8)))
 
 
 def test_a_family_that_is_not_in_the_table_is_refused_where_a_place_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

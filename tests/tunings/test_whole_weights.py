@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tempering.backbone import Backbone
-from tempering.errors import ModelError
+from tempering.errors import ModelError, RecipeError
+from tempering.recipe import Recipe
 from tempering.tunings.bitfit import BitFit
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
@@ -88,6 +89,17 @@ def test_a_layer_that_is_not_there_and_both_ways_of_choosing_at_once_are_refused
             _trained(TopLayers(layers=wrong))
     with pytest.raises(ValidationError, match="give one of the two"):
         TopLayers(k=2, layers=(0,))
+
+
+def test_an_override_of_one_way_of_choosing_takes_the_place_of_the_other() -> None:
+    recipe = Recipe.load("top-layers")
+    assert recipe.stages[0].tuning == TopLayers(2)
+    named = recipe.override({"tuning.layers": [0, -1]})
+    assert named.stages[0].tuning == TopLayers(layers=(0, -1))
+    assert named.override({"tuning.k": 3}).stages[0].tuning == TopLayers(3)
+    with pytest.raises(RecipeError) as caught:
+        recipe.override({"tuning": {"top_layers": {"k": 2, "layers": [0]}}})
+    assert str(caught.value).endswith("top_layers: k counts blocks from the top and layers names them; give one of the two")
 
 
 def test_more_top_layers_than_there_are() -> None:

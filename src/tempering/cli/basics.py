@@ -76,14 +76,21 @@ def fit(
 
 
 @app.command()
-def predict(folder: o.Folder, data: o.Texts, text: o.Text = None, text_pair: o.Pair = None, output: o.Predictions = None) -> None:
+def predict(
+    folder: o.Folder,
+    data: o.Texts,
+    text: o.Text = None,
+    text_pair: o.Pair = None,
+    output: o.Predictions = None,
+    model: o.Base = None,
+) -> None:
     """Predict new rows with a fitted model.
 
     Writes the input's columns, the prediction, and a probability for each label.
     """
     from tempering.commands import predict as command
 
-    command.run(folder, Source(data, text=text, text_pair=text_pair), output)
+    command.run(folder, Source(data, text=text, text_pair=text_pair), output, model)
 
 
 @app.command()
@@ -94,12 +101,13 @@ def evaluate(
     text_pair: o.Pair = None,
     label: o.Label = None,
     metric: o.Metrics = None,
+    model: o.Base = None,
     json: o.Json = False,
 ) -> None:
     """Score a fitted model on labelled rows."""
     from tempering.commands import evaluate as command
 
-    command.run(folder, Source(data, text=text, text_pair=text_pair, label=label), tuple(metric or ()), json)
+    command.run(folder, Source(data, text=text, text_pair=text_pair, label=label), tuple(metric or ()), json, model)
 
 
 @app.command()

@@ -10,14 +10,14 @@ from tempering.contracts import Kind, predicts
 from tempering.errors import RecipeError
 
 
-def run(folder: str, source: Source, metrics: tuple[str, ...], as_json: bool) -> None:
-    """Print the metrics of the model in ``folder`` on ``source``."""
+def run(folder: str, source: Source, metrics: tuple[str, ...], as_json: bool, model: str | None = None) -> None:
+    """Print the metrics of the model in ``folder`` on ``source``; ``model`` is where its base model is now."""
     from tempering.saving import load
     from tempering.tasks.metrics import check_metrics, default_metric
     from tempering.tasks.readers import read_labeled
     from tempering.train.evaluate import Evaluator
 
-    learner = load(folder)
+    learner = load(folder, model)
     kind: Kind = getattr(learner.framing, "kind", "text")
     if not predicts(learner.record["framing"]):
         raise RecipeError(f"{folder}: this model was not trained to predict labels, so it has no score; its last stage must predict them")

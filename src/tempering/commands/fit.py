@@ -98,6 +98,8 @@ def prepare(request: Request) -> Ready:
     from tempering.plan import explain, outline  # torch comes only once the data is known to be good
 
     recipe, why = read_recipe(request.recipe, request.settings, task)
+    if request.place.merge:
+        _check_merges(recipe)
     outlined = outline(request.model, request.quantize)
     _check_packed(request)
     plan = explain(recipe, outlined, task)
@@ -124,6 +126,20 @@ def _check_packed(request: Request) -> None:
         raise RecipeError(f"--merge: the matrices of a model in {request.quantize} are packed and take nothing in; leave --merge out")
     if request.quantize and request.several.tries > 1:
         raise RecipeError(f"--tries {request.several.tries}: several tries run on a whole model; leave --quantize or --tries out")
+
+
+def _check_merges(recipe: Recipe) -> None:
+    """Refuse a merge that the end of the run would refuse: by the parts of the last stage's tuning that cannot."""
+    from tempering.registry import name_of
+    from tempering.stages.setup import parts_of
+
+    tuning = recipe.stages[-1].tuning
+    fixed = [name_of(part)[1] for part in parts_of(tuning) if not part.merges] or [name_of(tuning)[1]]
+    if not tuning.merges:
+        raise RecipeError(
+            f"--merge: recipe {recipe.name} ends with tuning {' and '.join(fixed)}, which cannot be folded into the weights; leave --merge"
+            " out, or take a recipe such as lora"
+        )
 
 
 def baseline(task: Task) -> dict[str, float]:

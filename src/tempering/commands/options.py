@@ -45,6 +45,7 @@ Label = _option(str | None, "--label", metavar="COLUMN", text="Column of the lab
 Kind = _option(str | None, "--kind", metavar="KIND", text=_KIND)
 Model = _option(str, "--model", metavar="NAME", text="Folder, hub id (owner/name) or minilm.")
 Quantize = _option(str | None, "--quantize", metavar="BITS", text="8bit or 4bit: pack the frozen matrices of the model.")
+Base = _option(str | None, "--model", metavar="NAME", text="Where its base model is now, if not where it was.")
 Reader = _option(str | None, "--model", metavar="NAME", text="Model whose tokens and limit texts are measured in.")
 Fitted = _option(str, "--recipe", "--config", metavar="NAME|FILE", text=_RECIPE)
 Adapted = _option(str, "--recipe", metavar="NAME|FILE", text="Recipe whose first stage is trained: dapt, madx-language ...")

@@ -21,14 +21,17 @@ WORDS = ".conll"
 ENDINGS = (".csv", ".tsv", *NESTED, WORDS)
 
 
-def run(folder: str, source: Source, output: Path | None) -> None:
-    """Predict every row of ``source.data`` and write them to ``output``, by its ending, or as CSV to standard output."""
+def run(folder: str, source: Source, output: Path | None, model: str | None = None) -> None:
+    """Predict every row of ``source.data`` and write them to ``output``, by its ending, or as CSV to standard output.
+
+    ``model`` is where the base model of ``folder`` is now.
+    """
     _check_output(output, source.data)
     from tempering.saving import load
     from tempering.tasks.readers import read_rows
     from tempering.train.evaluate import telling
 
-    learner = load(folder)
+    learner = load(folder, model)
     kind: Kind = getattr(learner.framing, "kind", "text")
     labels = list(learner.framing.labels)
     _check_words(output, kind, folder)

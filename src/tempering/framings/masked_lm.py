@@ -17,7 +17,7 @@ from tempering.contracts import Batch, Example, Prediction, Prompt, RowForm, Sco
 from tempering.errors import ModelError, RecipeError
 from tempering.framings.hidden.masking import Choice, Ids, Masking
 from tempering.framings.hidden.packing import Packing, segmented, sizes_of, unpacked
-from tempering.framings.lm_head import ensure_lm_head, lm_state
+from tempering.framings.lm_head import ensure_lm_head
 from tempering.framings.module import FramingBase
 from tempering.framings.text import TextEncoder, pad, tensors
 
@@ -132,10 +132,6 @@ class MaskedLMModule(FramingBase):
         """Hidden states at the masked positions [masked, dim]."""
         hidden = backbone.encode(batch.inputs).last if self.packing is None else self.packing.hidden(backbone, batch)
         return hidden.flatten(0, 1)[batch.extra["positions"]]
-
-    def language_state(self, backbone: Backbone) -> dict[str, Tensor]:
-        """The head by its names in the family's ``ForMaskedLM`` class."""
-        return lm_state(backbone)
 
     def trunk_key(self) -> str:
         """Length and masking: masks are drawn anew for each batch, so that the trunk's output is never worth keeping."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import RecipeError
+from tempering.framings.lm_head import lm_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,8 +168,8 @@ class FramingBase(nn.Module, ABC):
         return output.logits.float(), scores.only.logits.mean(0)
 
     def language_state(self, backbone: Backbone) -> dict[str, Tensor]:
-        """The language-model head's weights under the names of the family's class that fills masks; empty where it has none."""
-        return {}
+        """The language-model head's weights under the names of the family's class that fills masks; empty where the backbone has none."""
+        return lm_state(backbone)
 
     def export_state(self) -> dict[str, Tensor] | None:
         """The weights under the names of the family's transformers class; None where it has no such class."""

@@ -22,8 +22,8 @@ class OutputHead(nn.Module):
 
     As `LMHead` it is handed the embedding matrix [vocabulary, width] at each call, so that the two stay tied whatever happens to
     either. ``scale`` multiplies the hidden states first. ``fresh`` tells that weights were drawn and not read. A family whose
-    configuration says only whether states are scaled (transformers 5 calls every such model tied) is untied where weights to load
-    hold a matrix.
+    configuration says only whether states are scaled, or not even that (transformers 5 calls every such model tied), is untied where
+    weights to load hold a matrix.
     """
 
     def __init__(self, config: Any, vocabulary: int, width: int, spec: OutputSpec) -> None:
@@ -65,7 +65,7 @@ def ensure_output_head(backbone: Backbone) -> OutputHead:
         table: Any = backbone.embeddings.weight
         spec = backbone.layout.output or GENERIC
         head = OutputHead(backbone.config, len(table), table.shape[1], spec)
-        odd = spec.scaled and head.scale == 1.0 and stored_tensors(backbone.where, {"own.weight": spec.weight}) is not None
+        odd = spec.says_tied and head.scale == 1.0 and stored_tensors(backbone.where, {"own.weight": spec.weight}) is not None
         names = {"own.weight": spec.weight} if head.own is not None or odd else {}
         names |= {"bias": spec.bias} if head.bias is not None else {}
         stored = stored_tensors(backbone.where, names) if names else {}

@@ -150,10 +150,6 @@ class SalientSpansModule(FramingBase):
         """For each hidden position the likeliest token."""
         return self.masked.decode(scores)
 
-    def language_state(self, backbone: Backbone) -> dict[str, Tensor]:
-        """The head by its names in the family's class."""
-        return self.masked.language_state(backbone)
-
 
 def spans_of(text: str, which: Which) -> list[list[Span]]:
     """Groups of spans (start, end) in characters: a name or number alone, all occurrences of what recurs together. None overlap."""

@@ -17,8 +17,9 @@ from tempering.batching import length_batches
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import DataError, ModelError
 from tempering.learner import Learner, as_examples, joined
+from tempering.mixing.lifting import Entries, lift
 from tempering.mixing.probing import prove
-from tempering.mixing.routes import Entries, lift, routed
+from tempering.mixing.routes import routed
 from tempering.mixing.rows import SHARED_INPUTS, NotByRow, Span, join_inputs, part_of
 from tempering.mixing.served import Served
 from tempering.tunings.attach import freeze

@@ -9,7 +9,7 @@ from tempering.backbone import Backbone
 from tempering.errors import ModelError
 from tempering.learner import Learner
 from tempering.mixing.learner import MixedLearner
-from tempering.saving import load
+from tempering.saving import belongs, load
 from tempering.tunings.attach import freeze
 
 
@@ -24,7 +24,7 @@ def load_many(folders: Sequence[str | Path] | Mapping[str, str | Path]) -> Mixed
         raise ModelError("load_many: there is no folder; give at least one that temper fit or save_pretrained wrote")
     mixed: MixedLearner | None = None
     for name, folder in named.items():
-        learner = load(folder, mixed.backbone if mixed else None)
+        learner = load(folder, mixed.backbone if mixed and belongs(folder, mixed.backbone) else None)
         if mixed is None:
             first = folder
             mixed = MixedLearner(_base(learner, folder))

@@ -111,7 +111,8 @@ def places(backbone: Backbone, method: str, names: Sequence[str]) -> list[Place]
             except AttributeError:
                 raise ModelError(
                     f"{method}: this {layout.family} model has no {path} (its {name.replace('_', ' ')}), as other models of that family"
-                    f" have; it has {', '.join(sorted({p.rpartition('.')[2] for p in linear_maps(backbone)}))}"
+                    f" have; it has {', '.join(sorted({p.rpartition('.')[2] for p in linear_maps(backbone)}))}; use lora with names among"
+                    " these as its target_modules, or full"
                 ) from None
     return list(found.items())
 

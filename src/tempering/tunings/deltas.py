@@ -18,19 +18,17 @@ from tempering.backbone import Backbone
 from tempering.contracts import Weights
 from tempering.errors import ModelError, RecipeError
 from tempering.learner import Learner
-from tempering.saving import load
+from tempering.restoring import read_meta
+from tempering.saving import form_of, load
 from tempering.tunings.attach import body_weights, sizes, walk
 from tempering.tunings.full import Full
 from tempering.tunings.lora import LoRA, LowRank
+from tempering.tunings.truncate import Truncate
 
 
 def bare(backbone: Backbone) -> Backbone:
     """The base model under ``backbone``: its own tensors (shared, not copied) in a body on which nothing hangs."""
-    if backbone.quantized:
-        raise ModelError(
-            f"the matrices of {backbone.source} are packed in {backbone.quantized}, and a body of its own cannot be made of them; load the"
-            " folder with tempering.load, or several with tempering.load_many"
-        )
+    _refuse_packed(backbone)
     with torch.device("meta"):
         body: Any = type(backbone.model)(copy.deepcopy(backbone.config))
     state: Weights = dict(backbone.model.named_parameters(remove_duplicate=False))
@@ -46,10 +44,18 @@ def bare(backbone: Backbone) -> Backbone:
             for name, blank in [(n, tensor) for n, tensor in names.items() if tensor is not None]:
                 tensor = _same(state, f"{path}.{name}" if path else name)
                 names[name] = made.setdefault(id(tensor), nn.Parameter(tensor.detach())) if isinstance(blank, nn.Parameter) else tensor
-    found = Backbone(body, backbone.tokenizer, backbone.source, backbone.where)
+    found = Backbone(body, backbone.tokenizer, backbone.source, backbone.where, backbone.whole)
     found.pretrained, found.lm_head = backbone.pretrained, backbone.lm_head
     found.changed, found.base_fingerprint, found.seed = backbone.changed, backbone.base_fingerprint, backbone.seed
     return found.eval()
+
+
+def _refuse_packed(backbone: Backbone) -> None:
+    if backbone.quantized:
+        raise ModelError(
+            f"the matrices of {backbone.source} are packed in {backbone.quantized}, and a body of its own cannot be made of them; load the"
+            " folder with tempering.load, or several with tempering.load_many"
+        )
 
 
 def _same(state: Weights, name: str) -> Tensor:
@@ -59,21 +65,56 @@ def _same(state: Weights, name: str) -> Tensor:
 
 
 def switch(learner: Learner, folder: str | Path) -> Learner:
-    """The learner saved in ``folder``, on the base model that ``learner`` holds in memory. Both work, and share that base.
+    """The learner saved in ``folder``, over the base model that ``learner`` holds in memory; both work, and share what they have alike.
 
-    Where ``learner`` was trained in place, or the folder belongs to another base, it is a `ModelError`.
+    The base is read again from where it lies if ``learner`` trained some of its own weights (biases, norms), or if the folder belongs to
+    another one. A ``learner`` that is a whole model, without a base beside its change, is a `ModelError`.
     """
-    if learner.tuning.trains_pretrained:
-        raise ModelError(
-            f"{folder}: the loaded learner's tuning has changed the base model itself, so another delta does not fit it any more;"
-            " load the folder with tempering.load"
-        )
-    found = load(folder, base_model=bare(learner.backbone))
-    mine = body_weights(learner.backbone)
-    for name, weight in body_weights(found.backbone).items():
-        if not weight.requires_grad and name in mine and torch.equal(weight, mine[name]):
+    _refuse_packed(learner.backbone)
+    _refuse_whole(learner, folder)
+    found = load(folder, _base_for(learner, folder)).to(learner.device)
+    mine = _untrained(learner)
+    for name, weight in _untrained(found).items():
+        if name in mine and torch.equal(weight, mine[name]):
             weight.data = mine[name].data  # one copy of the base for both
-    return found.to(learner.device).eval()
+    return found.eval()
+
+
+def _base_for(learner: Learner, folder: str | Path) -> Backbone | str | None:
+    """The base of ``folder`` as ``learner`` has it: in memory, or by name where it has moved. None: where the folder says that it is."""
+    backbone, noted = learner.backbone, read_meta(Path(folder))["base"]
+    if not learner.tuning.trains_pretrained:
+        base = bare(backbone)
+        return base if base.fingerprint() == noted["fingerprint"] else None
+    same = backbone.base_fingerprint == noted["fingerprint"] and not backbone.changed
+    return backbone.source if same and backbone.where and backbone.source != noted["source"] else None
+
+
+def _refuse_whole(learner: Learner, folder: str | Path) -> None:
+    """Refuse a learner whose base model is not there under its change, by the name of the tuning that made it so."""
+    name = type(learner.tuning).__name__
+    if _truncated(learner):
+        why = f"its tuning {name} has dropped blocks of the base model"
+    elif _whole(learner):
+        why = f"its tuning {name} made one whole model of it, with no base model left apart"
+    else:
+        return
+    raise ModelError(f"{folder}: cannot take the place of the learner at hand: {why}; load the folder with tempering.load")
+
+
+def _truncated(learner: Learner) -> bool:
+    return isinstance(learner.tuning, Truncate)
+
+
+def _whole(learner: Learner) -> bool:
+    """Whether its change is in the body's own weights, as it was trained or since it was merged: a copy of all of them is saved."""
+    return learner.tuning.trains_backbone and form_of(learner) == "full"
+
+
+def _untrained(learner: Learner) -> Weights:
+    """The weights of its base model that its tuning leaves as they are, by name."""
+    trains = learner.tuning.trains_pretrained
+    return {name: weight for name, weight in body_weights(learner.backbone).items() if not (trains and weight.requires_grad)}
 
 
 def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None = None) -> Learner:
@@ -95,6 +136,10 @@ def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None 
             raise ModelError(
                 f"{folder}: the matrices of its base model are packed in {learner.backbone.quantized} and add nothing up; leave it out"
             )
+        if _truncated(learner):
+            raise ModelError(
+                f"{folder}: its tuning truncate has dropped blocks of its base model, so its change adds to no other; leave it out"
+            )
     base = _base(learners)
     known = base.fingerprint()
     for learner, folder in zip(learners, folders, strict=True):
@@ -102,16 +147,20 @@ def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None 
             raise ModelError(f"{folder}: its tuning cannot be merged into weights, so it cannot be added to others; leave it out")
         if learner.backbone.source != base.source or (learner.backbone.base_fingerprint or known) != known:
             raise ModelError(
-                f"{folder}: is a change of another base model ({learner.backbone.source}) than {folders[0]} ({base.source}); give folders"
-                " that were trained from one base"
+                f"{folder}: is a change of another base model ({_told(learner.backbone)}) than {folders[0]}"
+                f" ({_told(learners[0].backbone)}); give folders that were trained from one base"
             )
     joined = _joined(base, learners, shares)
     return joined if joined is not None else _summed(base, learners, shares)
 
 
+def _told(backbone: Backbone) -> str:
+    return f"{backbone.source}, changed by an earlier stage" if backbone.changed else backbone.source
+
+
 def _base(learners: Sequence[Learner]) -> Backbone:
     """The base model, from a learner that left it as it was, else loaded anew."""
-    untouched = [learner for learner in learners if not learner.tuning.trains_pretrained]
+    untouched = [learner for learner in learners if not learner.tuning.trains_pretrained and not _whole(learner)]
     return bare(untouched[0].backbone) if untouched else Backbone.load(learners[0].backbone.source, learners[0].backbone.seed)
 
 
@@ -138,6 +187,8 @@ def _joined(base: Backbone, learners: Sequence[Learner], shares: Sequence[float]
     """One LoRA of the summed rank; None where the learners are not LoRAs of the same targets, or it would exceed a matrix."""
     tunings = [learner.tuning for learner in learners]
     if not all(isinstance(t, LoRA) and not t.modules_to_save for t in tunings) or len({t.target_modules for t in tunings}) > 1:
+        return None
+    if any(_whole(learner) for learner in learners):  # merged before it was saved
         return None
     rank = sum(t.r for t in tunings)
     targets = [path for path, _ in tunings[0].targets(base)]

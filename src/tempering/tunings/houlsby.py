@@ -10,7 +10,7 @@ from torch import nn
 
 from tempering.backbone import Backbone
 from tempering.tunings.attach import Place
-from tempering.tunings.bottleneck import Activation, AdapterTuning, Bottleneck, trained_norms
+from tempering.tunings.bottleneck import Activation, AdapterTuning, Bottleneck, trained_norms, width
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,7 +46,7 @@ class Houlsby(AdapterTuning):
 
     def count(self, backbone: Backbone) -> int:
         """2L(2md + m + d), and with ``layer_norm`` the size of all norms."""
-        d, m = backbone.hidden_size, self.m
+        d, m = backbone.hidden_size, width(self.method, backbone, self.m)
         return len(self.places(backbone)) * (2 * m * d + m + d) + sum(w.numel() for w in self._norm_weights(backbone))
 
     def places(self, backbone: Backbone) -> list[Place]:
@@ -55,11 +55,11 @@ class Houlsby(AdapterTuning):
 
     def make(self, backbone: Backbone) -> Bottleneck:
         """A new adapter."""
-        return Bottleneck(backbone.hidden_size, self.m, self.init_std, self.activation)
+        return Bottleneck(backbone.hidden_size, width(self.method, backbone, self.m), self.init_std, self.activation)
 
     def setting(self, backbone: Backbone) -> tuple[object, ...]:
         """Width and activation."""
-        return self.m, self.activation
+        return width(self.method, backbone, self.m), self.activation
 
     def _norm_weights(self, backbone: Backbone) -> list[nn.Parameter]:
         """Those that are trained: of all norms, or of those above the dropped blocks."""

@@ -59,7 +59,8 @@ class IA3:
     *Paper*: Liu et al. 2022 (T-Few). *Formula*: l_k * (W_k x), l_v * (W_v x), W_2 (l_ff * act(W_1 x)), all vectors one at the start:
     exactly the backbone. L (2 d + f) numbers, L (4 d + f) in a decoder with cross-attention. *Needs*: a family in the table of
     architectures. *Costs*: one pass and a product a number; none once merged. *Differs*: nothing by default. ``before_activation``
-    scales W_1 x instead, as the library `adapters` does: another function of the same size. PEFT's defaults for BERT scale the
+    scales W_1 x instead, as the library `adapters` does: another function of the same size. Where a gate multiplies, W_2 (act(W_0 x) *
+    W_1 x), that is the place of the authors' code (``wi_1`` of T0) and the paper's function again. PEFT's defaults for BERT scale the
     attention's output map too (64,512 numbers instead of 55,296); what is saved here names the feed-forward map alone.
     """
 
@@ -108,11 +109,12 @@ class IA3:
     def _outputs(self, backbone: Backbone) -> list[tuple[str, nn.Module, int]]:
         """(path, layer, how many of its last outputs) of what is scaled after a map."""
         layout = backbone.layout
-        names = ["key", "value", *(["ffn_in"] if self.before_activation else [])]
         share = 2 / 3 if layout.query == layout.key == layout.value else 1.0  # fused as query, key, value
-        found = places(backbone, "ia3", names)
-        fused = {path for path, _ in places(backbone, "ia3", ["key"])} if share < 1 else set()
-        return [(path, layer, round(sizes(layer)[1] * (share if path in fused else 1))) for path, layer in found]
+        found = [(path, layer, round(sizes(layer)[1] * share)) for path, layer in places(backbone, "ia3", ["key", "value"])]
+        if self.before_activation:  # of two branches in one map the linear one comes last
+            inner = zip(places(backbone, "ia3", ["ffn_in"]), places(backbone, "ia3", ["ffn_out"]), strict=True)
+            found += [(path, layer, sizes(after)[0]) for (path, layer), (_, after) in inner]
+        return found
 
     def _inputs(self, backbone: Backbone) -> list[Place]:
         return [] if self.before_activation else places(backbone, "ia3", ["ffn_out"])

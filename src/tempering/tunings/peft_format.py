@@ -81,7 +81,8 @@ def target_names(backbone: Backbone, paths: list[str]) -> list[str]:
     PEFT matches the end of a module's name, also in a head, where linear maps may be called like those of the body.
     """
     short = sorted({path.rpartition(".")[2] for path in paths})
-    head = backbone.layout.head
+    head, lm = backbone.layout.head, backbone.layout.lm
     taken = {part.rpartition(".")[2] for part in (head.dense or "", head.final)} if head else set()
+    taken |= {lm.dense.rpartition(".")[2]} if lm else set()
     meant = [path for path in linear_maps(backbone) if path.rpartition(".")[2] in short]
     return short if sorted(meant) == sorted(paths) and not taken & set(short) else paths

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, field_validator
+from pydantic import AfterValidator, ConfigDict, WithJsonSchema, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.backbone import Backbone
@@ -17,41 +17,38 @@ from tempering.errors import ModelError, RecipeError
 from tempering.tunings.attach import check_free, freeze, norms, refuse_packed
 from tempering.tunings.peft_format import target_names
 from tempering.tunings.peft_layers import ADAPTER, carried, fold, inject
+from tempering.tunings.peft_options import configuration, frozen, is_configuration, settings_of, thawed
 from tempering.tunings.targets import PLACES, targets_of
 
 # Start off the backbone: by a draw, or by the rounding of a decomposition.
 MOVED = frozenset({"c3a", "deft", "frod", "hra", "unilora", "vblora"})
 FAR = frozenset({"fourierft"})
 UNMERGED = frozenset({"ln_tuning", "peanut"})
-REFUSED = {
-    "adalora": "its budget must be told of every step, which tempering does itself; use the tuning adalora",
-    "adaption_prompt": "it rewrites the attention of one family of generators; use prefix_tuning",
-    "cartridge": "it passes a cache of keys and values to the whole model; use prefix_tuning",
-    "lily": "neighboring layers share its weights, which a folder written here does not keep; use lora",
-    "osf": "it rewrites the pretrained weights as a decomposition, which no saved change would fit; use pissa",
-    "poly": "its forward pass takes the ids of tasks beside the text; use lora for each task",
-    "cpt": "it changes inputs and labels of a causal language model; use prompt_tuning",
-    "shira": "which entries it trains is not stored with their values; use fish or magnitude",
-    "shadow": "it runs a second model beside the body; use lora",
-    "trainable_tokens": "it changes the embeddings of the whole model; use prompt_tuning",
-    "xlora": "it weighs trained adapters in a pass of its own; use lora",
-}
+# Where ``r`` is the rank of the change of a matrix. That of others counts blocks, or belongs to matrices that are drawn and stay.
+LOW_RANK = frozenset({"deft", "delora", "glora", "gralora", "hira", "hra", "loha", "lora", "miss", "psoft"})
+LOW_RANK |= {"supertuning", "tinylora", "unilora", "vblora"}
+
+
+def _named(method: Any) -> str:
+    if not isinstance(method, str):
+        raise ValueError("method must be the name of one of PEFT's methods, such as loha, or a configuration of PEFT")
+    return method
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PEFT:
     """Adds any method of the installed PEFT that changes single layers, with PEFT's own names, defaults and code.
 
-    ``method`` is its type in lower case (oft, loha, vblora ...), ``options`` the fields of its configuration. ``target_modules`` among
-    them means what it means in PEFT, and may hold places of the table of architectures; by default query and value, or for ln_tuning
-    the norms.
+    ``method`` is its type in lower case (oft, loha, vblora ...), ``options`` the fields of its configuration; a configuration itself,
+    ``PEFT(LoHaConfig(r=4))``, stands for both. ``target_modules`` among them means what it means in PEFT, and may hold places of the
+    table of architectures; by default query and value, or for ln_tuning the norms.
 
     *Paper*, *Formula*: those of the method, see PEFT's documentation. *Needs*: the method in the installed PEFT; a type that wraps the
     whole model or changes its signature is refused. *Costs*: those of PEFT's layers. *Differs*: PEFT's layers hang under the pretrained
     ones instead of replacing them, so that names of weights stay and other tunings act on the same body.
     """
 
-    method: str = "oft"
+    method: Annotated[Any, AfterValidator(_named), WithJsonSchema({"type": "string"})] = "oft"
     options: Any = ()
 
     trunk_eval: ClassVar[bool] = False
@@ -60,15 +57,26 @@ class PEFT:
     mappings: ClassVar[frozenset[str]] = frozenset({"options"})  # written as a mapping in a recipe
     merge_order: ClassVar[int] = -1  # many of its methods turn the pretrained W: before others have moved that
 
+    @model_validator(mode="before")
+    @classmethod
+    def _configured(cls, given: Any) -> Any:
+        """One of PEFT's configurations in the place of method and options."""
+        parts = tuple(given.values()) if isinstance(given, dict) else (*given.args, *(given.kwargs or {}).values())
+        if not parts or not is_configuration(parts[0]):
+            return given
+        if len(parts) > 1:
+            raise ValueError("a configuration holds its method and its options; give it alone")
+        return settings_of(parts[0])
+
     @field_validator("options", mode="before")
     @classmethod
     def _hashable(cls, given: Any) -> tuple[tuple[str, Any], ...]:
         """Options as sorted pairs, since a mapping does not hash."""
         pairs = given.items() if isinstance(given, Mapping) else given
         try:
-            found = sorted((str(key), _frozen(value)) for key, value in pairs)
-        except (TypeError, ValueError):
-            raise ValueError("options must map fields of the method's configuration to values, as in  {r: 8}") from None
+            found = sorted((str(key), frozen(value)) for key, value in pairs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"options must map fields of the method's configuration to plain values, as in  {{r: 8}} ({error})") from None
         for name in ("bias", "modules_to_save", "trainable_token_indices"):
             if dict(found).get(name, "none") not in ("none", None, ()):
                 raise ValueError(
@@ -129,47 +137,39 @@ class PEFT:
 
     def _config(self, backbone: Backbone) -> Any:
         """PEFT's configuration, with targets as paths in the body; what it complains of is a `RecipeError` in its words."""
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KNOWN
-
-        kinds: dict[str, Any] = {kind.value.lower(): cls for kind, cls in KNOWN.items()}
         backbone.layout.require("peft")
-        if self.method in REFUSED:
-            raise RecipeError(f"peft: {self.method} is not one to take as it is: {REFUSED[self.method]}")
-        if self.method not in kinds:
-            raise RecipeError(
-                f"peft: the installed PEFT has no method {self.method!r}; use one of {', '.join(sorted(set(kinds) - set(REFUSED)))}"
-            )
-        fields = {f.name for f in dataclasses.fields(kinds[self.method])}
-        given = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options}
-        if unknown := sorted(set(given) - fields):
-            raise RecipeError(
-                f"peft: {self.method} has no option {unknown[0]!r}; use those of its configuration: {', '.join(sorted(fields))}"
-            )
+        cls = configuration(self.method)
+        given = thawed(self.method, cls, self.options)
         try:
-            config = kinds[self.method](**given | (self._places(backbone) if "target_modules" in fields else {}))
-        except (TypeError, ValueError) as error:
+            return cls(**given | self._places(backbone, cls))
+        except (TypeError, ValueError, re.error) as error:
             raise RecipeError(f"peft: {self.method} refuses its options: {error}; change them") from None
-        if config.is_prompt_learning:
-            raise RecipeError(f"peft: {self.method} changes what the whole model is given; use prompt_tuning, p_tuning or prefix_tuning")
-        return config
 
-    def _places(self, backbone: Backbone) -> dict[str, Any]:
+    def _places(self, backbone: Backbone, cls: Any) -> dict[str, Any]:
         """Options that name modules, as paths; those of (IA)3 whose input is scaled are found among the targets."""
-        targets, scaled = self._targets(backbone), dict(self.options).get("feedforward_modules")
+        given = dict(self.options)
+        targets, scaled = self._targets(backbone, given.get("r", getattr(cls, "r", 1))), given.get("feedforward_modules")
+        chosen = {"target_modules": targets} | {name: None for name in ("layers_to_transform", "layers_pattern") if name in given}
         if not isinstance(scaled, tuple) or isinstance(targets, str):
-            return {"target_modules": targets}
+            return chosen
         meant = {name: [path for path in targets if f".{path}".endswith(f".{name}")] for name in scaled}
-        return {"target_modules": targets, "feedforward_modules": [path for name, paths in meant.items() for path in paths or [name]]}
+        return chosen | {"feedforward_modules": [path for name, paths in meant.items() for path in paths or [name]]}
 
-    def _targets(self, backbone: Backbone) -> list[str] | str:
+    def _targets(self, backbone: Backbone, r: Any) -> list[str] | str:
         """Paths of the targets. A norm or a module that is no linear map is left to PEFT by its name."""
-        wanted: Any = dict(self.options).get("target_modules")
+        given = dict(self.options)
+        wanted: Any = given.get("target_modules")
         if wanted is None and self.method == "ln_tuning":
             return list(norms(backbone))
         if self.method == "ln_tuning":
             return list(wanted) if isinstance(wanted, tuple) else wanted
         chosen = wanted if isinstance(wanted, str) else tuple(wanted or PLACES[:3:2])
-        return [path for path, _ in targets_of(backbone, "peft", chosen)]
+        paths = _in_layers(backbone, [path for path, _ in targets_of(backbone, "peft", chosen)], given.get("layers_to_transform"))
+        ranks = [(path, _rank(path, r, given.get("rank_pattern") or ())) for path in paths]
+        if self.method in LOW_RANK:
+            for rank in {rank for _, rank in ranks if isinstance(rank, int)}:
+                targets_of(backbone, "peft", tuple(path for path, its in ranks if its == rank), rank)
+        return paths
 
     def peft_config(self, backbone: Backbone, task_type: str, modules_to_save: Sequence[str]) -> dict[str, Any]:
         """``adapter_config.json`` as PEFT writes it."""
@@ -202,8 +202,21 @@ class PEFT:
         return {ours[id(tensor)]: theirs for theirs, tensor in full.items()}
 
 
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, mappings as pairs: what hashes."""
-    if isinstance(value, Mapping):
-        return tuple(sorted((str(k), _frozen(v)) for k, v in value.items()))
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+def _in_layers(backbone: Backbone, paths: list[str], layers: Any) -> list[str]:
+    """Those of ``paths`` in the blocks that ``layers`` numbers, from 0 up: PEFT would not ask where a target is given by its whole path."""
+    if layers is None or layers == ():
+        return paths
+    wanted = {int(n) for n in (layers if isinstance(layers, tuple) else (layers,))}
+    numbers = {path: re.search(r"(?:^|\.)(\d+)\.", path) for path in paths}
+    found = [path for path, number in numbers.items() if number is not None and int(number[1]) in wanted]
+    if not found:
+        raise ModelError(
+            f"peft: layers_to_transform names {', '.join(map(str, sorted(wanted)))}, and no target of {backbone.source} is in such a block;"
+            " give numbers of its blocks, from 0 up"
+        )
+    return found
+
+
+def _rank(path: str, r: Any, patterns: tuple[tuple[str, Any], ...]) -> Any:
+    """The rank at ``path``: that of the first of PEFT's ``rank_pattern`` which fits, else ``r``."""
+    return next((rank for name, rank in patterns if re.match(rf"(.*\.)?({name})$", path)), r)

@@ -14,10 +14,10 @@ from tempering.tunings.attach import size_of, train_only
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TopLayers:
-    """Trains the top ``k`` blocks and all that lies above them (pooler, final norm); embeddings and lower blocks are frozen.
+    """Trains the top ``k`` blocks, or those that ``layers`` numbers, and what lies above the last one (pooler, final norm); nothing else.
 
-    ``layers`` names the blocks instead, counted from 0 at the bottom or from -1 at the top: ``layers: [0, -1]``. What lies above the
-    last block is trained then too.
+    ``layers`` counts from 0 at the bottom or from -1 at the top: ``layers: [0, -1]``. One of the two is given; an override of one in a
+    recipe that sets the other takes its place.
 
     *Paper*: Houlsby et al. 2019, section 3.2 ("variable fine-tuning"). *Formula*: theta of depth > L - k free. *Needs*: a family
     with separate blocks and k <= L. *Costs*: one forward pass, a backward pass down to the lowest trained block, Adam's memory for
@@ -27,6 +27,7 @@ class TopLayers:
     k: int = Field(default=1, ge=1)
     layers: tuple[int, ...] = ()
 
+    one_of: ClassVar[tuple[str, ...]] = ("k", "layers")
     trunk_eval: ClassVar[bool] = False
     trains_pretrained: ClassVar[bool] = True
     trains_backbone: ClassVar[bool] = True
