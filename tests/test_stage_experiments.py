@@ -13,7 +13,7 @@ import pytest
 
 from tempering.recipe import Recipe
 from tempering.tasks import Task
-from tests.test_experiments import FOLDER, GUARDED, Loader, opened, script  # noqa: F401 - a fixture
+from tests.test_experiments import FOLDER, Loader, opened, script  # noqa: F401 - a fixture
 from tests.tiny import save_tiny, tiny_examples
 
 
@@ -67,20 +67,13 @@ def test_several_tasks_at_once_are_judged_as_they_come_out(script: Loader, tmp_p
     assert "| rte | multi-task-alone |" in module.table(cells, args)
 
 
-def test_runs_of_other_settings_are_refused_everywhere(script: Loader, tmp_path: Path) -> None:
-    ranking, setfit, priming = (script(name) for name in GUARDED)
-    for module, name in ((ranking, "r.json"), (priming, "results.json")):
-        (tmp_path / name).write_text(json.dumps({"made with": {"rows": 5}}))
-        where = tmp_path / name if module is ranking else tmp_path
-        with pytest.raises(SystemExit, match="holds runs made with .*'rows': 5"):
-            module.runs(module.parsed(["--output", str(where)]))
-    runs = setfit.Runs(tmp_path / "s.json", {"rows": 5})
-    made: list[int] = []
-    for _ in range(2):
-        assert runs.get("a", lambda: made.append(1) or setfit.Run(0.5, 1.0)) == (0.5, 1.0)  # type: ignore[func-returns-value]
-    assert setfit.Runs(tmp_path / "s.json", {"rows": 5}).get("a", lambda: setfit.Run(0.0, 0.0)) == (0.5, 1.0) and made == [1]
-    with pytest.raises(SystemExit, match="give another --output"):
-        setfit.Runs(tmp_path / "s.json", {"rows": 6})
+@pytest.mark.parametrize("name", ["ranking", "setfit", "run in priming"])
+def test_runs_of_other_settings_are_refused_everywhere(script: Loader, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script(name)
+    (tmp_path / "cells.json").write_text(json.dumps({"settings": {"rows": -5}, "cells": {}}))
+    monkeypatch.setattr(sys, "argv", [name, "--output", str(tmp_path), "--table", str(tmp_path / "t.md")])
+    with pytest.raises(SystemExit, match="holds cells made with .*give another --output"):
+        module.main()
 
 
 def test_the_peer_does_not_take_our_script_for_the_package() -> None:

@@ -59,6 +59,9 @@ def _check_given(path: Path, base: Mapping[str, Any], backbone: Backbone) -> Non
     found, known = backbone.fingerprint(), base["fingerprint"]
     if known and found != known:
         inside = f"the one in {path / 'base'}" if base["changed"] else repr(base["source"])
+        seed = base.get("seed", backbone.seed)
+        if not base["changed"] and seed != backbone.seed:
+            inside += f", the weights that its checkpoint lacks drawn with seed {seed}, and those of the one given with {backbone.seed}"
         raise ModelError(
             f"{path}: {backbone.source!r} is not the base model it was trained on, which was {inside} (fingerprint {known[:8]}, of the one"
             f" given {found[:8]}); give that one, from wherever it is now, or none"
