@@ -176,7 +176,7 @@ def test_a_real_model_on_real_text(here: Path, capsys: pytest.CaptureFixture[str
     if not model.exists() or not books.exists():
         pytest.skip("needs the shared model and texts")
     (here / "part.txt").write_text(books.read_text(encoding="utf-8")[:300_000], encoding="utf-8")
-    done("adapt", "part.txt", "--model", str(model), "documents=paragraph", "max_steps=10", "framing.max_length=128", *FAST[1:])
+    done("adapt", "part.txt", "--model", str(model), "documents=paragraph", "max_steps=80", "framing.max_length=128", *FAST[1:])
     found = facts("adapted")
     assert 1 < found["after"]["pseudo_perplexity"] < found["before"]["pseudo_perplexity"] < 200
 
