@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from processes import answer, in_turn, interval
+from processes import answer, in_turn, interval, trainer_settings
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 WAYS = ("trainer", "trainer-grouped", "tempering")
@@ -90,25 +90,6 @@ def pieces(args: argparse.Namespace, tokenizer: Any) -> list[list[int]]:
     return [[first, *row[i : i + room], last] for row in ids for i in range(0, len(row), room)]
 
 
-def trainer_settings(args: argparse.Namespace, grouped: bool) -> Any:
-    """Trainer's settings: its defaults but for what both sides share."""
-    import transformers
-
-    return transformers.TrainingArguments(
-        output_dir="/tmp/tempering-benchmark",
-        learning_rate=5e-5,
-        max_steps=args.steps,
-        per_device_train_batch_size=args.batch_size,
-        save_strategy="no",
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        seed=args.seed,
-        train_sampling_strategy="group_by_length" if grouped else "random",
-        use_cpu=True,
-    )
-
-
 def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, Any]:
     """One run by transformers' Trainer."""
     import datasets
@@ -136,7 +117,14 @@ def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, Any]:
     start = time.perf_counter()
     rows = pieces(args, tokenizer)
     data = datasets.Dataset.from_dict({"input_ids": rows, "length": [len(row) for row in rows]})
-    trainer = transformers.Trainer(model, trainer_settings(args, grouped), collate, data, processing_class=tokenizer, callbacks=[Told()])
+    trainer = transformers.Trainer(
+        model,
+        trainer_settings(args, grouped, steps=args.steps, logging_steps=1),
+        collate,
+        data,
+        processing_class=tokenizer,
+        callbacks=[Told()],
+    )
     trainer.train()
     return told(losses, tokens[0], time.perf_counter() - start)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: runs in processes of their own, in turn, and the interval of a mean."""
+"""What the benchmarks share: runs in processes of their own, in turn, the other side's settings, and the interval of a mean."""
 
 from __future__ import annotations
 
@@ -42,3 +42,23 @@ def interval(values: Sequence[float], confidence: float) -> str:
         return f"{mean:.3f}"
     half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
+
+
+def trainer_settings(args: argparse.Namespace, grouped: bool, *, epochs: float = 1.0, steps: int = -1, logging_steps: int = 500) -> Any:
+    """Settings of transformers' Trainer: its defaults but for what both sides share. ``steps`` above 0 take the place of ``epochs``."""
+    import transformers
+
+    return transformers.TrainingArguments(
+        output_dir="/tmp/tempering-benchmark",
+        learning_rate=5e-5,
+        num_train_epochs=epochs,
+        max_steps=steps,
+        per_device_train_batch_size=args.batch_size,
+        save_strategy="no",
+        logging_steps=logging_steps,
+        report_to="none",
+        disable_tqdm=True,
+        seed=args.seed,
+        train_sampling_strategy="group_by_length" if grouped else "random",
+        use_cpu=True,
+    )

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from processes import answer, in_turn
+from processes import answer, in_turn, trainer_settings
 
 WAYS = ("trainer", "trainer-grouped", "tempering")
 
@@ -52,24 +52,6 @@ def run_tempering(args: argparse.Namespace) -> dict[str, float]:
     return {"seconds": seconds, "accuracy": evaluate(learner, task)["dev"]["accuracy"], "peak": peak, "rows": len(task.train) * args.epochs}
 
 
-def trainer_settings(args: argparse.Namespace, grouped: bool) -> Any:
-    """Trainer's settings: its defaults but for what both sides share."""
-    import transformers
-
-    return transformers.TrainingArguments(
-        output_dir="/tmp/tempering-benchmark",
-        learning_rate=5e-5,
-        num_train_epochs=args.epochs,
-        per_device_train_batch_size=args.batch_size,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=args.seed,
-        train_sampling_strategy="group_by_length" if grouped else "random",
-        use_cpu=True,
-    )
-
-
 def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, float]:
     """One run by transformers' Trainer."""
     import datasets
@@ -95,7 +77,9 @@ def run_trainer(args: argparse.Namespace, grouped: bool) -> dict[str, float]:
     reset_peak()
     start = time.perf_counter()
     train = encode(splits["train"])
-    trainer = transformers.Trainer(model, trainer_settings(args, grouped), train_dataset=train, processing_class=tokenizer)
+    trainer = transformers.Trainer(
+        model, trainer_settings(args, grouped, epochs=args.epochs), train_dataset=train, processing_class=tokenizer
+    )
     trainer.train()
     seconds = time.perf_counter() - start
     peak = peak_bytes()

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import Cells, carry_out, load, markdown
+from cells import Cells, carry_out, load, markdown, spread
 from options import RUNS, basic, names, numbers
 
 from tempering.backbone import Backbone
@@ -80,10 +80,12 @@ def ask(cell: Cell, backbone: Any, task: Any, args: argparse.Namespace) -> dict[
 def judged(task: Any, calibrated: np.ndarray, prior: np.ndarray) -> dict[str, Any]:
     """Both forms from ``calibrated`` [rows, classes] = p / p_cf and ``prior`` [classes] = p_cf: plain is their product, normalized."""
     plain = calibrated * prior
-    found: dict[str, Any] = {"prior": prior.tolist()}
+    gold = [e.label for e in task.test.examples]
+    frequency = {str(label): gold.count(label) / len(gold) for label in task.labels}
+    found: dict[str, Any] = {"prior": prior.tolist(), "frequency": frequency}
     for form, table in (("plain", plain / plain.sum(1, keepdims=True)), ("calibrated", calibrated)):
         said = [task.labels[i] for i in table.argmax(1)]
-        scores = compute(task.kind, task.labels, [e.label for e in task.test.examples], said)
+        scores = compute(task.kind, task.labels, gold, said)
         shares = [said.count(label) / len(said) for label in task.labels]
         found[form] = {"accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"], "said": shares}
     return found
@@ -96,24 +98,6 @@ def run(cells: Cells, args: argparse.Namespace) -> None:
     for cell in plan(args):
         task = tasks.setdefault(cell[0], load(args.data, cell[0], args.rows))
         cells.get(key(cell), lambda cell=cell, task=task: ask(cell, backbone, task, args))
-        note(cells, cell[0], task)
-
-
-def note(cells: Cells, name: str, task: Any) -> None:
-    """Keep how frequent each label is among the rows that are judged, for the table."""
-    gold = [e.label for e in task.test.examples]
-    frequency = {str(label): gold.count(label) / len(gold) for label in task.labels}
-    if cells.done.get(f"frequency/{name}") != frequency:
-        cells.done[f"frequency/{name}"] = frequency
-        cells.write()
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation, in percent."""
-    if not values:
-        return ""
-    middle = f"{100 * statistics.mean(values):.1f}"
-    return middle + (f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def found_of(cells: Cells, args: argparse.Namespace, name: str, shots: int, ordered: bool = False) -> list[dict[str, Any]]:
@@ -151,10 +135,9 @@ def said_table(cells: Cells, args: argparse.Namespace) -> str:
     """How often each label is said, and how often it is right."""
     rows = []
     for name in args.tasks:
-        frequency = cells.done.get(f"frequency/{name}", {})
         for shots in args.shots:
             found = found_of(cells, args, name, shots)
-            for at, (label, share) in enumerate(frequency.items()):
+            for at, (label, share) in enumerate(found[0]["frequency"].items() if found else ()):
                 marks = [spread([c[form]["said"][at] for c in found]) for form in FORMS]
                 prior = spread([c["prior"][at] for c in found])
                 rows.append([name, str(shots), label, f"{100 * share:.1f}", prior, *marks])
@@ -163,10 +146,10 @@ def said_table(cells: Cells, args: argparse.Namespace) -> str:
 
 def report(cells: Cells, args: argparse.Namespace) -> str:
     """All tables."""
-    seconds = [c["seconds"] for k, c in cells.done.items() if not k.startswith("frequency/")]
+    seconds = [c["seconds"] for c in cells.done.values()]
     lines = [
         f"# In-context learning, {Path(args.model).name}, {args.rows} test rows",
-        f"Mean ± standard deviation over {args.seeds} draws of demonstrations, in percent. Written by `python experiments/in-context.py`.",
+        f"Mean ± sd (95 % interval) over {args.seeds} draws of demonstrations, in percent. Written by `python experiments/in-context.py`.",
         main_table(cells, args),
         f"## The same {max(args.shots)} demonstrations in other orders\n\nAccuracy over orders, and the range.",
         order_table(cells, args),

@@ -315,6 +315,7 @@ def test_both_forms_of_in_context_learning_come_of_one_asking(script: Loader) ->
     found = module.judged(task, calibrated / calibrated.sum(1, keepdims=True), prior)
     assert (found["plain"]["said"], found["plain"]["accuracy"]) == ([0.0, 1.0], 0.5)
     assert (found["calibrated"]["said"], found["calibrated"]["accuracy"]) == ([0.5, 0.5], 1.0)
+    assert found["frequency"] == {"a": 0.5, "b": 0.5}
 
 
 def test_the_tables_of_in_context_learning_hold_what_is_there(script: Loader, tmp_path: Path) -> None:
@@ -329,15 +330,15 @@ def test_the_tables_of_in_context_learning_hold_what_is_there(script: Loader, tm
         "sst2/2/2/0",
     ]
     cells = opened(module, tmp_path)
-    cells.done["frequency/sst2"] = {"no": 0.75, "yes": 0.25}
     for at, name in enumerate(["sst2/0/0/0", "sst2/2/0/0", "sst2/2/1/0", "sst2/2/0/1", "sst2/2/0/2"]):
         forms = {form: {"accuracy": 0.5 + 0.1 * at, "macro_f1": 0.4, "said": [0.9, 0.1]} for form in module.FORMS}
-        cells.done[name] = {"seconds": 0.25, "shown": [], "prior": [0.3, 0.7]} | forms
+        cells.done[name] = {"seconds": 0.25, "shown": [], "prior": [0.3, 0.7], "frequency": {"no": 0.75, "yes": 0.25}} | forms
     said = module.report(cells, args)
     assert "| sst2 | 0 | 50.0 | 50.0 | 40.0 | 40.0 | 1 |" in said
-    assert "| sst2 | 2 | 65.0 ± 7.1 | 65.0 ± 7.1 | 40.0 ± 0.0 | 40.0 ± 0.0 | 2 |" in said
-    assert "| sst2 | 85.0 ± 7.1 | 80.0 to 90.0 | 85.0 ± 7.1 | 80.0 to 90.0 | 2 |" in said
-    assert "| sst2 | 2 | yes | 25.0 | 70.0 ± 0.0 | 10.0 ± 0.0 | 10.0 ± 0.0 |" in said
+    wide, same = "65.0 ± 7.1 (1.5 to 128.5)", "40.0 ± 0.0 (40.0 to 40.0)"  # t(0.975, 1) = 12.7, times 7.1 / sqrt(2)
+    assert f"| sst2 | 2 | {wide} | {wide} | {same} | {same} | 2 |" in said
+    assert "| sst2 | 85.0 ± 7.1 (21.5 to 148.5) | 80.0 to 90.0 |" in said
+    assert "| sst2 | 2 | yes | 25.0 | 70.0 ± 0.0 (70.0 to 70.0) | 10.0 ± 0.0 (10.0 to 10.0) |" in said
     assert "median 0.250" in said
 
 
@@ -345,14 +346,10 @@ def test_setfit_is_compared_on_the_seeds_both_sides_have(script: Loader, tmp_pat
     module = script("setfit")
     args = module.parsed(["--tasks", "sst2", "--k", "8", "--seeds", "3", "--peer", "python"])
     cells = opened(module, tmp_path)
-    for seed, side, accuracy in [
-        (0, "tempering", 0.7),
-        (0, "setfit", 0.6),
-        (1, "tempering", 0.8),
-        (1, "setfit", 0.7),
-        (2, "tempering", 0.1),
-    ]:
-        cells.done[f"sst2/8/{seed}/{side}"] = {"accuracy": accuracy, "seconds": 2.0 if side == "setfit" else 1.0}
+    for seed, ours, theirs in [(0, 0.7, 0.6), (1, 0.8, 0.7), (2, 0.1, None)]:
+        cells.done[f"sst2/8/{seed}/tempering"] = {"accuracy": ours, "seconds": 1.0}
+        if theirs is not None:
+            cells.done[f"sst2/8/{seed}/setfit"] = {"accuracy": theirs, "seconds": 2.0}
     said = module.report(cells, args)
     assert "| sst2 | 8 | 2 | 0.750 ± 0.071 | 1.0 ± 0.0 | 0.650 ± 0.071 | 2.0 ± 0.0 | +0.100 |" in said
     assert "2.0x" in said

@@ -53,9 +53,8 @@ def export_text_adapter(learner: Learner, folder: Path) -> str:
     where = str(folder / "base") if learner.backbone.changed else learner.backbone.where
     with quiet():
         base: Any = loaded(getattr(transformers, auto).from_pretrained, where, dtype=torch.float32)
-    modules, further = _moved_head(learner, base)
-    write_adapter(learner, folder, stem_of(base), TASK_TYPES[auto], modules, further)
-    stem = stem_of(base)
+    stem, (modules, further) = stem_of(base), _moved_head(learner, base)
+    write_adapter(learner, folder, stem, TASK_TYPES[auto], modules, further)
     with quiet():
         from peft import PeftModel
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tempering
 from tempering import cli
@@ -41,7 +42,8 @@ def fitted(bert: str, *more: str) -> None:
 
 def spawn(*arguments: str, folder: Path, **more: Any) -> subprocess.Popen[str]:
     source = Path(tempering.__file__).parents[1]
-    env = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())  # as here: sums differ with the threads
+    env = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": threads}
     command = [sys.executable, "-m", "tempering", *arguments]
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 

@@ -134,7 +134,7 @@ def _check_merges(recipe: Recipe) -> None:
     from tempering.stages.setup import parts_of
 
     tuning = recipe.stages[-1].tuning
-    fixed = [name_of(part)[1] for part in parts_of(tuning) if not part.merges] or [name_of(tuning)[1]]
+    fixed = list(dict.fromkeys(name_of(part)[1] for part in parts_of(tuning) if not part.merges)) or [name_of(tuning)[1]]
     if not tuning.merges:
         raise RecipeError(
             f"--merge: recipe {recipe.name} ends with tuning {' and '.join(fixed)}, which cannot be folded into the weights; leave --merge"
