@@ -49,6 +49,7 @@ class Published:
         if "mixout" in methods:
             mix_linears(model)
         self.teacher = copy.deepcopy(model).eval() if "self_distillation" in methods else None
+        self.before = copy.deepcopy(model.state_dict()) if self.teacher is not None else {}
         for body in (m.base_model for m in (model, self.teacher) if m is not None):
             body.register_forward_pre_hook(self._count)
 
@@ -60,11 +61,10 @@ class Published:
         return torch.stack([LOSSES[method](self, inputs, labels) for method in self.methods]).sum()
 
     def after_step(self) -> None:
-        """The teacher of the next step has the weights of this one."""
+        """The teacher of the next step has the weights that this step began with (K = 1)."""
         if self.teacher is not None:
-            with torch.no_grad():
-                for theirs, mine in zip(self.teacher.parameters(), self.model.parameters(), strict=True):
-                    theirs.copy_(mine)
+            self.teacher.load_state_dict(self.before)
+            self.before = copy.deepcopy(self.model.state_dict())
 
 
 def plain(way: Published, inputs: dict[str, Any], labels: Tensor) -> Tensor:

@@ -5,10 +5,11 @@
 
 On every task: plain fine-tuning, several heads (MHLoss) and the margin's term (MMR) on MiniLM; plain fine-tuning and re-training on the
 task's own texts (SURT) on a MiniLM with a trained masked-LM head. On the tasks of --more also mixout, R3F, LNSR, re-init, self-distillation
-with the mean of the last steps (SDA), and longer training with bias correction. Nothing is searched: every recipe runs as shipped, but
-for SURT's steps (--surt-steps), which its recipe sets for larger machines, and for the settings given, which hold for all recipes as in
-``temper compare``: ``bf16=true`` for the last stage, ``stages.0.bf16=true`` for the first (SURT's re-training; the only one of others).
-With --model the folder of --mlm, all runs start from there, and SURT shares the plain runs of the others: a sixth of the runs less.
+with the mean of the steps before (SDA), longer training, and Adam without bias correction (plain has it). Nothing is searched: every recipe
+runs as shipped, but for SURT's steps (--surt-steps), which its recipe sets for larger machines, and for the settings given, which hold for
+all recipes as in ``temper compare``: ``bf16=true`` for the last stage, ``stages.0.bf16=true`` for the first (SURT's re-training; the only
+one of others). With --model the folder of --mlm, all runs start from there, and SURT shares the plain runs of the others: a sixth of the
+runs less.
 
 Finished runs are kept in --runs and never run again. All studies first get three seeds, then a fourth, and so on, so that whenever
 --hours are over, there is about as much of every task; the report is written of what there is, and the same command goes on. --runs made
@@ -39,7 +40,8 @@ from tempering.tasks.task import Split
 
 TASKS = ("rte", "mrpc", "cola", "stsb", "snli_10k", "sst2", "trec6", "chemprot", "tweet_emotion", "tweet_irony", "sms_spam")
 MORE = ("rte", "mrpc", "sst2")
-PLAIN, FIRST, SECOND = "full", ("multi-head", "mmr"), ("mixout", "r3f", "lnsr", "re-init", "self-distillation", "long")
+PLAIN, FIRST = "full", ("multi-head", "mmr")
+SECOND = ("mixout", "r3f", "lnsr", "re-init", "self-distillation", "long", "no-bias-correction")
 FEW = 3  # seeds that every study gets before any gets more: fewer tell nothing about a spread
 SAME = ("settings", "model", "dev_rows", "test_rows", "surt_steps", "steps")  # what all runs in a folder have in common
 

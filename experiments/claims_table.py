@@ -21,6 +21,7 @@ NAMES = {
     "re-init": "re-initialized top layers (Zhang et al. 2021)",
     "self-distillation": "self-distillation SDA (Xu et al. 2020)",
     "long": "longer training, small rate (Mosbach et al. 2021)",
+    "no-bias-correction": "Adam without bias correction (Mosbach et al. 2021: worse, less steady)",
 }
 
 
@@ -80,7 +81,9 @@ NOTES = (
     "Gain: the method's mean minus plain, in points (turned where lower is better), mean over tasks with its 95 % t interval over tasks. "
     "Ratio: the standard deviation over seeds against plain's, geometric mean over tasks with the same interval; below 1 is steadier. A "
     "task on which a side never varies has no such ratio, but counts among those on which the method varies less. The published "
-    "direction is: a higher mean, a smaller standard deviation. **Yes** or **no**: shown for tasks such as these (t test over tasks, 5 % "
+    "direction is: a higher mean, a smaller standard deviation; for Adam without bias correction the other way round. Plain has bias "
+    "correction, a warm-up and at least 100 steps; longer training has at least 300. **Yes** or **no**: shown for tasks such as these (t "
+    "test over tasks, 5 % "
     "after Holm's correction for all methods). Yes or no *here*: shown on these tasks only, which may differ (the tasks' own tests, "
     "joined after Stouffer, corrected alike). Else it is not shown, which is not the same as no. "
     "With few seeds a single task's ratio says next to nothing. Below, interval and adjusted p of a gain are corrected for all methods of "

@@ -1,4 +1,4 @@
-"""Self-distillation: the teacher is the mean of the weights after the last K steps."""
+"""Self-distillation: the teacher of a step is the mean of the weights of the K steps before it, not of its own."""
 
 from __future__ import annotations
 
@@ -55,17 +55,30 @@ def test_with_k_1_the_teacher_is_the_previous_step(step: Callable[..., Any]) -> 
     one = step([SelfDistillation(1.0, k=1)])
     seen = _walk(one, 3)
     teacher = _teacher(one)
-    assert all(torch.equal(teacher[n], seen[-1][n]) for n in one.trained)
+    assert all(torch.equal(teacher[n], seen[-2][n]) for n in one.trained)
+    assert not any(torch.equal(teacher[n], one.trained[n]) for n in one.trained)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 5])
-def test_with_k_3_it_is_the_mean_of_the_last_three_or_of_what_there_is(steps: int, step: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("teacher", ["mean", "vote"])
+def test_without_dropout_it_still_teaches(teacher: str, step: Callable[..., Any]) -> None:
+    """A teacher with the student's own weights would say what the student says."""
+    one = step([SelfDistillation(1.0, teacher=teacher)])
+    for module in one.learner.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert one.hooks.term(one.passes()).item() == 0.0  # before the first step there is nothing else
+    _walk(one, 1)
+    assert one.hooks.term(one.passes()).item() > 0.0
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 6])
+def test_with_k_3_it_is_the_mean_of_the_three_before_or_of_what_there_is(steps: int, step: Callable[..., Any]) -> None:
     one = step([SelfDistillation(1.0, k=3)])
     start = {n: w.detach().clone() for n, w in one.trained.items()}
-    ring = [start, *_walk(one, steps)][-3:]
+    before = ([start, *_walk(one, steps)][:-1] or [start])[-3:]
     teacher = _teacher(one)
     for name in one.trained:
-        torch.testing.assert_close(teacher[name], torch.stack([w[name] for w in ring]).mean(0))
+        torch.testing.assert_close(teacher[name], torch.stack([w[name] for w in before]).mean(0))
 
 
 def test_the_teacher_has_no_gradient_and_leaves_modes_and_streams_alone(step: Callable[..., Any]) -> None:
@@ -93,7 +106,7 @@ def test_the_ring_travels_with_a_checkpoint(step: Callable[..., Any]) -> None:
     other.folded.restore(one.folded.save())
     theirs, mine = _teacher(other), _teacher(one)
     assert all(torch.equal(theirs[n], mine[n]) for n in one.trained)
-    assert len(one.folded.save()) == 3 * len(one.trained)
+    assert len(one.folded.save()) == 4 * len(one.trained)  # three teachers and the weights now
 
 
 def test_it_keeps_trained_weights_only(step: Callable[..., Any]) -> None:
@@ -111,11 +124,11 @@ def test_logits_are_compared_whatever_the_task(kind: str, step: Callable[..., An
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
-def test_the_vote_is_the_mean_of_the_logits_of_the_last_k_models(steps: int, step: Callable[..., Any]) -> None:
+def test_the_vote_is_the_mean_of_the_logits_of_the_k_models_before(steps: int, step: Callable[..., Any]) -> None:
     """At the start the starting weights stand in for the steps that are missing."""
     one = step([SelfDistillation(2.0, k=3, teacher="vote")])
     start = {n: w.detach().clone() for n, w in one.trained.items()}
-    models = [start, start, start, *_walk(one, steps)][-3:]
+    models = ([start, start, start, *_walk(one, steps)][:-1] if steps else [start])[-3:]
     passes = one.passes()
     term = one.hooks.term(passes)
     student = passes.student().only.logits

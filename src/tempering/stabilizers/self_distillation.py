@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SelfDistillation:
-    """Pulls the logits towards those of a teacher that is the mean of the weights of the last K steps, or the vote of their models.
+    """Pulls the logits towards those of a teacher that is the mean of the weights of the K steps before, or the vote of their models.
 
     *Paper*: Xu et al. 2020 (BERT_SDA; with ``teacher: vote`` BERT_SDV). *Formula*: CE + weight * MSE(logits, teacher's logits), in
-    evaluation mode, no gradient. Mean: the teacher's weights are the mean of the trained weights after the last ``k`` steps (fewer at
-    the start: the starting weights alone before the first step). Vote: its logits are the mean of the logits of those k models (at the
-    start the starting weights have the votes of the steps that are missing).
-    *Needs*: nothing. *Costs*: one evaluation pass a step, with ``vote`` k of them; k copies of the trained weights (small with LoRA).
+    evaluation mode, no gradient. Mean: the teacher of the weights w_t is the mean of w_(t-1), ..., w_(t-k), of which there are fewer at
+    the start; before the first step it is w_0 itself. Vote: its logits are the mean of the logits of those k models (at the start w_0
+    has the votes of the steps that are missing). w_t is not among them: with k = 1 it would teach itself.
+    *Needs*: nothing. *Costs*: one evaluation pass a step, with ``vote`` k of them; k + 1 copies of the trained weights (small with LoRA).
     *Differs*: the best-known public code keeps an exponential average instead of a mean of k.
     """
 
@@ -49,11 +49,13 @@ class SelfDistillation:
         return self.weight == 0.0
 
     def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
-        """Hooks with a term and a ring of the last k weights."""
-        ring: deque[Weights] = deque([_copy(trained) for _ in range(self.teachers)], maxlen=self.k)
+        """Hooks with a term and a ring of the weights now and of the k steps before."""
+        now = _copy(trained)
+        ring: deque[Weights] = deque([now] * (1 + self.k if self.teacher == "vote" else 1), maxlen=1 + self.k)
 
         def term(passes: Passes) -> Tensor:
-            teacher = _vote([passes.under(w) for w in ring]) if self.teacher == "vote" else passes.under(_mean(ring))
+            before = list(ring)[:-1] or list(ring)
+            teacher = _vote([passes.under(w) for w in before]) if self.teacher == "vote" else passes.under(_mean(before))
             return self.weight * passes.student(0).fold(teacher, _apart)
 
         def restore(state: Weights) -> None:
@@ -72,8 +74,8 @@ def _copy(weights: Weights) -> Weights:
     return {n: w.detach().clone() for n, w in weights.items()}
 
 
-def _mean(ring: deque[Weights]) -> Weights:
-    return ring[0] if len(ring) == 1 else {n: torch.stack([w[n] for w in ring]).mean(0) for n in ring[0]}
+def _mean(models: Sequence[Weights]) -> Weights:
+    return models[0] if len(models) == 1 else {n: torch.stack([w[n] for w in models]).mean(0) for n in models[0]}
 
 
 def _vote(scores: Sequence[Scores]) -> Scores:
