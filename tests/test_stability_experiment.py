@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "stability"
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[tuple[Any, Any, Any]]:
-    """``worlds``, ``claims`` and ``judging``: scripts beside each other, in no package."""
+    """``worlds``, ``claims`` and ``judging``: scripts beside each other, in no package; the others can be imported beside them."""
     before = torch.get_default_dtype()
     sys.path.insert(0, str(FOLDER))
     try:
@@ -31,7 +31,7 @@ def modules() -> Iterator[tuple[Any, Any, Any]]:
         yield worlds, claims, judging
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("claims", "judging", "run", "worlds"):
+        for name in ("claims", "judging", "linear", "networks", "run", "worlds"):
             sys.modules.pop(name, None)
         torch.set_default_dtype(before)
 
@@ -106,6 +106,49 @@ def test_smaller_sets_lie_inside_larger_ones_and_stay_balanced(modules: tuple[An
     assert {tuple(x) for x in part.rows[0].tolist()} <= rows
 
 
+def test_a_moved_start_is_one_body_for_all_models_of_a_set(modules: tuple[Any, Any, Any]) -> None:
+    """Else starts that differ, and not new heads and orders, would be what grows with the move."""
+    import networks
+
+    target = networks._Target.draw(2)
+    here, moved = target.start(3, shared=False), target.start(3, shared=False, away=4.0)
+    torch.testing.assert_close((moved.body - here.body).flatten(2).norm(dim=-1), torch.full((2, 3), 4.0))
+    assert torch.equal(moved.body, moved.body[:, :1].expand_as(moved.body))
+    assert not torch.equal(moved.body[0], moved.body[1])
+    assert torch.equal(moved.heads, here.heads)
+    assert len({tuple(x) for x in moved.heads.flatten(2)[0].tolist()}) == 3
+
+
+def test_to_scale_the_loss_is_to_scale_the_rate(modules: tuple[Any, Any, Any]) -> None:
+    """The reason given for one failed claim."""
+    worlds, _, _ = modules
+    import networks
+
+    target = networks._Target.draw(2)
+    steep, fast = (worlds.Tuning(steps=5, **x) for x in ({"scale": 2.0}, {"rate": 0.2}))
+    torch.testing.assert_close(target.seeds(steep), target.seeds(fast))
+    assert (target.seeds(steep) != target.seeds(worlds.Tuning(steps=5))).all()
+
+
+def test_several_heads_are_trained_apart_from_one_shared_start_and_averaged(modules: tuple[Any, Any, Any]) -> None:
+    worlds, _, _ = modules
+    import linear
+
+    sets = worlds.Sets.draw(2, 40, linear.D, 1.0, worlds.seeded(13))
+    found = linear._removed(sets, 0.5, (3,), heads=4)[3]
+    starts = 0.1 * torch.randn(2, 1, 4, linear.D, generator=worlds.seeded(5))[1, 0]
+    weights = sets.left_out(worlds.REMOVED)[1]
+    assert found.shape == (2, 1 + worlds.REMOVED, linear.D)
+    for k in (0, 5):
+        heads = []
+        for head in starts:
+            for _ in range(3):
+                margins = sets.signs[1] * (sets.rows[1] @ head)
+                head = head + 0.5 * ((weights[k] * torch.sigmoid(-margins) * sets.signs[1]) @ sets.rows[1])
+            heads.append(head)
+        torch.testing.assert_close(found[1, k], torch.stack(heads).mean(0))
+
+
 def _claim(judging: Any, slope: tuple[float, float]) -> Any:
     return judging.Claim("x", "world", "falls", "n", "distance", slope, lambda n: None)
 
@@ -158,4 +201,17 @@ def test_the_results_that_are_kept_are_of_these_claims_and_of_enough_sets(module
     for claim in run.CLAIMS:
         assert f"| [{claim.name}](figures/{claim.name}.svg) |" in text
     assert int(text.split(" claims hold on ")[1].split()[0]) >= 200
+    assert f"{text.count('| holds |')} of {len(run.CLAIMS)} claims hold" in text
+    assert all(part in text for part in (run.METHOD, *run.WORLDS.values()))
     assert all(claim.why for claim in run.CLAIMS if f"- {claim.name}: " in text)
+
+
+@pytest.mark.parametrize(
+    "varied",
+    ["rows n", "steps T", "learning rate", "scale of the loss", "move of the start", "gap between the classes", "heads H"],
+)
+def test_both_quantities_are_asked_of_everything_that_is_varied(modules: tuple[Any, Any, Any], varied: str) -> None:
+    _, claims, _ = modules
+    asked = {claim.quantity for claim in claims.CLAIMS if claim.level == varied}
+    assert asked & {claims.REMOVAL, claims.TURNED}
+    assert asked & {claims.SEEDS, claims.CHANCES}
