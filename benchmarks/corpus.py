@@ -4,7 +4,8 @@
 
 The text is repeated until it has the size asked for and tokenized in a process of its own into a memory-mapped file; then a few steps of
 masked language modeling read rows from all over it. Printed: MB/s and tokens/s, the peak resident memory of the process that writes,
-of its workers together, and of the one that trains, the share of full rows that is tokens, and how long a later run takes to find the file.
+of its workers together, the sum of these two peaks (more than there ever was at one moment, and pages that processes share count in each),
+that of the one that trains, and how long a later run takes to find the file.
 """
 
 from __future__ import annotations
@@ -111,6 +112,19 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "rows": learner.record["stage"]["rows"]}
 
 
+def tokenized(found: dict[str, Any], parent: int, workers: int) -> str:
+    """What `tokenize` found, and the peak resident bytes of the process and of its workers, in lines."""
+    size, seconds = found["bytes"] / 1e6, found["seconds"]
+    peaks = f"{parent / 1e6:.0f} MB, workers together {workers / 1e6:.0f} MB, sum {(parent + workers) / 1e6:.0f} MB"
+    return "\n".join(
+        [
+            f"{size:.0f} MB, {found['documents']:,} documents, {found['tokens']:,} tokens",
+            f"tokenized in {seconds:.1f} s: {size / seconds:.2f} MB/s, {found['tokens'] / seconds:,.0f} tokens/s",
+            f"peak resident memory: {peaks}; found again in {found['again']:.1f} s",
+        ]
+    )
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
@@ -131,15 +145,7 @@ def main() -> None:
         repeated(args.text, text, args.megabytes)
         common = [sys.executable, __file__, "--text", str(text), "--model", args.model, "--folder", str(work / "corpora")]
         common += ["--steps", str(args.steps), *(["--processes", str(args.processes)] if args.processes else [])]
-        found, parent, workers = watched([*common, "--child", "tokenize"])
-        size = found["bytes"] / 1e6
-        print(f"{size:.0f} MB, {found['documents']:,} documents, {found['tokens']:,} tokens")
-        print(
-            f"tokenized in {found['seconds']:.1f} s: {size / found['seconds']:.2f} MB/s, {found['tokens'] / found['seconds']:,.0f} tokens/s"
-        )
-        print(
-            f"peak resident memory: {parent / 1e6:.0f} MB, workers together {workers / 1e6:.0f} MB; found again in {found['again']:.1f} s"
-        )
+        print(tokenized(*watched([*common, "--child", "tokenize"])))
         run, peak, _ = watched([*common, "--child", "train"])
         print(f"{args.steps} steps on {run['rows']:,} packed rows in {run['seconds']:.1f} s; peak resident memory {peak / 1e6:.0f} MB")
     finally:

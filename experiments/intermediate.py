@@ -2,7 +2,8 @@
 
     python experiments/intermediate.py [--seeds 3] [--rows N] [--source-rows N] [--first-steps N] [--hours H]
         [--arms none,stilts,multi-task-alone,multi-task] [--output runs/intermediate] [key=value for the last stage of every arm ...]
-    python experiments/intermediate.py --arms none,stilts,multi-task,muppet --source-rows 2000     # with 19 data sets at once
+    python experiments/intermediate.py --arms none,muppet --rows 1000 --source-rows 1000 --test-rows 1000 --hours 3
+        --output runs/intermediate-many --table experiments/intermediate-many.md bf16=true                     # 19 data sets at once
 
 Arms: ``none`` is fine-tuning on a single task (recipe full); ``multi-task-alone`` one model trained on rte, mrpc, stsb and snli_10k at
 once, as it comes out. The others end in the stage of ``none``, with the same rows and seeds, after another one: ``stilts`` trains on
@@ -49,7 +50,8 @@ MANY = tuple(
 ALONE = "multi-task-alone"
 ARMS = ("none", "stilts", ALONE, "multi-task", "muppet")
 SCORES = "alone.json"  # beside a body: what the first stage's own heads score
-LEAST = 16  # data sets of muppet
+LEAST = 16  # data sets of MANY, of which the arm muppet ...
+LEAST_ROWS = 150  # ... takes so many rows at least: clinc150 has as many classes
 DEV_ROWS = 500  # rows of other data sets that a first stage looks at; more would cost time and decide nothing
 
 
@@ -207,11 +209,13 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made = of_cells(__doc__, Path(__file__), model=MODEL, seeds=3, tasks=FOUR, table="intermediate.md")
     made.add_argument("--arms", type=names, default=list(ARMS[:4]))
     made.add_argument("--rows", type=int, default=None, help="training rows of each target; default: all")
-    made.add_argument("--source-rows", type=int, default=None, help="those of each other data set (muppet: 150 at least); default: all")
+    made.add_argument("--source-rows", type=int, default=None, help=f"of each other data set (muppet: {LEAST_ROWS} at least); default: all")
     made.add_argument("--first-steps", type=int, default=None, help="steps of the first stage; default: the recipe's epochs")
     with_settings(made, "the last stage of every arm")
     args = made.parse_args(words)
     check(made, "--arms", args.arms, ARMS)
+    if "muppet" in args.arms and args.source_rows is not None and args.source_rows < LEAST_ROWS:
+        made.error(f"--source-rows {args.source_rows}: muppet needs {LEAST_ROWS} at least, one for each class of clinc150")
     return args
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from tempering import registry
 from tempering.recipe import available
+from tempering.tasks.build import KINDS
 from tools import docs
 
 
@@ -16,7 +19,7 @@ from tools import docs
 def copy(tmp_path: Path) -> Path:
     """A folder with copies of the documentation, brought up to date."""
     (tmp_path / "docs").mkdir()
-    for name in (docs.README, docs.METHODS, docs.COMMANDS):
+    for name in (docs.README, docs.METHODS, docs.COMMANDS, docs.SETTINGS):
         shutil.copy(docs.ROOT / name, tmp_path / name)
     docs.stale(tmp_path, write=True)
     return tmp_path
@@ -63,11 +66,41 @@ def test_a_bar_in_a_sentence_does_not_end_its_cell() -> None:
     assert docs.table(("a", "b"), [("x", "p | q")]).splitlines()[-1] == r"| `x` | p \| q |"
 
 
+@pytest.mark.parametrize("kind", ["framing", "verbalizer"])
+def test_every_setting_of_a_prompt_stands_in_a_table_with_its_values(kind: str) -> None:
+    page = (docs.ROOT / docs.SETTINGS).read_text(encoding="utf-8")
+    for name in docs.PROMPTED if kind == "framing" else registry.names(kind):
+        (part,) = [p for p in page.split("\n## ") if p.startswith(f"{kind} `{name}`")]
+        rows = dict(re.findall(r"^\| `(\w+)` \| (.*)", part, re.MULTILINE))
+        assert set(rows) == {f.name for f in dataclasses.fields(registry.find(kind, name))}, name
+        assert part.split("\n\n")[1].startswith(registry.describe(kind, name).replace("``", "`"))
+
+
+def test_values_and_defaults_are_those_of_the_code() -> None:
+    page = docs.settings()
+    for row in (
+        '| `retrieval` | `none`, `knn`, `bm25` | `"none"` |',
+        "| `shots` | whole number at least 0 | `8` |",
+        '| `aggregation` | `mean_logit`, `sum_prob`, `mean_logprob_over_words`, `mean_prob`, `weighted`, `max` | `"mean_logit"` |',
+        '| `verbalizer` | a verbalizer | `{"manual": {"aggregation": "mean_prob"}}` |',
+        "| `temperature` | number above 0 | `1.0` |",
+        '| `losses` | list of `lm`, `unlikelihood`, `length_norm` | `["lm"]` |',
+        "| `top_p` | number above 0 and at most 1 | `1.0` |",
+        "| `max_new_tokens` | whole number at least 1, null | `null` |",
+    ):
+        assert row in page, row
+
+
 def test_every_method_recipe_and_command_is_named_and_explained() -> None:
     readme, page = ((docs.ROOT / name).read_text(encoding="utf-8") for name in (docs.README, docs.METHODS))
     names = [*available(), *(name for kind in registry.METHODS for name in registry.names(kind))]
     assert [name for name in names if f"`{name}`" not in readme or f"| `{name}` | " not in page] == []
     assert [name for name, _ in docs.command_line() if f"| `temper {name}` | " not in readme] == []
+
+
+def test_the_help_of_kind_names_every_kind() -> None:
+    told = re.sub(r"\s+", " ", docs.help_texts().split("--kind", 1)[1].split("--model", 1)[0])
+    assert [kind for kind in KINDS if kind not in re.split(r"[ ,;]+", told)] == []
 
 
 def test_help_texts_do_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import statistics
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,16 +173,20 @@ def test_tagging_compares_with_floor_and_full(script: Loader, tmp_path: Path) ->
     assert "ud_en_ewt_pos, tagging-lora: 2 of 2 runs are not above the floor." in said
 
 
-def test_intermediate_training_names_its_sources(script: Loader, tmp_path: Path) -> None:
+def test_intermediate_training_names_its_sources(script: Loader, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = script("intermediate")
     args = module.parsed(["--seeds", "1", "--rows", "9", "--source-rows", "200", "--arms", "none,stilts,multi-task,muppet"])
     assert ("snli_10k", "stilts", 0) not in module.plan(args) and len(module.plan(args)) == 15
-    assert len(set(module.MANY)) == len(module.MANY) >= module.LEAST
+    assert len(set(module.MANY)) == len(module.MANY) >= module.LEAST == 16  # fewer are known to hurt
     assert set(module.FOUR) <= set(module.MANY)
     assert module.rows_for("rte", "multi-task", args) == 9 and module.rows_for("snli_10k", "stilts", args) == 200
     stilts = module.first_stage("stilts", ["a.jsonl"], 7)
     assert stilts.data == "a.jsonl" and stilts.max_steps == 7
     assert [t.data for t in module.first_stage("muppet", ["a", "b", "c"], None).tasks] == ["a", "b", "c"]
+    module.parsed(["--arms", "none,stilts", "--source-rows", "149"])
+    with pytest.raises(SystemExit):
+        module.parsed(["--arms", "none,muppet", "--source-rows", "149"])
+    assert "--source-rows 149: muppet needs 150 at least" in capsys.readouterr().err
     cells = opened(module, tmp_path)
     fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.5)
     assert "| rte | accuracy | 50.0 | 50.0 | 50.0 | 50.0 |" in module.table(cells, args)
@@ -214,7 +220,7 @@ def test_adaptation_stages_and_table(script: Loader, tmp_path: Path) -> None:
     fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.9 + 0.001 * int(k[-1]) if "DAPT" in k else 0.8)
     said = module.report(cells, args)
     assert "Of the published order (6 claims on each task): " in said and "| sst2 | 7.5 ± 0.0" in said
-    assert "read both imdb_reviews.txt and books.txt" in said
+    assert "read both imdb_reviews.txt and books.txt" in said and "hyperpartisan has 515 articles" in said
 
 
 @pytest.fixture
@@ -244,12 +250,13 @@ def test_lm_bff_arms_are_recipes_that_pass_their_checks(script: Loader, few: Tas
     args = module.parsed(["--candidates", "2", "--steps", "50"])
     for arm in [*arms.ARMS.values(), *(a for _, a in arms.variants().values())]:
         for framing in arm.candidates("sst2", few, args).values():
-            made = runner.recipe(framing, 1e-5, 8, 50) if arm.trained else Recipe("x", (runner.Use(framing),))
+            made = runner.recipe(framing, 1e-5, 8, 50, "accuracy") if arm.trained else Recipe("x", (runner.Use(framing),))
             try:
                 made.check()
             except TemperingError as error:
                 pytest.fail(f"{arm.name}: {error}")
-    assert runner.recipe(arms.Head(), 1e-5, 4, 50).stages[0].eval_steps == 5
+    one = runner.recipe(arms.Head(), 1e-5, 4, 50, "f1:a").stages[0]
+    assert (one.eval_steps, one.metric_for_best_model) == (5, "f1:a")
     assert runner.best({"a": {"dev": 1.0, "loss": 0.3}, "b": {"dev": 1.0, "loss": 0.2}, "c": {"dev": 0.5, "loss": 0.1}}) == "b"
     assert arms.GRIDS["paper"] == ((1e-5, 2e-5, 5e-5), (2, 4, 8))
 
@@ -276,9 +283,9 @@ def test_lm_bff_chooses_on_dev_and_tests_the_best_alone(script: Loader, few: Tas
         fits.append(rate)
         return Learner(rate, 0.9 if rate == 1e-4 else 0.7)
 
-    def evaluate(learner: Learner, task: Task) -> dict[str, dict[str, float]]:
+    def evaluate(learner: Learner, task: Task, metrics: tuple[str, ...]) -> dict[str, dict[str, float]]:
         tested.append(learner.rate)
-        return {"test": {"accuracy": 0.8}}
+        return {"test": dict.fromkeys(metrics, 0.8)}
 
     monkeypatch.setattr(runner, "fit", fit)
     monkeypatch.setattr(runner, "evaluate", evaluate)
@@ -301,8 +308,30 @@ def test_lm_bff_tables(script: Loader, tmp_path: Path) -> None:
     said = module.report(cells, args)
     assert "| sst2 | prompt | fine-tuning | +40.1" in said and "| trec6 | prompt | fine-tuning |" not in said
     assert "| sst2 | great/terrible | 50.0 ± 0.0" in said and "words permuted" in said
-    with pytest.raises(SystemExit):
-        module.parsed(["--arms", "no such arm"])
+    assert "population standard deviations, which are 0.816 of these" in said  # sqrt(2 / 3)
+    assert statistics.pstdev([1.0, 2.0, 6.0]) == pytest.approx(module.population(3) * statistics.stdev([1.0, 2.0, 6.0]))
+
+
+def test_lm_bff_has_the_papers_tasks_contexts_and_metrics(script: Loader, few: Task, capsys: pytest.CaptureFixture[str]) -> None:
+    module = script("run in lm-bff")
+    import arms
+    import runner
+
+    for wrong in (["--arms", "no such arm"], ["--tasks", "sst2,mnly"]):
+        with pytest.raises(SystemExit):
+            module.parsed(wrong)
+    assert "--tasks: mnly not known; there are sst2, trec6, snli_10k" in capsys.readouterr().err
+    args = module.parsed(["--contexts", "16", "--tasks", ",".join((*arms.TASKS, *arms.OTHERS))])
+    assert len(args.tasks) == 15
+    assert {name for name in args.tasks if arms.contexts(name, args) == 4} == {"mnli", "snli_10k", "qqp"}
+    assert arms.contexts("qqp", module.parsed(["--contexts", "2"])) == 2
+    pair = replace(few, labels=("paraphrase", "not_paraphrase"))
+    found = {name: arms.metric(name, pair if name in ("mrpc", "qqp") else few) for name in args.tasks}
+    named = {"cola": "matthews_correlation", "mrpc": "f1:paraphrase", "qqp": "f1:paraphrase", "stsb": "pearson"}
+    assert found == dict.fromkeys(args.tasks, "accuracy") | named
+    rows = [Example((f"text {i}",), "not_paraphrase" if i % 4 else "paraphrase") for i in range(8)]
+    mostly = Task.from_examples(rows, rows, rows, "classification")
+    assert runner.majority("mrpc", mostly)["score"] == 0.0 and runner.majority("mr", mostly)["score"] == 0.75
 
 
 def test_both_forms_of_in_context_learning_come_of_one_asking(script: Loader) -> None:
@@ -371,14 +400,19 @@ def test_rankings_agree_or_not_on_finished_tasks(script: Loader, tmp_path: Path)
 
 def test_priming_is_compared_with_none_over_all_languages(script: Loader, tmp_path: Path) -> None:
     module = script("run in priming")
-    args = module.parsed(["--languages", "x,y", "--recipes", "houlsby,prime", "--sizes", "100", "--seeds", "3"])
+    args = module.parsed(["--languages", "x,y", "--recipes", "prime-none,prime", "--sizes", "100", "--seeds", "3"])
     cells = opened(module, tmp_path)
     for seed in range(3):
         for language, base in (("x", 0.2), ("y", 0.4)):
-            cells.done[f"{language}/houlsby/{seed}/100"] = {"score": base}
+            cells.done[f"{language}/prime-none/{seed}/100"] = {"score": base}
             cells.done[f"{language}/prime/{seed}/100"] = {"score": base + 0.1 + 0.01 * seed}
     said = module.report(cells, args)
-    assert "| 100 | houlsby | 20.0 ± 0.0 (20.0 to 20.0) | 40.0 ± 0.0 (40.0 to 40.0) | 30.0 ± 0.0 (30.0 to 30.0) |  |" in said
+    assert "| 100 | prime-none | 20.0 ± 0.0 (20.0 to 20.0) | 40.0 ± 0.0 (40.0 to 40.0) | 30.0 ± 0.0 (30.0 to 30.0) |  |" in said
     assert "| 41.0 ± 1.0 (38.5 to 43.5) | +11.0 (+8.5 to +13.5), p = 0.003 |" in said
+    assert "| 100 | prime | +11.0 (+8.5 to +13.5), p = 0.005 | +11.0 (+8.5 to +13.5), p = 0.005 |" in said  # a test for each target
+    assert "MiniLM read English only" in said and "WikiANN repeats" not in said
+    args.sizes = ["100", "500"]
+    assert "+11.0 (+8.5 to +13.5), p = 0.005 |" in module.table(cells, args)  # sizes are tests, too
+    assert "p = 0.011 |" in module.by_target(cells, args)
     del cells.done["y/prime/2/100"]
     assert "40.5 ± 0.7" in module.report(cells, args)  # a seed counts where all languages have it

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tempering as tp
 from tempering import demo
 from tests.test_readme import ROOT, blocks, needs_weights, parsed, temper_lines
+from tests.tiny import save_tiny, tiny_backbone
 
-PAGES = {
-    path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in ("commands", "methods")
-}
+GENERATED = ("commands", "methods", "prompt-settings")  # the first and the last as a whole; methods has a test file of its own
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in GENERATED}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -37,14 +39,33 @@ def test_its_recipes_can_be_run(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_recipes_and_methods_it_names_exist(page: str) -> None:
-    import re
-
     from tempering.methods import METHODS
     from tempering.recipe import available
 
-    known = set(available()) | {name for kind in METHODS.values() for name in kind}
+    settings = (ROOT / "docs" / "prompt-settings.md").read_text(encoding="utf-8")
+    known = set(available()) | {name for kind in METHODS.values() for name in kind} | set(re.findall(r"`(\w+)`", settings))
     named = set(re.findall(r"`([a-z][a-z0-9]*(?:[-_][a-z0-9]+)+)`", PAGES[page]))
     assert named <= known | {"text_pair", "max_length"}, sorted(named - known)
+
+
+def test_the_templates_of_other_libraries_that_it_shows_say_the_same() -> None:
+    (text,) = [text for text in blocks("yaml", PAGES["prompts"]) if "five-ways" in text]
+    cloze = tp.Recipe.from_yaml(text, "prompts").stages[0].framing
+    backbone = tiny_backbone("bert")
+    backbone.tokenizer.add_tokens(["terrible"])
+    backbone.model.resize_token_embeddings(len(backbone.tokenizer))
+    task = tp.Task.from_frame({"text": ["a good film", "a bad film"] * 2, "label": ["positive", "negative"] * 2}, dev_fraction=0)
+    prompts = cloze.build(task, backbone).render(task.train.examples[:1], (), np.random.default_rng(0))[0]
+    assert len(prompts) == 5 and len({tuple(prompt.input_ids) for prompt in prompts}) == 1
+    assert backbone.tokenizer.decode(prompts[0].input_ids) == "[CLS] a good film it was [MASK] [SEP]"
+
+
+def test_control_by_prefix_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny("t5", tmp_path / "t5")
+    (body,) = [text for text in blocks("python", PAGES["prompts"]) if "tp.switch" in text]
+    exec(compile(body, "prompts", "exec"), {})
+    assert capsys.readouterr().out == "['it is very lovely', 'it is very lovely'] ['it is very awful', 'it is very awful']\n"
 
 
 @pytest.mark.slow
@@ -52,6 +73,7 @@ def test_the_recipes_and_methods_it_names_exist(page: str) -> None:
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks("python", text)])
 def test_its_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    save_tiny("t5", tmp_path / "t5")
     (tmp_path / "messages.csv").write_bytes((Path(demo.path()) / "train.csv").read_bytes())
     if 'Study.open("study")' in PAGES[page]:
         tp.compare(["head"], tmp_path / "messages.csv", model="minilm", sizes=(32,), seeds=2, output_dir="study", workers=0)

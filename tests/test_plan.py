@@ -74,6 +74,15 @@ def test_passes_are_told_apart(bert: str) -> None:
     assert explain(neutral, bert).stages[0].students == 1
 
 
+def test_passes_are_those_of_a_whole_step(bert: str) -> None:
+    """With three micro-batches a step three times as many: counted in a run of two steps over two epochs of 24 rows."""
+    thrice = recipe("r-drop", gradient_accumulation_steps=3, per_device_train_batch_size=8)
+    plan = explain(thrice, bert, tiny_task(24))
+    assert "  forward passes a step: 6 (6 student, 3 micro-batches)" in plan.lines()
+    assert plan.as_dict()["stages"][0]["passes"] == 6 == thrice.stages[0].passes_per_step
+    assert fit(thrice, tiny_task(24), bert).record["stage"]["passes"] == 2 * 6
+
+
 def test_lines_and_json_say_the_same(bert: str) -> None:
     plan = explain("head", bert, tiny_task(24))
     found = json.loads(json.dumps(plan.as_dict()))

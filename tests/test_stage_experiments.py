@@ -6,13 +6,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tempering.contracts import Seeds
 from tempering.recipe import Recipe
 from tempering.tasks import Task
+from tests.stages.conftest import write_tags  # noqa: F401 - a fixture
 from tests.test_experiments import FOLDER, Loader, opened, script  # noqa: F401 - a fixture
 from tests.tiny import save_tiny, tiny_examples
 
@@ -96,6 +99,40 @@ def test_priming_settings_reach_the_first_stage(script: Loader) -> None:
     recipe = module.with_sources(Recipe.load("prime"), ["a", "b"], 7, ["bf16=true", "learning_rate=1e-2"])
     assert recipe.stages[0].sources == ("a", "b") and (recipe.stages[0].outer_steps, recipe.stages[0].bf16) == (7, True)
     assert {"prime-kept-heads", "prime-fresh-heads", "prime-maml", "prime-one-step", "prime-zero-steps"} < set(module.RECIPES)
+    lasts = [Recipe.load(name).stages[-1] for name in module.RECIPES]
+    assert {replace(last, reuse_head=None, reuse_tuning=None) for last in lasts} == {Recipe.load("prime").stages[-1]}
+
+
+def test_priming_runs_with_nothing_before_and_with_a_start_that_is_kept(
+    script: Loader, tmp_path: Path, write_tags: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, load = script("run in priming"), Recipe.load
+    narrow = {"stages.0.tuning.m": 4, "tuning.m": 4}
+    monkeypatch.setattr(Recipe, "load", lambda name: load(name).override(narrow))
+    for name in ("x", "y", "z"):
+        folder = Path(write_tags(name))
+        (folder / "test.jsonl").write_text((folder / "dev.jsonl").read_text())
+    words = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--model", str(save_tiny("bert", tmp_path / "m"))]
+    words += ["--languages", "x,y,z", "--recipes", "prime-none,prime-kept-start", "--sizes", "8", "--seeds", "1", "--outer-steps", "1"]
+    args = module.parsed([*words, "max_steps=1", "min_steps=0"])
+    cells = opened(module, tmp_path / "out")
+    module.run(cells, args)
+    assert set(cells.done) == {f"{t}/{name}/0/8" for t in "xyz" for name in args.recipes}
+    recipe = module.with_sources(Recipe.load("prime-kept-start"), [str(tmp_path / "data" / "x")], 1)
+    primed = module.body_of(recipe, Task.from_file(tmp_path / "data" / "y"), args.model, Seeds.of(0))
+    assert set(primed.kept) == {"primed", "primed-adapters"} == {primed.last.reuse_head, primed.last.reuse_tuning}
+
+
+def test_the_multilingual_model_reads_no_text_that_any_language_is_judged_by(script: Loader, tmp_path: Path) -> None:
+    script("run in priming")
+    import multilingual
+
+    rows = {"x": {"train": ["a b", "C d", "e f"], "dev": ["c D"]}, "y": {"train": ["g h", "a b"], "dev": ["i j"], "test": ["g h"]}}
+    for name, splits in rows.items():
+        (tmp_path / name).mkdir()
+        for split, texts in splits.items():
+            (tmp_path / name / f"{split}.jsonl").write_text("".join(json.dumps({"tokens": text.split()}) + "\n" for text in texts))
+    assert multilingual.texts_of([tmp_path / "x", tmp_path / "y"]) == ["a b", "e f", "a b"]
 
 
 def test_a_corpus_of_several_tasks_holds_no_text_that_any_is_judged_by(script: Loader, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Fills the generated parts of the documentation from the code, so that they cannot be stale.
 
 A generated part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; what NAME may be is `PARTS`. In addition,
-``docs/commands.md`` is generated as a whole.
+``docs/commands.md`` and ``docs/prompt-settings.md`` are generated as a whole.
 
     python tools/docs.py            rewrite
     python tools/docs.py --check    change nothing; exit with 1 and the names of the stale files if there are any
@@ -10,16 +10,25 @@ A generated part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tempering.codec import NESTED, encode
 from tempering.commands.listing import KINDS, entries
+from tempering.registry import find
+from tempering.registry import names as registered
 
 ROOT = Path(__file__).parents[1]
 README, METHODS, COMMANDS = "README.md", "docs/methods.md", "docs/commands.md"
+SETTINGS = "docs/prompt-settings.md"
+PROMPTED = ("cloze", "demonstrations", "in_context", "knn_prompting", "text_to_text")  # framings whose settings have a page
+KINDS_OF_VALUE = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false", "null": "null"}
 BLOCK = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH = 100  # columns of a printed help text
 
@@ -60,6 +69,58 @@ def help_texts() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def settings() -> str:
+    """All of ``docs/prompt-settings.md``: the settings of framings that prompt, and of verbalizers."""
+    methods = [*(("framing", name) for name in PROMPTED), *(("verbalizer", name) for name in registered("verbalizer"))]
+    intro = (
+        "Written by `make docs` from the program itself: what stands under the name of a method in a recipe, which values it may have, and"
+        " which it has where nothing is said. How to use them: [prompts.md](prompts.md)."
+    )
+    return "\n\n".join(["# Settings of prompts", intro, *(_method(kind, name) for kind, name in methods)]) + "\n"
+
+
+def _method(kind: str, name: str) -> str:
+    """A method's own words and the table of its settings."""
+    from pydantic import TypeAdapter
+
+    cls = find(kind, name)
+    schema = TypeAdapter(cls).json_schema()["properties"]
+    rows = [
+        f"| `{f.name}` | {_values(f.name, schema[f.name])} | {_default(f.name, getattr(cls(), f.name))} |" for f in dataclasses.fields(cls)
+    ]
+    told = [_prose(c) for c in cls.__mro__ if dataclasses.is_dataclass(c)]
+    table = ["| setting | values | default |", "|---|---|---|", *rows] if rows else ["It has no settings."]
+    return "\n\n".join([f"## {kind} `{name}`", *told, "\n".join(table)])
+
+
+def _prose(cls: Any) -> str:
+    """The docstring of a class as Markdown."""
+    text = re.sub(r"(?<!`)`tempering\.[\w.]*?(\w+)`", r"`\1`", inspect.getdoc(cls) or "")
+    return text.replace("``", "`")
+
+
+def _values(field: str, schema: dict[str, Any]) -> str:
+    """What a setting may be, from its JSON schema."""
+    if field in NESTED:
+        return f"a {NESTED[field][0]}"
+    if "anyOf" in schema:
+        return ", ".join(_values(field, part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        several = schema.get("prefixItems") or [schema.get("items", {})]
+        return f"list of {_values(field, several[0])}"
+    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    told = [f"{words} {schema[key]}" for key, words in limits.items() if key in schema]
+    return " ".join([KINDS_OF_VALUE.get(schema.get("type", ""), "list or mapping"), " and ".join(told)]).strip()
+
+
+def _default(field: str, value: Any) -> str:
+    """What a setting is where nothing is said, as a recipe would say it."""
+    plain = encode(value, NESTED[field][0]) if field in NESTED else value
+    return f"`{json.dumps(plain, ensure_ascii=False)}`"
+
+
 def command_line() -> Iterator[tuple[str, Any]]:
     """(name, command) in the order in which ``temper --help`` lists them."""
     import typer
@@ -86,7 +147,10 @@ def filled(text: str) -> str:
 
 def stale(root: Path, write: bool) -> list[str]:
     """The files under ``root`` whose generated parts are not what the code says; with ``write`` they are brought up to date."""
-    texts = {root / name: filled((root / name).read_text(encoding="utf-8")) for name in (README, METHODS)} | {root / COMMANDS: help_texts()}
+    texts = {root / name: filled((root / name).read_text(encoding="utf-8")) for name in (README, METHODS)} | {
+        root / COMMANDS: help_texts(),
+        root / SETTINGS: settings(),
+    }
     changed = {p: text for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text}
     if write:
         for path, text in changed.items():

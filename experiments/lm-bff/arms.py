@@ -10,13 +10,14 @@ from typing import Any
 from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.head import Head
+from tempering.framings.templates import lm_bff
 from tempering.framings.verbalizers.auto_words import AutoWords
 from tempering.tasks import Task
 
 SHOTS = 16  # rows a class
-TASKS = {"sst2": "sst2", "trec6": "trec", "snli_10k": "snli", "mr": "mr", "cr": "cr", "stsb": "stsb"}  # others: their own names
-OTHERS = ("sst5", "mpqa", "cola", "rte", "mrpc")  # of the paper's 15, ready by --tasks
-FEW_CONTEXTS = ("snli_10k",)  # 4 contexts when predicting, as in the paper; else 16
+TASKS = {"sst2": "sst2", "trec6": "trec", "snli_10k": "snli", "mr": "mr", "cr": "cr", "stsb": "stsb"}
+OTHERS = tuple(name for name in lm_bff.SETTINGS if name not in TASKS.values())  # of the paper's 15, by --tasks; data by the same names
+METRICS = {"cola": "matthews_correlation", "mrpc": "f1", "qqp": "f1", "stsb": "pearson"}  # the paper's; of the others accuracy
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {"paper": ((1e-5, 2e-5, 5e-5), (2, 4, 8)), "small": ((2e-5, 1e-4), (8,))}
 SEARCH = {"paper": (1e-5, 8), "small": (1e-4, 8)}  # the setting that words and templates are searched with
 
@@ -62,7 +63,16 @@ def template(name: str) -> str:
 
 def contexts(name: str, args: argparse.Namespace) -> int:
     """How many sets of demonstrations are averaged: the paper's number, at most ``--contexts``."""
-    return min(args.contexts, 4 if name in FEW_CONTEXTS else 16)
+    return min(args.contexts, lm_bff.setting(template(name)).contexts)
+
+
+def metric(name: str, task: Task) -> str:
+    """The paper's metric of a data set. F1 is that of the class whose label word is Yes."""
+    base = METRICS.get(TASKS.get(name, name), "accuracy")
+    if base != "f1":
+        return base
+    (yes,) = (label for label, words in lm_bff.words_for(template(name), task.labels).items() if words == ("Yes",))
+    return f"f1:{yes}"
 
 
 def _manual(name: str, task: Task, args: argparse.Namespace) -> dict[str, Any]:

@@ -6,12 +6,13 @@
 
 After Gao, Fisch, Chen 2021 (spec of the runs: princeton-nlp/LM-BFF). Each seed draws 16 training rows a class and 16 others as its
 development rows; of values 16 below and 16 above the median. Every trained arm has the same grid of rates and batch sizes; the best grid
-point of each seed is chosen on these development rows, and only that one reads the test split. No weight decay, no warm-up, linear decay,
-a look at the development rows every tenth of the steps, the first best kept. Words and templates are searched with one setting (the
-paper: rate 1e-5, batch 8), then get the grid like the others. What differs from the paper: the model; the test rows are those of the test
-split (at most --test-rows, drawn once); demonstrations are filtered by the model's own sentence vectors; there is no T5, so templates are
-written by the masked model itself; --candidates words and templates are fine-tuned, not 100; --contexts sets of demonstrations are
-averaged, not 16. The paper's own: --grid paper --candidates 100 --beam 100 --contexts 16 --context-rows 32.
+point of each seed is chosen on these development rows, and only that one reads the test split. No weight decay, no warm-up, linear decay, a
+look at the development rows every tenth of the steps, the first best kept. Words and templates are searched with one setting (the paper:
+rate 1e-5, batch 8), then get the grid like the others. What differs from the paper: the model; the test rows are those of the test split
+(at most --test-rows, drawn once); demonstrations are filtered by the model's own sentence vectors; there is no T5, so templates are written
+by the masked model itself; --candidates words and templates are fine-tuned, not 100; --contexts sets of demonstrations are averaged, not 16
+or 4. Metrics are the paper's. The other tasks of its 15 are known by --tasks, where there is data. The paper's own: --grid paper
+--candidates 100 --beam 100 --contexts 16 --context-rows 32.
 
 Every grid point is kept in OUTPUT/cells.json as soon as it is done. A run stopped between the grid and the test fits the best one again.
 """
@@ -19,13 +20,14 @@ Every grid point is kept in OUTPUT/cells.json as soon as it is done. A run stopp
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from arms import ARMS, EXCEPT, GRIDS, ORDER, SHOTS, TASKS, TEMPLATES, WORDS, Arm, variants
+from arms import ARMS, EXCEPT, GRIDS, ORDER, OTHERS, SHOTS, TASKS, TEMPLATES, WORDS, Arm, variants
 from cells import Cells, carry_out, difference, markdown, paired, spread, verdict
 from options import MODEL, check, of_cells
 from runner import Runner
@@ -93,6 +95,11 @@ def sensitivity_table(cells: Cells, args: argparse.Namespace) -> str:
     return markdown(["task", "words (positive/negative) or template", "score", "difference to the first"], rows)
 
 
+def population(seeds: int) -> float:
+    """What a sample standard deviation over ``seeds`` is multiplied by to be that of the population."""
+    return math.sqrt((seeds - 1) / seeds)
+
+
 def report(cells: Cells, args: argparse.Namespace) -> str:
     """The whole of results.md."""
     rates, batches = GRIDS[args.grid]
@@ -102,8 +109,9 @@ def report(cells: Cells, args: argparse.Namespace) -> str:
         f"# LM-BFF's protocol, {Path(args.model).name}",
         (
             f"Written by `python experiments/lm-bff/run.py`. {SHOTS} training rows a class and as many to choose on, {args.seeds} splits,"
-            f" {args.steps} steps, {grid}, {rows}. Mean ± standard deviation (95 % interval of the mean). Automatic templates"
-            " are written by the masked model itself, not by a T5."
+            f" {args.steps} steps, {grid}, {rows}. Mean ± sample standard deviation (95 % interval of the mean); the paper gives population"
+            f" standard deviations, which are {population(args.seeds):.3f} of these. Automatic templates are written by the masked model"
+            " itself, not by a T5."
         ),
         main_table(cells, args),
         "## What of the published order holds",
@@ -130,6 +138,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--sensitivity", action="store_true")
     args = made.parse_args(words)
     check(made, "--arms", args.arms, ARMS, between="; ")
+    check(made, "--tasks", args.tasks, (*TASKS, *OTHERS))
     return args
 
 
@@ -140,6 +149,8 @@ def _arms(text: str) -> list[str]:
 def main() -> None:
     """Run what is missing; write the tables."""
     args = parsed()
+    if absent := [name for name in args.tasks if not (args.data / name).exists()]:
+        raise SystemExit(f"--tasks: there is no data for {', '.join(absent)} in {args.data}; put it there under that name, or leave it out")
     shared = ("model", "grid", "steps", "candidates", "beam", "context_rows", "contexts", "test_rows")
     carry_out(args, shared, lambda cells: run(cells, args), report)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from arms import GRIDS, SEARCH, SHOTS, Arm, bounds, contexts, template
+from arms import GRIDS, SEARCH, SHOTS, Arm, bounds, contexts, metric, template
 from cells import Cells, load
 
 from tempering.contracts import Seeds
@@ -18,7 +18,7 @@ from tempering.prompting.search import Settings, find_prompts
 from tempering.recipe import Recipe
 from tempering.stages.use import Use
 from tempering.tasks import Task
-from tempering.tasks.metrics import compute, default_metric
+from tempering.tasks.metrics import compute
 from tempering.tasks.sampling import few_shot
 from tempering.tasks.task import Split
 
@@ -31,9 +31,10 @@ def split(task: Task, seed: int) -> Task:
     return replace(task.with_train(drawn[:half], Seeds.of(seed).sampling), dev=Split("dev", dev, task.train.source))
 
 
-def recipe(framing: Any, rate: float, batch: int, steps: int) -> Recipe:
-    """One grid point; LM-BFF's settings are those of the shipped recipe."""
+def recipe(framing: Any, rate: float, batch: int, steps: int, main: str) -> Recipe:
+    """One grid point, chosen by the metric ``main``; LM-BFF's settings are those of the shipped recipe."""
     changes = {"learning_rate": rate, "per_device_train_batch_size": batch, "max_steps": steps, "eval_steps": max(1, steps // 10)}
+    changes |= {"metric_for_best_model": main}
     shipped = Recipe.load("lm-bff").override(changes)
     return replace(shipped, stages=(replace(shipped.stages[-1], framing=framing),), search=())
 
@@ -67,15 +68,16 @@ class Runner:
         task = whole if arm.whole else split(whole, seed)
         self.fitted = {}
         if arm.name == "majority":
-            self.cells.get(key, lambda: majority(task))
+            self.cells.get(key, lambda: majority(name, task))
         elif arm.whole:
-            self.cells.get(key, lambda: self.measured(fit("full", task, self.args.model, seed=seed), task, "recipe full"))
+            made = Recipe.load("full").override({"metric_for_best_model": metric(name, task)})
+            self.cells.get(key, lambda: self.measured(fit(made, task, self.args.model, seed=seed), task, "recipe full", name))
         elif not arm.trained:
             (framing,) = arm.candidates(name, task, self.args).values()
             made = Recipe("untrained", (Use(framing),))
-            self.cells.get(key, lambda: self.measured(fit(made, task, self.args.model, seed=seed), task, "untrained"))
+            self.cells.get(key, lambda: self.measured(fit(made, task, self.args.model, seed=seed), task, "untrained", name))
         else:
-            self.grid(key, task, self.framing(name, arm, task, seed), seed)
+            self.grid(key, name, task, self.framing(name, arm, task, seed), seed)
 
     def framing(self, name: str, arm: Arm, task: Task, seed: int) -> Any:
         """What the grid trains: the only candidate, or the best of the search."""
@@ -90,38 +92,39 @@ class Runner:
             return next(iter(candidates.values()))
         rate, batch = SEARCH[self.args.grid]
         points = {
-            which: self.point(f"{name}/{arm.name}/{seed}/{which}", task, framing, (rate, batch), seed)
+            which: self.point(f"{name}/{arm.name}/{seed}/{which}", name, task, framing, (rate, batch), seed)
             for which, framing in candidates.items()
         }
         return candidates[best(points)]
 
-    def point(self, key: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
+    def point(self, key: str, name: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
         """The development score of one fit."""
-        found: dict[str, Any] = self.cells.get(key, lambda: self.fit(key, task, framing, setting, seed))
+        found: dict[str, Any] = self.cells.get(key, lambda: self.fit(key, name, task, framing, setting, seed))
         return found
 
-    def fit(self, key: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
-        learner = fit(recipe(framing, *setting, self.args.steps), replace(task, test=None), self.args.model, seed=seed)
-        main = learner.record["main_metric"]
+    def fit(self, key: str, name: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
+        main = metric(name, task)
+        made = recipe(framing, *setting, self.args.steps, main)
+        learner = fit(made, replace(task, test=None), self.args.model, seed=seed, metrics=(main,))
         dev = learner.record["metrics"]["dev"]
         found = {"dev": dev[main], "loss": dev["loss"], "seconds": learner.record["train_seconds"]}
         if not self.fitted or best({"held": next(iter(self.fitted.values()))[0], "new": found}) == "new":
             self.fitted = {key: (found, learner)}
         return found
 
-    def grid(self, key: str, task: Task, framing: Any, seed: int) -> None:
+    def grid(self, key: str, name: str, task: Task, framing: Any, seed: int) -> None:
         """Every grid point on the development rows, then the best of them, and it alone, on the test rows."""
         rates, batches = GRIDS[self.args.grid]
         settings = {f"{key}/{rate:g} x {batch}": (rate, batch) for rate in rates for batch in batches}
         self.fitted = {}
-        points = {where: self.point(where, task, framing, setting, seed) for where, setting in settings.items()}
+        points = {where: self.point(where, name, task, framing, setting, seed) for where, setting in settings.items()}
         chosen = best(points)
 
         def tested() -> dict[str, Any]:
             if chosen not in self.fitted:  # trained before the last stop: again, with the same seeds
                 self.fitted = {}
-                self.fit(chosen, task, framing, settings[chosen], seed)
-            return self.measured(self.fitted[chosen][1], task, chosen.rpartition("/")[2])
+                self.fit(chosen, name, task, framing, settings[chosen], seed)
+            return self.measured(self.fitted[chosen][1], task, chosen.rpartition("/")[2], name)
 
         self.cells.get(key, tested)
 
@@ -129,15 +132,16 @@ class Runner:
         """A template written by the masked model itself and chosen on the development rows; the label words stay the manual ones."""
         rate, batch = SEARCH[self.args.grid]
         settings = Settings(candidates=4 * self.args.candidates, beam=self.args.beam, finalists=self.args.candidates)
-        base = recipe(Cloze(), rate, batch, self.args.steps)
+        base = recipe(Cloze(), rate, batch, self.args.steps, metric(name, task))
         found = find_prompts(task, self.args.model, Cloze(template(name), bounds=bounds(task)), settings, base, seed)
         cloze = found.recipe.stages[-1].framing
         words = [[str(label), list(said)] for label, said in cloze.words]
         return {"template": cloze.template, "words": words, "notes": list(found.notes), "candidates": len(found.candidates)}
 
-    def measured(self, learner: Any, task: Task, chosen: str) -> dict[str, Any]:
+    def measured(self, learner: Any, task: Task, chosen: str, name: str) -> dict[str, Any]:
         """A finished cell: the test split is read here."""
-        main, found = learner.record["main_metric"], evaluate(learner, task)
+        main = metric(name, task)
+        found = evaluate(learner, task, (main,))
         return {"score": found["test"][main], "metric": main, "metrics": found["test"], "chosen": chosen}
 
 
@@ -146,9 +150,9 @@ def _key(task: Task, label: str) -> Any:
     return next((known for known in task.labels if str(known) == label), label)
 
 
-def majority(task: Task) -> dict[str, Any]:
+def majority(name: str, task: Task) -> dict[str, Any]:
     """One who never reads the text."""
     assert task.test is not None
-    metric = default_metric(task.kind, task.labels)
-    found = {} if task.kind == "regression" else compute(task.kind, task.labels, task.test.labels, task.majority())
-    return {"score": float(found.get(metric, 0.0)), "metric": metric, "metrics": found, "chosen": ""}
+    main = metric(name, task)
+    found = {} if task.kind == "regression" else compute(task.kind, task.labels, task.test.labels, task.majority(), names=(main,))
+    return {"score": float(found.get(main, 0.0)), "metric": main, "metrics": found, "chosen": ""}

@@ -1,6 +1,8 @@
 """A small multilingual encoder made on the spot: a word-piece vocabulary and masked-language-model training on texts of all languages.
 
 MiniLM read English only, so that its features of German or French say little; this one is weak, but equally weak in each language.
+Texts that any language is judged by are left out of all of it. WikiANN repeats itself: of its 1,000 development and 2,500 test sentences
+13 and 19 in English, 66 and 143 in German, 92 and 181 in French are training sentences, too.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from tempering.corpora.worker import text_hash
 from tempering.exporting import save_body
 from tempering.fitting import fit
 from tempering.framings.masked_lm import MaskedLM
@@ -23,12 +26,16 @@ VOCABULARY, WIDTH, LAYERS, HEADS = 8000, 256, 4, 4
 
 
 def texts_of(folders: Sequence[Path]) -> list[str]:
-    """The training texts of data sets of tokens, words between spaces. Development and test texts are never read."""
-    found = []
-    for folder in folders:
-        for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines():
-            found.append(" ".join(json.loads(line)["tokens"]))
-    return found
+    """The training texts of data sets of tokens, words between spaces, but for those that are development or test texts of any of them."""
+    judged = {text_hash(text.lower()) for folder in folders for split in ("dev", "test") for text in lines(folder, split)}
+    return [text for folder in folders for text in lines(folder, "train") if text_hash(text.lower()) not in judged]
+
+
+def lines(folder: Path, split: str) -> list[str]:
+    """The texts of a split, if it is there."""
+    path = folder / f"{split}.jsonl"
+    found = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    return [" ".join(json.loads(line)["tokens"]) for line in found if line.strip()]
 
 
 def untrained(texts: Sequence[str], folder: Path, seed: int = 0) -> Path:

@@ -48,8 +48,8 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def halving(size: int, work: Callable[[int], Result]) -> tuple[Result, int]:
-    """``work(size)`` and ``size``; where memory runs out, all of it again with half the size, until it fits.
+def halving(size: int, work: Callable[[int], Result], least: int = 1) -> tuple[Result, int]:
+    """``work(size)`` and ``size``; where memory runs out, all of it again with half the size, until it fits, or is smaller than ``least``.
 
     Again and not onwards, so that the outcome depends on the size that fits alone: batches of another size round otherwise.
     """
@@ -61,5 +61,9 @@ def halving(size: int, work: Callable[[int], Result]) -> tuple[Result, int]:
                 raise
         if size == 1:
             raise MemoryShort("out of memory with a single row; shorten max_length or take a smaller model")
+        if size // 2 < least:
+            raise MemoryShort(
+                f"out of memory in batches of {size} rows, which cannot be cut here; set a smaller per_device_eval_batch_size"
+            )
         free_memory()
         size //= 2

@@ -27,7 +27,7 @@ from tempering.learner import Learner
 from tempering.peak import peak_bytes, reset_peak, versions
 from tempering.quantizing import checked, packed_numbers
 from tempering.recipe import Recipe
-from tempering.stages.checks import check_quantized, labelled
+from tempering.stages.checks import check_quantized, check_sharded, labelled
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.sources import fingerprints
@@ -74,6 +74,7 @@ def fit(
     if packed != checked(quantize or packed):
         raise RecipeError(f"quantize {quantize}: the model is loaded already; give its name, or Backbone.load(name, quantize={quantize!r})")
     check_quantized(recipe.stages, packed)
+    check_sharded(recipe.stages, packed)
     sources = fingerprints(recipe.stages)
     if output_dir and not resume:  # what an older run left must not be taken for this one's later
         shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
@@ -83,6 +84,7 @@ def fit(
     if output_dir:
         around = dataclasses.replace(around, identity=_identity(recipe, task, backbone, seeds, sources))
     learner = _run(recipe, backbone, task, seeds, around)
+    notes += [note for stage in (*learner.record.get("earlier", ()), learner.record["stage"]) for note in stage.get("notes", ())]
     train_seconds = time.perf_counter() - started
     results = on_first(lambda: evaluate(learner, task, tuple(metrics), cache, listener))
     account(learner, recipe, task, seeds, results, notes, started, train_seconds)

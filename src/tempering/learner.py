@@ -35,6 +35,7 @@ class Learner(nn.Module):
         self.tuning = tuning
         self.record: dict[str, Any] = record or {}
         self.fits: int | None = None  # rows of an evaluation batch that memory held, once it ran out
+        self.sharded = False  # weights are spread over processes, which then have to do all passes together
         self.steps = 0  # optimizer steps of the run that trains it, for schedules of a method's own; set before hooks start
 
     def forward(self, batch: Batch) -> Scores:
@@ -87,7 +88,7 @@ class Learner(nn.Module):
             return [(rows, work(self.framing.collate([prompts[i] for i in rows], rng), rows)) for rows in order]
 
         wanted = min(batch_size, len(prompts), self.fits or batch_size)
-        found, size = halving(wanted, all_of)
+        found, size = halving(wanted, all_of, least=wanted if self.sharded else 1)
         if size < wanted:
             self.fits = size
         return found

@@ -24,6 +24,7 @@ from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
 from tempering.stages.checks import check_quantized, labelled
+from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import assemble, leave, parts_of, rows_of
 from tempering.stages.sources import check_sources, learned
 from tempering.tasks.task import Split, Task
@@ -37,9 +38,9 @@ _SAMPLE = 2_000  # rows whose length is measured
 class StagePlan:
     """One stage. ``backbone_trained`` counts trained parameters inside the model's body, ``head_trained`` those beside it.
 
-    ``students``, ``teachers`` and ``perturbed`` are the forward passes of one micro-batch. ``batch`` is the rows of an optimizer
-    step; ``rows`` and ``steps`` are None without data. The memory is estimated for texts of ``tokens`` tokens. ``costs``: what the framing
-    makes of a row beyond one prompt, in words.
+    ``students``, ``teachers`` and ``perturbed`` are the forward passes of one micro-batch, ``micro_batches`` how many of these a full
+    step has (priming: its tasks), ``passes`` what it makes in all. ``batch`` is the rows of that step; ``rows`` and ``steps`` are None
+    without data. The memory is for texts of ``tokens`` tokens. ``costs``: what the framing makes of a row beyond one prompt, in words.
     """
 
     framing: Any
@@ -50,6 +51,8 @@ class StagePlan:
     students: int
     teachers: int
     perturbed: int
+    micro_batches: int
+    passes: int
     cached: bool
     why_not_cached: str
     batch: int
@@ -92,7 +95,6 @@ class Plan:
         """The plan as JSON-ready data; every memory entry is in bytes."""
         plain = asdict(self)
         for stage, mine in zip(plain["stages"], self.stages, strict=True):
-            stage["passes"] = mine.students + mine.teachers + mine.perturbed
             stage["share"] = mine.backbone_trained / self.parameters
             stage["memory"]["total"] = mine.memory.total
         return plain
@@ -118,6 +120,7 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
     for i, stage in enumerate(recipe.stages):
         stage_plan, learner = _stage_plan(stage, backbone, task)
         stages.append(stage_plan)
+        notes += [f"{recipe.name}: stages.{i}: {note}" for note in dropout_notes(stage, learner)]
         if i + 1 < len(recipe.stages):
             leave(stage, backbone)
     assert learner is not None  # a recipe has at least one stage
@@ -160,6 +163,8 @@ def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[Stag
         students=stage.students,
         teachers=sum(getattr(s, "teachers", 0) for s in stage.live),
         perturbed=sum(getattr(s, "perturbations", 0) for s in stage.live),
+        micro_batches=stage.micro_batches,
+        passes=stage.passes_per_step,
         cached=stage.cached,
         why_not_cached=stage.why_not_cached,
         batch=stage.per_device_train_batch_size * stage.gradient_accumulation_steps,
@@ -229,12 +234,12 @@ def _name(encoded: Any) -> str:
 
 
 def _stage_lines(stage: StagePlan, parameters: int) -> list[str]:
-    passes = stage.students + stage.teachers + stage.perturbed
-    parts = [f"{n} {word}" for n, word in ((stage.students, "student"), (stage.teachers, "teacher"), (stage.perturbed, "perturbed")) if n]
+    each, kinds = stage.micro_batches, ((stage.students, "student"), (stage.teachers, "teacher"), (stage.perturbed, "perturbed"))
+    parts = [f"{each * n} {word}" for n, word in kinds if n] + ([f"{each} micro-batches"] if each > 1 else [])
     share = f"{stage.backbone_trained / parameters:.2%} of its size"
     found = [
         f"trained: {stage.backbone_trained:,} parameters in the model ({share}), {stage.head_trained:,} beside it",
-        f"forward passes a step: {passes} ({', '.join(parts)})",
+        f"forward passes a step: {stage.passes} ({', '.join(parts)})",
         "model computed once and its output kept: " + ("yes, nothing in it changes" if stage.cached else f"no, {stage.why_not_cached}"),
     ]
     if stage.steps is not None:

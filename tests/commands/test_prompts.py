@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from tempering.backbone import Backbone
 from tempering.commands.prompts import read_words
 from tempering.errors import RecipeError
+from tempering.prompting.fillers import SpanFiller
+from tempering.prompting.templates_search import search
 from tempering.recipe import Recipe
+from tempering.tasks import Task
 from tests.commands.shared import done, refuses, write_rows
 from tests.framings.test_masked_lm import save_masked_lm
+from tests.prompting.test_templates_search import save_span_filler
 from tests.tiny import tiny_task
 
 DATA = ("train.csv", "--dev", "dev.csv")
@@ -66,15 +73,17 @@ def test_the_search_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
 
 def test_autoprompt_writes_a_recipe_that_fit_takes(here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(here / "dev.csv", 80, 100)  # more than one pass reads
-    search = ("--search", "--method", "autoprompt", "--iterations", "3", "--candidates", "4", "--rows", "10")
+    search = ("--search", "--method", "autoprompt", "--by", "loss", "--iterations", "3", "--candidates", "4", "--rows", "10")
     done("prompts", *DATA, "--model", masked, *WORDS, *search, "--output", "found.yaml")
     said = capsys.readouterr()
     recipe = Recipe.load("found.yaml")
     framing = recipe.stages[-1].framing
     (template,) = framing.templates
-    assert not framing.soft and template.startswith("{text} ") and template.endswith("{mask}.") and len(template.split()) == 5
+    assert not framing.soft and template.startswith("{text} ") and template.endswith(" {mask}.") and "[MASK]" not in template
+    left_out = 5 - len(template.split())
+    assert 0 < left_out < 3 and f"{left_out} of 3 slots were never swapped and are left out" in said.out
     assert template in said.out and "  {text} {mask}." in said.out and "temper fit train.csv --recipe found.yaml" in said.out
-    assert f"the model reads {3 * 6 * 10} rows at most" in said.err and "iteration 1 of 3: accuracy on dev" in said.err
+    assert f"the model reads {3 * 6 * 10} rows at most" in said.err and "of 3: loss on dev" in said.err
     done("fit", *DATA, "--recipe", "found.yaml", "--model", masked, "--json")
     assert json.loads(capsys.readouterr().out)["recipe"] == "found-triggers"
     own = ("--template", "{soft:2} {text} {mask}", "--auto-words", "--recipe", "cloze", "--output", "own.yaml", "--json")
@@ -83,6 +92,27 @@ def test_autoprompt_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
     assert len(found["candidates"]) == 2 and found["candidates"][1]["templates"] == ["{text} {mask}"]
     assert {len(words) for words in found["candidates"][0]["words"].values()} == {3}  # AutoPrompt's label words, several a class
     assert Recipe.load("own.yaml").stages[-1].max_steps == 2 and "linear map" in found["notes"][0]
+
+
+def test_a_t5_writes_the_templates(here: Path, masked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, following = save_span_filler(here / "t5"), SpanFiller._next
+
+    def ending(self: SpanFiller, written: tuple[int, ...], memories: Any) -> torch.Tensor:
+        found = following(self, written, memories)
+        found[190:] += 8.0 * (len(written) > 1)  # a random model would hardly ever end a gap
+        return found
+
+    monkeypatch.setattr(SpanFiller, "_next", ending)
+    quick = ("max_steps=2", "num_train_epochs=1", "min_steps=0")
+    more = ("--search", "--filler", folder, "--candidates", "4", "--beam", "6", "--finalists", "2", "--output", "found.yaml", "--json")
+    done("prompts", *DATA[:1], *quick, *DATA[1:], "--model", masked, *WORDS, *more)
+    found = json.loads(capsys.readouterr().out)
+    task = Task.from_file("train.csv", dev="dev.csv", text="text", label="label")
+    words = {"bad": ("sad",), "good": ("great",)}
+    written = search(task, words, SpanFiller(Backbone.load(folder), 6), 4)
+    assert written and {c.template for c in written} <= {t for c in found["candidates"] for t in c["templates"]}
+    assert found["notes"] == [f"templates were written by {folder} (span filling, as LM-BFF does) and chosen on 12 development rows"]
+    assert Recipe.load("found.yaml").stages[-1].framing.templates == (found["tuned"][0]["template"],)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +129,8 @@ def test_autoprompt_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
         (("--method", "gradient"), "--method 'gradient': expected fill"),
         (("--method", "autoprompt"), "--method autoprompt is for a search; add --search"),
         (("--search", "--iterations", "3"), "--iterations is for --method autoprompt; add it"),
+        (("--search", "--by", "loss"), "--by is for --method autoprompt; add it"),
+        (("--search", "--method", "autoprompt", "--by", "f1", *WORDS), "--by 'f1': expected accuracy (a swap raises it) or loss"),
         (("--search", "--method", "autoprompt", "--beam", "3"), "--beam is for --method fill; add it"),
         (("--search", "--method", "autoprompt", *WORDS, "--template", "{text} {mask}"), "has no slots to search words for; write {soft:3}"),
         (

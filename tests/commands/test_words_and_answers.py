@@ -120,6 +120,16 @@ def test_a_study_of_tags(bert: str, tmp_path: Path) -> None:
     assert all(len(r.items) == 8 and len(r.predictions) == 8 for r in records)
 
 
+def test_a_study_of_answers(bert: str, tmp_path: Path) -> None:
+    train, dev, test = (squad(tmp_path / f"{name}.jsonl", n, seed=n) for name, n in (("a", 24), ("b", 8), ("c", 10)))
+    words = ("--recipes", "question-answering,bitfit", "--seeds", "2", "--workers", "0", "--output-dir", str(tmp_path / "study"))
+    done("compare", str(train), "--dev", str(dev), "--test", str(test), "--model", bert, *words, *QUICK)
+    records = tempering.Study.open(tmp_path / "study").records()
+    assert len(records) == 4 and {r.status for r in records} == {"done"}
+    assert all(len(r.items) == 10 and len(r.predictions) == 10 for r in records)
+    assert all({"f1", "exact_match"} <= set(r.test) for r in records)
+
+
 def test_what_auto_chooses(tmp_path: Path) -> None:
     assert choose(Task.from_file(conll(tmp_path / "a.conll", 12)))[0].name == "tagging"
     assert choose(Task.from_file(squad(tmp_path / "a.jsonl", 12)))[0].name == "question-answering"

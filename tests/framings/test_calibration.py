@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempering.framings.asked.calibration import additive, content_free, diagonal, random_texts
+from tempering.framings.asked.calibration import additive, content_free, diagonal, random_texts, remaining
+from tempering.framings.asked.first_token import calibrated
 
 P = torch.tensor([[0.6, 0.3, 0.1]]).log()
 FREE = torch.tensor([[0.5, 0.3, 0.2], [0.7, 0.2, 0.1], [0.6, 0.25, 0.15]]).log()
@@ -29,6 +30,14 @@ def test_the_golden_value() -> None:
 def test_the_form_for_generation_takes_the_least() -> None:
     least = torch.tensor([0.5, 0.2, 0.1])
     assert content_free(FREE, "min").exp().tolist() == pytest.approx((least / least.sum()).tolist())
+
+
+def test_of_what_is_written_the_first_token_alone_is_calibrated() -> None:
+    pick = calibrated(lambda logp: logp.argmax(-1), content_free(FREE))
+    assert [int(pick(P)) for _ in range(3)] == [1, 0, 0]
+    left = remaining(P, content_free(FREE))
+    assert left.exp()[0].tolist() == pytest.approx([0.0, 0.05, 0.0], abs=1e-6)
+    assert torch.equal(remaining(P, P[0] + 1.0), P)  # nowhere above: left as it is
 
 
 @settings(deadline=None, max_examples=50)

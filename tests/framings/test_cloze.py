@@ -225,7 +225,7 @@ def test_a_named_setting_brings_words_limits_and_scale(task_of: TaskOf) -> None:
         (Cloze("{text} {title} {mask}", words=TONES), "unknown field 'title'"),
         (
             Cloze("{text} {mask}", words={"bad": "bad", "good": "lovely day", "so so": "was"}),
-            r"label word 'lovely day' of class 'good' is 2 tokens",
+            r"template '\{text\} \{mask\}': label word 'lovely day' of class 'good' is 2 tokens.*verbalizer: multi_mask",
         ),
         (Cloze("{text} {mask}", words={"bad": "bad", "good": "superb", "so so": "was"}), "'superb' of class 'good' is unknown"),
         (Cloze("{text} {mask}", words=("bad", "good")), "words: expected one entry for each of bad, good, so so, found 2"),
@@ -355,6 +355,29 @@ def test_a_model_that_knows_the_words_needs_no_training_and_few_rows_help(speake
     few = _accuracy(Train(framing=cloze, **loop).run(copy.deepcopy(speaker), task, Seeds.of(0)), test)
     head = _accuracy(Train(**loop).run(copy.deepcopy(speaker), task, Seeds.of(0)), test)
     assert zero > 0.9 and few >= zero - 0.02 and few >= head
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "words", "rate"),
+    [
+        ("fixed-lm", "{text} awful dull poor it was {mask}", ("bad", "good"), 0.1),  # a prompt that speaks for one class
+        ("prompt-and-lm", "{text} {soft:2} {mask}", ("good", "bad"), 1e-3),  # words that say the opposite
+    ],
+)
+def test_trained_prompts_beat_chance_where_the_model_alone_does_not(
+    speaker: Backbone, name: str, template: str, words: tuple[str, str], rate: float
+) -> None:
+    """The strategies that train vectors, beside a model that stands still and one that moves with them."""
+    stage = Recipe.load(f"strategy-{name}").stages[-1]
+    task, test, body = Task.from_examples(_labelled(32, 1), kind="classification"), _labelled(200, 2), copy.deepcopy(speaker)
+    bare = Cloze(template.replace(" {soft:2}", ""), words=words)
+    zero = _accuracy(Use(bare).run(copy.deepcopy(speaker), task, Seeds.of(0)), test)
+    loop: dict[str, Any] = {"max_steps": 60, "num_train_epochs": 1, "min_steps": 0, "eval_strategy": "no", "head_learning_rate": None}
+    framing = dataclasses.replace(stage.framing, template=template, words=words)
+    learner = dataclasses.replace(stage, framing=framing, learning_rate=rate, **loop).run(body, task, Seeds.of(0))
+    before, after = speaker.model.state_dict(), learner.backbone.model.state_dict()
+    assert all(torch.equal(w, after[n]) for n, w in before.items()) is (name == "fixed-lm")
+    assert zero < 0.65 and _accuracy(learner, test) > 0.8
 
 
 @pytest.mark.slow

@@ -28,6 +28,9 @@ from tempering.framings.gaps.demonstrations_module import DemonstrationsModule
 from tempering.framings.gaps.draws import Pool, kept, likenesses
 from tempering.framings.gaps.sentence_vectors import sentence_vectors
 from tempering.framings.head import Head
+from tempering.framings.verbalizers.auto_words import AutoWords, AutoWordsModule
+from tempering.framings.verbalizers.calibrated import Calibrated
+from tempering.framings.verbalizers.proto_verb import ProtoVerb
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings
@@ -256,6 +259,61 @@ def test_the_label_words_a_verbalizer_chose_are_shown() -> None:
     framing.cloze.verbalizer.table = (((VOCAB.index("sad"),),), ((VOCAB.index("happy"),),))
     (prompt,) = framing.render(tiny_task().dev.examples[:1], (), RNG(0))[0][:1]
     assert [split(s)[1] for s in texts(prompt.input_ids)[1:]] == ["sad", "happy"]
+
+
+@pytest.mark.parametrize("around", [lambda v: v, lambda v: Calibrated(v, by="support"), ProtoVerb], ids=["bare", "calibrated", "proto"])
+def test_words_are_chosen_by_the_cloze_alone_and_then_shown(around: Any) -> None:
+    """A search under prompts that already answer would see the stand-ins; and what is shown is what is read at the mask."""
+    cloze, task = dataclasses.replace(CLOZE, verbalizer=around(AutoWords(k=8)), words=()), tiny_task(16)
+    alone = Use(cloze).run(tiny_backbone("bert"), task, Seeds.of(0)).framing.verbalizer
+    framing = prepared(Demonstrations(cloze, filter=None, contexts=3), task).framing
+    theirs, mine = (v if isinstance(v, AutoWordsModule) else v.inner for v in (alone, framing.cloze.verbalizer))
+    (bad,), (good,) = mine.words.values()
+    assert mine.words == theirs.words and mine.found == theirs.found and (bad, good) != ("bad", "good")
+    for prompt in framing.render(task.dev.examples[:1], (), RNG(0))[0]:
+        assert [split(s)[1] for s in texts(prompt.input_ids)[1:]] == [bad, good]
+
+
+def wordy(count: int) -> Any:
+    rows = [Example((" ".join([w] * count),), ("bad", "good")[i % 2], i + 1) for i, w in enumerate(WORDS[:12])]
+    return dataclasses.replace(tiny_task(), train=dataclasses.replace(tiny_task().train, examples=tuple(rows)))
+
+
+@pytest.mark.parametrize(
+    ("value", "task", "expected"),
+    [
+        (
+            Demonstrations(CLOZE, max_length=14),
+            tiny_task(),
+            "8 tokens and one example of each class, down to floor 8, takes 19, and 12 fit",
+        ),
+        (Demonstrations(CLOZE), wordy(41), "44 tokens and one example of each class, down to floor 8, takes 24, and 62 fit"),
+        (Demonstrations(CLOZE, place="before", shots=3), wordy(41), "44 tokens and the shortest example takes 45, and 62 fit"),
+    ],
+)
+def test_examples_that_can_never_be_shown_are_refused(value: Demonstrations, task: Any, expected: str) -> None:
+    with pytest.raises(RecipeError, match=rf"demonstrations: in template '\{{text\}} it was \{{mask\}}' .*{expected}.*framing.max_length"):
+        prepared(value, task)
+
+
+def test_how_many_queries_lose_examples_is_told() -> None:
+    rows = [*tiny_task().train.examples[:18], *wordy(45).train.examples[:6]]
+    task = dataclasses.replace(tiny_task(), train=dataclasses.replace(tiny_task().train, examples=tuple(rows)))
+    learner = prepared(Demonstrations(CLOZE, filter=None), task)
+    (told,) = [note for note in learner.framing.notes if "no room" in note]
+    bare = sum(len(texts(p.input_ids)) == 1 for (p,) in learner.framing.render(rows, rows, RNG(0)))
+    assert bare == 6 and told.startswith("6 of 24 training rows (25%) have no room for all their examples, 6 of them for a single one")
+    assert not any("no room" in note for note in prepared(Demonstrations(CLOZE, filter=None)).framing.notes)
+
+
+@pytest.mark.parametrize(("given", "template", "expected"), [(None, "lm-bff/snli", 4), (None, "lm-bff/sst2", 16), (7, "lm-bff/snli", 7)])
+def test_as_many_contexts_as_the_setting_says(given: int | None, template: str, expected: int) -> None:
+    named = Demonstrations(Cloze(template, words=("bad", "good")), contexts=given, filter=None)
+    assert named.sets == expected and Demonstrations(CLOZE).sets == 16
+    more = ("the room",) if template == "lm-bff/snli" else ()
+    rows = tuple(dataclasses.replace(e, texts=(*e.texts, *more)) for e in tiny_task().train)
+    task = dataclasses.replace(tiny_task(), train=dataclasses.replace(tiny_task().train, examples=rows))
+    assert len(prepared(named, task).framing.render([Example(("a day", *more))], (), RNG(0))[0]) == expected
 
 
 def test_what_cannot_work_is_refused() -> None:

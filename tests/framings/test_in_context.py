@@ -16,6 +16,7 @@ from tempering.contracts import Example, Prediction, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.framings.asked.calibration import content_free
 from tempering.framings.asked.choice import answered
+from tempering.framings.asked.left_to_right import log_probabilities
 from tempering.framings.in_context import InContext
 from tempering.learner import Learner
 from tempering.plan import explain
@@ -26,6 +27,7 @@ from tests.tiny import NEGATIVE, POSITIVE, save_tiny, tiny_backbone, tiny_exampl
 
 TEMPLATE = "the {text} was {answer}"
 CAUSAL = ("gpt2", "llama", "qwen2")
+WRITTEN: dict[str, Any] = {"search": "vocabulary", "calibration": "additive", "max_new_tokens": 2}
 GIVEN: dict[str, Any] = {"template": TEMPLATE, "separator": " and ", "shots": 2}
 
 
@@ -142,6 +144,14 @@ def test_demonstrations_that_cannot_fit_are_refused_with_what_would() -> None:
     assert 0 < most < 12 and learner_of(shots=most)
 
 
+@pytest.mark.parametrize("per_class", [False, True])
+def test_retrieved_demonstrations_that_can_never_fit_are_refused_too(per_class: bool) -> None:
+    shots = 7 if per_class else 14
+    with pytest.raises(RecipeError, match=r"in_context: even the shortest 14 demonstrations .* take \d+ tokens, and the context holds 64"):
+        learner_of(shots=shots, retrieval="bm25", per_class=per_class)
+    assert learner_of(shots=2, retrieval="bm25", per_class=per_class).framing.pool
+
+
 def test_a_template_that_fills_the_context_is_refused() -> None:
     learner = learner_of(shots=0, template="the " * 70 + "{text} was {answer}")
     with pytest.raises(RecipeError, match="leaves no room for text"):
@@ -232,6 +242,32 @@ def test_domain_calibration_draws_words_of_the_training_rows_by_the_seed() -> No
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "text"), ("gpt2", "classification"), ("bert", "classification")])
+def test_the_first_token_written_is_that_of_p_less_the_least_said_of_nothing(family: str, kind: str) -> None:
+    task = text_task() if kind == "text" else tiny_task(24)
+    given: dict[str, Any] = {"task": task, "search": "vocabulary", "max_new_tokens": 1}
+    learner = learner_of(family, calibration="additive", placeholders=("film", "the book"), **given)
+    reader, rows = learner.framing.reader, list(task.dev.examples)  # type: ignore[union-attr]
+    empty = [Example((text,)) for text in ("film", "the book")]
+    with torch.no_grad():
+        asked = [prompt.extra for prompt in prompts(learner, [*rows, *empty])]
+        p = log_probabilities(learner.backbone, reader.states(learner.backbone, asked, "")).exp()
+    least = p[-2:].amin(0) / p[-2:].amin(0).sum()
+    torch.testing.assert_close(learner.framing.get_buffer("first").exp(), least, rtol=0, atol=1e-6)
+    ends = reader.tokenizer.eos_token_id if family == "gpt2" else None
+    said = ["" if i == ends else reader.tokenizer.decode([i]).strip() for i in (p[:-2] - least).argmax(-1).tolist()]
+    assert [p.label for p in learner.predictions(rows)] == [next((w for w in task.labels if text.startswith(w)), text) for text in said]
+    assert [p.label for p in learner.predictions(rows)] != [p.label for p in learner_of(family, **given).predictions(rows)]
+
+
+def test_where_keys_are_not_kept_the_first_token_is_calibrated_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"task": text_task(), "search": "vocabulary", "calibration": "additive", "max_new_tokens": 3}
+    rows = text_task().dev.examples
+    kept = [p.label for p in learner_of("gpt2", **given).predictions(rows)]
+    monkeypatch.setattr("tempering.framings.asked.answering.cacheable", lambda _: False)
+    assert [p.label for p in learner_of("gpt2", **given).predictions(rows)] == kept
+
+
 @pytest.mark.parametrize("order", ["global_entropy", "local_entropy"])
 def test_the_orders_kept_are_those_of_highest_entropy(order: str) -> None:
     learner = learner_of(shots=3, order=order, permutations=6, contexts=2, probe_tokens=8)
@@ -268,6 +304,11 @@ def test_the_nearest_rows_stand_where_they_are_told_to(retrieval: str, order: st
         assert prompt.extra.shown == (found if order == "nearest_first" else found[::-1])
     training = tiny_task(24).train.examples
     assert all(i not in p.extra.shown for i, p in enumerate(prompts(learner, training)))
+
+
+def test_the_record_counts_retrieved_demonstrations() -> None:
+    assert learner_of(retrieval="bm25", shots=3).framing.facts()["demonstrations"] == 3
+    assert learner_of(retrieval="knn", shots=2, per_class=True).record["stage"]["found"]["demonstrations"] == 4
 
 
 # What is said
@@ -322,7 +363,7 @@ def test_free_text_is_one_of_the_candidates_or_what_the_model_writes() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
-@pytest.mark.parametrize("given", [{"calibration": "contextual", "contexts": 2}, {"retrieval": "knn"}, {"scoring": "pmi"}])
+@pytest.mark.parametrize("given", [{"calibration": "contextual", "contexts": 2}, {"retrieval": "knn"}, {"scoring": "pmi"}, WRITTEN])
 def test_it_is_saved_by_name_and_predicts_the_same_again(family: str, given: dict[str, Any], tmp_path: Path) -> None:
     base = save_tiny(family, tmp_path / "base")
     recipe = Recipe("mine", (Use(InContext(**(GIVEN | given))),))
@@ -375,6 +416,13 @@ def test_a_pair_gets_the_plain_format_of_pairs() -> None:
         ({"scoring": "channel", "search": "vocabulary"}, "set search: labels"),
         ({"encoder": "minilm"}, "set that, or drop it"),
         ({"calibration": "contextual", "placeholders": ()}, "give at least one"),
+        ({"calibration": "contextual", "search": "vocabulary"}, "lifts the rarest tokens .* use additive"),
+        ({"calibration": "batch", "search": "vocabulary"}, "calibration batch divides .* use additive"),
+        ({"scoring": "pmi", "search": "vocabulary"}, "compares given answers, and search: vocabulary writes one"),
+        ({"alpha": 0.5}, "alpha is the power of scoring: length_norm"),
+        ({"temperature": 2.0}, "temperature acts on drawn answers only; set decode: sample"),
+        ({"top_k": 5, "decode": "sample"}, "top_k draws among the likeliest tokens .* set search: vocabulary and decode: sample"),
+        ({"top_k": 5, "search": "vocabulary"}, "top_k draws among the likeliest tokens"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_loaded(given: dict[str, Any], complaint: str) -> None:

@@ -17,7 +17,9 @@ from tempering.errors import RecipeError
 from tempering.framings.clusters.mixture import ABSENT, log_chances, nearness, stray
 from tempering.framings.head import Head
 from tempering.framings.prototypes import Prototypes, PrototypesModule, own_labels
+from tempering.stabilizers.freelb import FreeLB
 from tempering.streams import torch_stream
+from tests.laws.bench import STEPS, run, stage_of
 from tests.tiny import tiny_backbone
 
 TaskOf = Callable[..., Any]
@@ -233,3 +235,11 @@ def test_settings_that_contradict_each_other_are_refused(task_of: TaskOf) -> Non
     for wrong in ({"alpha": 0.0}, {"initial": 0}, {"slots": 0}, {"quantile": 1.5}, {"diversity": -1.0}):
         with pytest.raises(ValidationError):
             Prototypes(**wrong)
+
+
+@pytest.mark.parametrize(("pull", "passes"), [(0.0, 2), (0.1, 3)])
+def test_only_the_pull_asks_for_a_pass_of_its_own(pull: float, passes: int) -> None:
+    """FreeLB makes two and reads no other; a head beside it costs no third, and prototypes that pull no row cost none either."""
+    stage = stage_of(stabilizers=[FreeLB()], framing=Prototypes(pull=pull, slots=4))
+    assert stage.passes_per_step == passes == stage_of(stabilizers=[FreeLB()]).passes_per_step + (pull > 0)
+    assert run(stage).record["stage"]["passes"] == passes * STEPS

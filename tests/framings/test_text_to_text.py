@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import AddedToken
 
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.framings.text_to_text import TextToText
 from tempering.framings.writing.base import CUE
+from tempering.framings.writing.encoding import Encoder
 from tempering.framings.writing.losses import length_norm, lm, unlikelihood
 from tempering.framings.writing.trie import Stretches, Trie
 from tempering.learner import Learner
@@ -168,10 +170,49 @@ def test_the_writers_loss_is_that_of_transformers(family: str) -> None:
 def test_the_cue_ends_a_causal_source_and_targets_go_on_from_it() -> None:
     module = learner(TextToText(), "qwen2").framing
     text = module.source.fill(Example(("the film was",)))
-    assert text == f"the film was{CUE}" and learner(TextToText()).framing.source.fill(Example(("a",))) == "a"
+    assert text == [f"the film was{CUE}"] and learner(TextToText()).framing.source.fill(Example(("a",))) == ["a"]
     (source,) = module.source.encode([Example(("the film was",))])
-    whole = module.tokenizer(f"{text} good", add_special_tokens=False)["input_ids"]
+    whole = module.tokenizer(f"{text[0]} good", add_special_tokens=False)["input_ids"]
     assert [*source, *module.choices[1]] == [*whole, module.end]  # byte pairs: the same tokens as the joined text
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_special_tokens_that_a_text_spells_are_plain_text(family: str) -> None:
+    """In the source, in a free target and in the name of a label; at any length."""
+    tokenizer = tiny_backbone(family).tokenizer
+    name = tokenizer.eos_token or tokenizer.sep_token
+    task = Task.from_examples([Example((f"a {name} film {name}",), f"good {name} film")] * 2, kind="text")
+    for given in ({}, {"max_source_length": 12 if family != "qwen2" else 40}):
+        module = learner(TextToText(**given), family, task).framing
+        specials = {i for i in tokenizer.all_special_ids if tokenizer.convert_ids_to_tokens(i) != "[UNK]"}
+        (plain,) = module.source.encode([Example(("a film",))])
+        (ids,) = module.source.encode(task.train.examples[:1])
+        target = module.target(task.train.examples[0])
+        assert [i for i in ids if i in specials] == [i for i in plain if i in specials] and len(ids) > len(plain)
+        around = module.ids("good film")
+        assert [i for i in target if i in specials] == [i for i in around if i in specials] and len(target) > len(around)
+    named = Task.from_examples([Example((e.texts[0],), f"{e.label} {name}") for e in tiny_examples(8)])
+    choices = learner(TextToText(), family, named).framing.choices
+    assert all(sum(i in specials for i in ids) == sum(i in specials for i in around) for ids in choices)
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2", "qwen2"])
+def test_special_tokens_that_a_recipe_names_are_placed_by_id(family: str) -> None:
+    tokenizer = tiny_backbone(family).tokenizer
+    name, end = tokenizer.eos_token, tokenizer.eos_token_id
+    framing = TextToText(f"the {{text}} {name} was", words={"bad": f"{name} bad", "good": "good"}, cue=f" {name} so")
+    module = learner(framing, family).framing
+    (ids,) = module.source.encode([Example((f"a {name} film",))])
+    assert ids[: len(ids) - len(module.source.encoder.coder.wrapping.after)].count(end) == 2  # those of template and cue
+    assert module.choices[0].count(end) == 2 and module.choices[1].count(end) == 1
+
+
+def test_a_token_that_swallows_spaces_swallows_them() -> None:
+    tokenizer = tiny_backbone("qwen2").tokenizer
+    tokenizer.add_special_tokens({"extra_special_tokens": [AddedToken("<x>", lstrip=True, rstrip=True, special=True)]})
+    encoder = Encoder(tokenizer)
+    (ids,) = encoder.ids([encoder.parts("good <x> film")])
+    assert ids == tokenizer("good <x> film")["input_ids"] and tokenizer.convert_tokens_to_ids("<x>") in ids
 
 
 @pytest.mark.parametrize(("texts", "length"), [((" ".join(["good"] * 40),), 12), ((" ".join(["good"] * 40), "bad bad bad"), 16)])
@@ -187,7 +228,7 @@ def test_a_long_source_loses_text_and_never_the_template(texts: tuple[str, ...],
 
 def test_user_text_is_no_template() -> None:
     module = learner(TextToText("a {text} b")).framing
-    assert module.source.fill(Example(("{text_pair} {text}",))) == "a {text_pair} {text} b"
+    assert module.source.fill(Example(("{text_pair} {text}",))) == ["a {text_pair} {text} b"]
 
 
 def test_a_trie_allows_what_leads_to_a_text() -> None:

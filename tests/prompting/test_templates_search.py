@@ -19,9 +19,10 @@ from tempering.contracts import Example
 from tempering.errors import ModelError, RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.templates.coding import PieceCoder
+from tempering.framings.verbalizers.auto_words import AutoWords
 from tempering.prompting.beam import aggregated, shared_beam
 from tempering.prompting.fillers import MaskFiller, SpanFiller
-from tempering.prompting.scoring import ranked, rows_on, score
+from tempering.prompting.scoring import ranked, rows_on, score, untrained
 from tempering.prompting.search import Settings, find_prompts
 from tempering.prompting.selecting import fine_tuned
 from tempering.prompting.sketches import Form, Words, words_of
@@ -35,16 +36,28 @@ SENTINELS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
 QUICK = {"max_steps": 2, "num_train_epochs": 1, "min_steps": 0}
 
 
-def filler_of(beam: int = 20, **more: Any) -> SpanFiller:
-    """A tiny T5 whose last three words are the sentinels."""
+def span_tokenizer() -> Any:
+    """A tokenizer whose last three words are the sentinels."""
     vocab = [*VOCAB[:-3], *SENTINELS]
     core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(vocab)}, unk_token="[UNK]"))
     core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
     eos = ("</s>", vocab.index("</s>"))
     core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[eos])
-    tokenizer = transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="[UNK]", eos_token="</s>", pad_token="[PAD]", extra_special_tokens=list(SENTINELS)
     )
+
+
+def save_span_filler(folder: Path) -> str:
+    """A tiny T5 with sentinels, as transformers saves it."""
+    tiny_model("t5", loader="AutoModelForSeq2SeqLM").save_pretrained(folder)
+    span_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def filler_of(beam: int = 20, **more: Any) -> SpanFiller:
+    """A tiny T5 whose last three words are the sentinels."""
+    tokenizer = span_tokenizer()
     assert tokenizer.convert_tokens_to_ids(list(SENTINELS)) == [189, 190, 191]
     backbone = Backbone(tiny_model("t5"), tokenizer, "tiny-t5", whole=partial(tiny_whole, "t5", 0))
     return SpanFiller(backbone.eval(), beam, **more)
@@ -156,15 +169,16 @@ def test_a_masked_model_fills_from_left_to_right(tmp_path: Path) -> None:
 def test_templates_are_chosen_on_dev_and_ties_go_to_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def fake(recipe: Recipe, task: Any, model: str, seed: int) -> Any:
+    def fake(recipe: Recipe, task: Any, model: str, seed: int, metrics: tuple[str, ...]) -> Any:
         seen.append(task.test)
         template = recipe.stages[-1].framing.template
-        metrics = {"{text} a {mask}": (0.9, 0.7), "{text} b {mask}": (0.9, 0.3), "{text} c {mask}": (0.5, 0.1)}[template]
-        return type("L", (), {"record": {"metrics": {"dev": dict(zip(("accuracy", "loss"), metrics, strict=True))}, "seconds": 1.0}})
+        found = {"{text} a {mask}": (0.9, 0.7), "{text} b {mask}": (0.9, 0.3), "{text} c {mask}": (0.5, 0.1)}[template]
+        return type("L", (), {"record": {"metrics": {"dev": dict(zip(("accuracy", "loss"), found, strict=True))}, "seconds": 1.0}})
 
     monkeypatch.setattr("tempering.prompting.selecting.fit", fake)
     task = dataclasses.replace(tiny_task(), test=tiny_task().dev)
-    found = fine_tuned([f"{{text}} {w} {{mask}}" for w in "abc"], Cloze(words=WORDS), Recipe.load("cloze"), task, "m")
+    clozes = [Cloze(f"{{text}} {w} {{mask}}", words=WORDS) for w in "abc"]
+    found = fine_tuned(clozes, Recipe.load("cloze"), task, "m")
     assert [t.template for t in found] == ["{text} b {mask}", "{text} a {mask}", "{text} c {mask}"] and seen == [None] * 3
 
 
@@ -185,7 +199,42 @@ def test_label_words_may_be_searched_first(tmp_path: Path) -> None:
     settings = Settings(candidates=2, beam=3, finalists=1, auto_words=True)
     found = find_prompts(tiny_task(), str(tmp_path / "m"), Cloze("{text} {mask}"), settings, Recipe.load("cloze").override(QUICK))
     words = dict(found.recipe.stages[-1].framing.words)
-    assert set(words) == {"bad", "good"} and len({w for (w,) in words.values()}) == 2
+    assert set(words) == {"bad", "good"} and len({w for (w,) in words.values()}) == 2 and not found.worded
+
+
+def test_label_words_are_chosen_on_dev_among_the_best_untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LM-BFF's fourth step: the assignments that do best untrained are fine-tuned, and development rows choose."""
+    save_masked_lm("bert", tmp_path / "m")
+    cloze, task, tried = Cloze("{text} {mask}"), dataclasses.replace(tiny_task(), test=tiny_task().dev), list[Any]()
+
+    def fake(recipe: Recipe, task: Any, model: str, seed: int, metrics: tuple[str, ...]) -> Any:
+        words = dict(recipe.stages[-1].framing.words)
+        tried.extend([] if words in tried else [words])
+        assert task.test is None
+        dev = {"accuracy": 0.9 if len(tried) == 3 and words == tried[2] else 0.5, "loss": 0.5}
+        return type("L", (), {"record": {"metrics": {"dev": dev}, "seconds": 1.0}})
+
+    monkeypatch.setattr("tempering.prompting.selecting.fit", fake)
+    settings = Settings(candidates=2, beam=3, finalists=3, auto_words=True)
+    found = find_prompts(task, str(tmp_path / "m"), cloze, settings, Recipe.load("cloze").override(QUICK))
+    chosen = untrained(dataclasses.replace(cloze, verbalizer=AutoWords()), task, Backbone.load(str(tmp_path / "m")), 0).framing.verbalizer
+    best = [dict(zip(("bad", "good"), ((chosen.coder.word(i),) for i in one.ids), strict=True)) for one in chosen.found[:3]]
+    assert tried == best and dict(found.recipe.stages[-1].framing.words) == best[2] != best[0]
+    assert [t["words"]["bad"] for t in found.as_dict()["worded"]] == [list(best[i]["bad"]) for i in (2, 0, 1)]
+    assert "on 12 development rows among the best 3, fine-tuned" in found.notes[0]
+
+
+def test_the_recipes_own_metric_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(recipe: Recipe, task: Any, model: str, seed: int, metrics: tuple[str, ...]) -> Any:
+        assert metrics == ("f1:good",)
+        high = recipe.stages[-1].framing.template == "{text} a {mask}"
+        dev = {"accuracy": 0.9 - high * 0.1, "f1:good": 0.1 + high * 0.1, "loss": 0.5}
+        return type("L", (), {"record": {"metrics": {"dev": dev}, "seconds": 1.0}})
+
+    monkeypatch.setattr("tempering.prompting.selecting.fit", fake)
+    clozes = [Cloze(f"{{text}} {w} {{mask}}", words=WORDS) for w in "ba"]
+    found = fine_tuned(clozes, Recipe.load("cloze").override({"metric_for_best_model": "f1:good"}), tiny_task(), "m")
+    assert [t.template for t in found] == ["{text} a {mask}", "{text} b {mask}"]
 
 
 def test_zero_shot_scores_are_ranked_and_never_of_test_rows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from tempering.backbone import Backbone
 from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.verbalizers.words import WordCoder
-from tempering.prompting.trigger_search import Settings, _Run, find_triggers, forbidden, proposals, seen_embeddings
+from tempering.prompting.swaps import forbidden, proposals, seen_embeddings
+from tempering.prompting.trigger_search import Settings, _Run, find_triggers
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import tiny_task
 
@@ -66,6 +68,27 @@ def test_swaps_never_lower_the_score_and_the_model_stays(body: Backbone) -> None
     assert found == find_triggers(tiny_task(), body, CLOZE, QUICK)
     learned = Cloze(found.template, words=CLOZE.words)
     assert not learned.soft and learned.templates == (found.template,)
+
+
+def test_slots_that_were_never_swapped_are_left_out(body: Backbone) -> None:
+    """They hold masks, which as words of a template would be plain text."""
+    found = find_triggers(tiny_task(), body, CLOZE, dataclasses.replace(QUICK, iterations=1))
+    mask = body.tokenizer.mask_token_id
+    assert len(found.accepted) == 1 and found.empty == found.ids.count(mask) == 2 and not found.exact
+    (word,) = (body.tokenizer.convert_ids_to_tokens(i) for i in found.ids if i != mask)
+    assert found.template in (f"{{text}} {word} was {{mask}}", f"{{text}} was {word} {{mask}}")
+    with pytest.raises(RecipeError, match=r"none of 2 iterations found a word for template .*; search by loss \(--by loss\)"):
+        find_triggers(tiny_task(), body, CLOZE, dataclasses.replace(QUICK, iterations=2, by="accuracy"))
+
+
+def test_the_search_takes_the_loss_of_golden_value_g11(body: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits (1, 2, 3, .5), label tokens {1, 2}: .147512, what the search would lower."""
+    logits = torch.full((1, 192), -torch.inf)
+    logits[0, 20:24] = torch.tensor([1.0, 2.0, 3.0, 0.5])
+    run = dataclasses.replace(_Run.of(tiny_task(), body, CLOZE, QUICK, 0), words=((21, 22), (20,)))
+    monkeypatch.setattr("tempering.prompting.trigger_search.vocabulary_logits", lambda backbone, hidden: logits.expand(len(hidden), -1))
+    bad = [p for p in run.rows if p.target == 0][:2]
+    assert float(run.loss(torch.tensor([30, 31, 32]), bad)) == pytest.approx(0.147512, abs=1e-6)
 
 
 def test_label_words_and_special_tokens_are_forbidden(body: Backbone) -> None:

@@ -17,7 +17,7 @@ from tempering.report.contents import contents, scale_of
 from tempering.report.markdown import escape
 from tempering.report.spread import SPREAD_COLUMNS
 from tempering.report.tables import COST_COLUMNS, PAIR_COLUMNS, SCORE_COLUMNS, Column, Table
-from tempering.report.terminal import panels, terminal_text
+from tempering.report.terminal import fitted, panels, terminal_text
 from tempering.study.decide import conclude
 
 
@@ -154,6 +154,9 @@ def test_a_wide_table_goes_on_below_under_its_first_column() -> None:
     assert panels([10, 5, 5, 5], 80) == [[0, 1, 2, 3]]
     assert panels([10, 5, 5, 5], 30) == [[0, 1, 2], [0, 3]]
     assert panels([10, 50, 5], 30) == [[0, 1], [0, 2]]
+    assert fitted([4, 6, 3], [4, 18, 12], 40) == [4, 15, 12]  # nothing is cut off
+    assert fitted([4, 6, 3], [4, 18, 12], 23) == [4, 6, 4] and fitted([4, 6, 3], [4, 18, 12], 10) == [4, 6, 3]
+    assert fitted([4, 6], [4, 8], 80) == [4, 8]
 
 
 def test_color_only_where_asked_for(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,26 @@ def test_values_differ_by_their_own_unit(make: Callable[..., Any]) -> None:
     assert "churn (target sd)" in spread_plots(conclude(info, scored))[1]
 
 
+def test_equal_scores_claim_no_certainty(crossed: Crossed) -> None:
+    """Every form stands a spread of 0 without an interval, and none calls it "0.0 (0.0 to 0.0)"."""
+    info, records, extra = ([replace(r, test={"accuracy": 0.5}) for r in part] if isinstance(part, list) else part for part in crossed)
+    conclusion = conclude(info, records, extra)
+    words = contents(conclusion, records)
+    assert words.sections[0].spread is not None
+    assert [row[1] for row in words.sections[0].spread.rows] == ["0.0", "0.0"]
+    assert words.parts is not None
+    assert [row[3:] for row in words.parts.rows] == [("0.0",) * 5 + ("no spread",)] * 2
+    found = json.loads(render(info, records, "json", extra))
+    assert [c["low"] for part in found["parts"] for c in part["components"]] == [None] * 8
+    for form in ("html", "md", "table"):
+        shown = render(info, records, form, extra)
+        assert "0.0 (0.0 to 0.0)" not in shown
+        assert "nan" not in re.sub(r'url\(data:[^)]*\)|base64,[^"]*', "", shown).lower().replace("finance", "")
+    description = list(ET.fromstring(parts_plot(conclusion)))[1]
+    assert (description.text or "").startswith("full, size 32: data sample 0, initialization 0, order 0, interactions 0.")
+    assert "all scores are equal there is none" in dict(words.method)["Spread"]
+
+
 def test_one_seed_has_no_spread_to_show(make: Callable[..., Any]) -> None:
     info, records = make(seeds=1)
     words = contents(conclude(info, records), records)

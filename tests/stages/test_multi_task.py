@@ -162,6 +162,13 @@ def test_what_it_refuses_before_anything_is_read(tasks: Any, given: Any, said: s
         Recipe("r", (stage(*tasks, **given), Train())).check()
 
 
+def test_few_tasks_before_another_are_told_of() -> None:
+    names = [f"t{i}" for i in range(15)]
+    (note,) = Recipe("r", (stage(*names[:3]), Train())).check()
+    assert note.startswith("r: stages.0: 3 tasks at once; ") and "fewer than about 15" in note
+    assert Recipe("r", (stage(*names), Train())).check() == []
+
+
 def test_as_the_last_stage_it_needs_the_users_task() -> None:
     with pytest.raises(RecipeError, match="the last stage must learn your task"):
         Recipe("r", (stage("a", "b"),)).check()

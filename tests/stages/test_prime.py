@@ -19,16 +19,19 @@ from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.stages.episodes import Nursery
 from tempering.stages.prime import Prime
-from tempering.stages.priming import Progress, _prepare, _step
+from tempering.stages.priming import Progress, _episode, _prepare, _step
 from tempering.stages.setup import Surroundings, assemble
 from tempering.stages.train import Train
 from tempering.train.device import place
+from tempering.train.meta import accumulate
 from tempering.train.schedule import factor
 from tempering.tunings.adalora import AdaLoRA
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA
+from tempering.tunings.parallel import Parallel
+from tempering.tunings.pfeiffer import Pfeiffer
 from tests.laws.bench import bits, differing
 from tests.tiny import save_tiny, tiny_backbone, tiny_task
 
@@ -153,6 +156,22 @@ def test_support_and_query_share_no_row_and_are_drawn_anew(write: Any) -> None:
     assert found.rows(0, 24, 0, 0) != found.rows(1, 24, 0, 0)
 
 
+def test_the_order_of_tasks_does_not_matter(write: Any) -> None:
+    """G4: the same episodes, the last one first."""
+    made = stage(write, "abc", tasks_per_step=5)
+    grads, found, _ = meta_gradients(made)
+    slots, total = list(enumerate(found.chosen(0))), dict[str, torch.Tensor]()
+    episodes = [_episode(found, source, 0, slot, place(made.loop))[1] for slot, source in reversed(slots)]
+    for gradients in episodes:
+        accumulate(total, gradients, 1 / len(episodes))
+    assert total.keys() == grads.keys()
+    assert max(float(g.abs().max()) for g in grads.values()) > 1e-2
+    for name, gradient in grads.items():
+        torch.testing.assert_close(total[name], gradient, atol=1e-6, rtol=0)
+    name = max(grads, key=lambda n: float(grads[n].abs().max()))
+    assert any((episode[name] - grads[name]).abs().max() > 1e-4 for episode in episodes)
+
+
 def test_every_source_comes_before_any_comes_again(write: Any) -> None:
     found = nursery(stage(write, "abc", tasks_per_step=7))
     for step in range(5):
@@ -161,9 +180,10 @@ def test_every_source_comes_before_any_comes_again(write: Any) -> None:
     assert {tuple(nursery(stage(write, "abc", tasks_per_step=1)).chosen(s)) for s in range(20)} == {(0,), (1,), (2,)}
 
 
-def test_zero_adapters_say_what_the_backbone_says(write: Any) -> None:
-    """G5: before any step a rehearsal with near-zero adapters scores as the plain model."""
-    made = stage(write, tuning=LoRA(r=2))
+@pytest.mark.parametrize("light", [LoRA(r=2), Parallel(m=4), Houlsby(m=4, init_std=1e-9), Pfeiffer(reduction=8, init_std=1e-9)])
+def test_zero_adapters_say_what_the_backbone_says(light: Any, write: Any) -> None:
+    """G5: before any step a rehearsal with (near-)zero adapters scores as the plain model."""
+    made = stage(write, tuning=light)
     found = nursery(made)
     plain = assemble(dataclasses.replace(made, tuning=Frozen()), tiny_backbone(), tiny_task(), SEEDS).eval()
     prompts = found.prompts(0)
@@ -368,6 +388,7 @@ def test_explain_says_what_the_outer_loop_trains(write: Any, tmp_path: Any) -> N
     learner = nursery(made).learner
     assert plan.backbone_trained == sum(w.numel() for w in learner.trained().values()) and plan.head_trained == 0
     assert (plan.students, plan.steps, plan.rows, plan.batch) == (3, 3, 48, 20)
+    assert plan.passes == made.passes_per_step == 3 * made.tasks_per_step
 
 
 def test_as_many_passes_as_it_says(write: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from tempering.contracts import Seeds
 from tempering.errors import RecipeError
+from tempering.methods import METHODS
 from tempering.recipe import Recipe
 from tempering.stages.episodes import Nursery
 from tempering.stages.prime import Prime
@@ -69,6 +72,13 @@ def test_the_weights_of_any_tuning_move_inside_and_the_body_outside(name: str, s
 def test_what_no_episode_can_rehearse_is_refused(name: str, write: Write) -> None:
     with pytest.raises(RecipeError, match=REFUSED[name]):
         Recipe("r", (stage(write, TUNINGS[name]), Train())).check()
+
+
+def test_the_docs_name_all_that_are_refused() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "before.md").read_text(encoding="utf-8")
+    (listed,) = [part for part in page.split("\n\n") if part.startswith("Any tuning can be rehearsed")]
+    known = set(METHODS["tuning"])
+    assert {name for name in re.findall(r"`(\w+)`", listed) if name in known} == set(REFUSED) | {"lora"}  # lora with two rates
 
 
 def test_two_rates_in_one_tuning_are_refused_and_one_rate_is_not(write: Write) -> None:

@@ -14,6 +14,7 @@ from scipy.stats import chisquare
 from tempering.contracts import Batch, Prompt, Scores, Seeds, Slab
 from tempering.framings.losses import supervised_loss
 from tempering.framings.several import Several, scale_of
+from tempering.train.feed import mass
 from tempering.train.settings import Loop
 from tempering.train.several import SeveralFeed, shares
 
@@ -130,7 +131,32 @@ def test_masks_of_one_task_do_not_outweigh_rows_of_another() -> None:
     """A batch with many targets (masks) counts as many rows as it has."""
     mine = feed({"a": 8}, (1.0,), each=1)
     (batch,) = mine.micro(0)
-    from tempering.train.feed import mass
-
     longer = dataclasses.replace(batch, targets=torch.zeros(500))
     assert mass(longer) == mass(batch) == 4.0
+
+
+class Long(Plain):
+    """A framing of rows of unlike size: row r has 1 + r targets, each worth r."""
+
+    deterministic = True
+
+    def collate(self, prompts: Any, rng: np.random.Generator) -> Batch:
+        numbers = [p.input_ids[0] for p in prompts]
+        return Batch({"input_ids": torch.tensor([[r] for r in numbers])}, torch.tensor([float(r) for r in numbers for _ in range(1 + r)]))
+
+
+@pytest.mark.parametrize(("world", "split"), [(2, 1), (3, 1), (1, 2), (2, 2)])
+def test_however_rows_are_shared_or_cut_their_mean_is_the_same(world: int, split: int) -> None:
+    def parts(rank: int, world: int, split: int) -> list[Batch]:
+        settings = Loop(per_device_train_batch_size=5, gradient_accumulation_steps=3, max_steps=9)
+        rows: Any = {"a": list(range(13)), "b": list(range(7))}
+        made = SeveralFeed.of({"a": Long(), "b": Long()}, rows, [0.5, 0.5], settings, SEEDS, {})
+        made.rank, made.world = rank, world
+        return made.micro(1, split)
+
+    def mean(batches: list[Batch]) -> float:
+        return sum(mass(b) * float(b.targets.mean()) for b in batches if b.targets is not None) / sum(mass(b) for b in batches)
+
+    whole, shared = parts(0, 1, 1), [b for rank in range(world) for b in parts(rank, world, split)]
+    assert len(shared) > len(whole) and sum(mass(b) for b in shared) == pytest.approx(sum(len(b) for b in whole))
+    assert mean(shared) == pytest.approx(mean(whole), rel=1e-6)

@@ -90,6 +90,7 @@ def test_one_stream_alone_is_seen_alone() -> None:
     assert init.sd == pytest.approx(np.std([0, 0.1, 0.2, 0.3], ddof=1))
     assert (data.sd, order.sd, rest.sd) == (0.0, 0.0, 0.0)
     assert (init.share, init.p, data.p) == (1.0, 0.0, 1.0)
+    assert all(math.isnan(bound) for c in (data, order, rest) for bound in (c.low, c.high))  # of what never varied nothing is certain
     chi = [3 * init.variance / stats.chi2.isf(tail, 3) for tail in (0.025, 0.975)]
     assert [init.low**2, init.high**2] == pytest.approx(chi)
 
@@ -99,6 +100,7 @@ def test_scores_that_never_vary_have_no_components_to_share() -> None:
     assert found.sd == 0.0
     assert [c.sd for c in found.components] == [0.0] * 4
     assert all(math.isnan(c.share) for c in found.components)
+    assert all(math.isnan(bound) for c in found.components for bound in (c.low, c.high, c.share_low, c.share_high))
 
 
 def test_names_and_the_whole() -> None:

@@ -69,6 +69,16 @@ def test_too_few_runs_have_no_interval(scores: list[float], n: int) -> None:
     assert math.isnan(found.mean) == (n == 0)
 
 
+@pytest.mark.parametrize("value", [0.5, 0.1, 1.0])
+def test_equal_scores_have_no_spread_and_no_interval_of_it(value: float) -> None:
+    """Three runs at 50.0 % on rounded scores do not show that a fourth will be there, too."""
+    for found in (interval([value] * 3), interval([value, NAN, value]), interval([value] * 3, np.full((3, 40), value))):
+        assert found.sd == 0.0
+        assert math.isnan(found.sd_low)
+        assert math.isnan(found.sd_high)
+    assert interval([value, value, value + 1e-3]).sd_high > 0
+
+
 def test_failed_runs_are_left_out_of_the_interval() -> None:
     scores, tables = runs({"a": 0.0}, seeds=4)
     gappy = np.vstack([tables["a"][:2], np.full((1, 200), NAN), tables["a"][2:]])

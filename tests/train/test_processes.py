@@ -43,7 +43,7 @@ def together(case: str, folder: Path, processes: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["full", "masked", "packed", "chain"])
+@pytest.mark.parametrize("case", ["full", "masked", "packed", "chain", "causal", "multi"])
 def test_every_loss_and_score_is_that_of_one_process(case: str, tmp_path: Path) -> None:
     one, two = together(case, tmp_path / "one", 1), together(case, tmp_path / "two", 2)
     assert len(one["steps"]) == 6 * (2 if case == "chain" else 1) and len(one["seen"]) == len(one["steps"]) // 2
@@ -77,8 +77,9 @@ def test_a_single_process_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "deepspeed"])
-def test_a_launch_that_would_split_the_model_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_that_would_split_the_model_is_refused_by_stages_that_cannot(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{kind.upper()}", "true")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match=f"launch without --use_{kind} .* lora or gradient_checkpointing=true"):
         place(Loop())
 

@@ -6,8 +6,10 @@ python -m tests.train.together CASE FOLDER
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from torch import nn
 
 from tempering.errors import CollapseError
 from tempering.fitting import fit
+from tempering.framings.causal_lm import CausalLM
 from tempering.framings.masked_lm import MaskedLM
 from tempering.learner import Learner
 from tempering.recipe import Recipe
+from tempering.stages.multi_task import MultiTask, TaskSource
 from tempering.stages.train import Train
 from tempering.train.progress import Event, first_process
 from tempering.tunings.lora import LoRA
@@ -41,12 +45,39 @@ LOOP: dict[str, Any] = {
 def corpus(folder: Path) -> str:
     """A file of texts."""
     rng, path = random.Random(0), folder / "corpus.txt"
-    if not path.exists():
-        path.write_text("\n".join(" ".join(rng.choices(WORDS + POSITIVE, k=rng.randint(3, 120))) for _ in range(80)))
+    return put(path, [" ".join(rng.choices(WORDS + POSITIVE, k=rng.randint(3, 120))) for _ in range(80)])
+
+
+def put(path: Path, lines: list[str]) -> str:
+    """A file of ``lines``, written whole and once: the other process wants the same one at the same moment."""
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text("\n".join(lines))
+    with suppress(FileExistsError):
+        os.link(part, path)
+    part.unlink()
     return str(path)
 
 
-def stages(case: str, folder: Path) -> tuple[Train, ...]:
+def tags(folder: Path) -> str:
+    """A data set of tagged words, rows of unlike lengths."""
+    rng, path = random.Random(1), folder / "tags"
+    path.mkdir(exist_ok=True)
+    for split, count in (("train", 30), ("dev", 8)):
+        found = [rng.choices(WORDS + POSITIVE, k=rng.randint(1, 12)) for _ in range(count)]
+        told = ({"tokens": words, "tags": ["B-GOOD" if word in POSITIVE else "O" for word in words]} for words in found)
+        put(path / f"{split}.jsonl", [json.dumps(row) for row in told])
+    return str(path)
+
+
+def multi(folder: Path) -> MultiTask:
+    """Rows, words and masks in one step: the user's own task, tags, and texts."""
+    found = Path(corpus(folder)).read_text().split("\n")
+    rows = [json.dumps({"text": text, "label": "ab"[i % 2]}) for i, text in enumerate(found)]
+    texts = TaskSource(framing=MaskedLM(0.2), data=put(folder / "texts.jsonl", rows))
+    return MultiTask(tasks=(TaskSource(name="own"), tags(folder), texts), sampling="uniform", **LOOP | {"gradient_accumulation_steps": 4})
+
+
+def stages(case: str, folder: Path) -> tuple[Any, ...]:
     """The stages of a case."""
     text = {"text": corpus(folder), "framing": MaskedLM(0.2)}
     packed = text | {"framing": MaskedLM(0.2, packed=True, masking="span")}
@@ -54,6 +85,8 @@ def stages(case: str, folder: Path) -> tuple[Train, ...]:
         "full": (Train(**LOOP),),
         "masked": (Train(**text, **LOOP),),
         "packed": (Train(**packed, **LOOP),),
+        "causal": (Train(**text | {"framing": CausalLM()}, **LOOP),),
+        "multi": (multi(folder),),
         "chain": (Train(**text, **LOOP), Train(tuning=LoRA(r=2), **LOOP)),
         "collapse": (Train(**LOOP | {"learning_rate": 1e30, "max_grad_norm": 0, "max_steps": 20}),),
     }[case]
@@ -69,7 +102,7 @@ def still(learner: Learner) -> None:
 def main(case: str, folder: Path) -> None:
     """Run the case and leave what happened in ``folder``."""
     told: list[Event] = []
-    backbone = tiny_backbone()
+    backbone = tiny_backbone("gpt2" if case == "causal" else "bert")
     still(backbone)  # type: ignore[arg-type]
     backbone.config.hidden_dropout_prob = backbone.config.attention_probs_dropout_prob = 0.0
     found: dict[str, Any] = {"error": ""}

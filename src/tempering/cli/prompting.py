@@ -28,6 +28,7 @@ def prompts(
     auto_words: o.AutoLabelWords = False,
     candidates: o.CandidateCount = 100,
     iterations: o.Iterations = None,
+    by: o.SwapBy = None,
     beam: o.Beam = None,
     finalists: o.Finalists = 10,
     keep: o.Keep = 1,
@@ -47,19 +48,19 @@ def prompts(
     request = command.Request(source, tuple(template or ()), tuple(words or ()), model, rows, on, show, seed)
     command.refuse_method(method)
     if not search:
-        swapping = {"--method autoprompt": method == "autoprompt", "--iterations": iterations, "--recipe": recipe}
+        swapping = {"--method autoprompt": method == "autoprompt", "--iterations": iterations, "--by": by, "--recipe": recipe}
         command.refuse_search_words({"KEY=VALUE": settings, "--filler": filler, "--auto-words": auto_words, "--output": output, **swapping})
         command.run(request, json)
     elif method == "autoprompt":
         from tempering.prompting import autoprompt
 
         command.refuse_search_words({"--filler": filler, "--beam": beam}, "--method fill; add it")
-        swaps = autoprompt.Settings(candidates, rows, iterations or 50, auto_words)
+        swaps = autoprompt.Settings(candidates, rows, iterations or 50, auto_words, command.measure(by))
         command.triggers(request, swaps, recipe or "cloze-zero-shot", list(settings or ()), output, json)
     else:
         from tempering.prompting.search import Settings
 
-        command.refuse_search_words({"--iterations": iterations}, "--method autoprompt; add it")
+        command.refuse_search_words({"--iterations": iterations, "--by": by}, "--method autoprompt; add it")
         wanted = Settings(candidates, beam, finalists, keep, rows, filler, auto_words)
         command.search(request, wanted, recipe or "cloze", list(settings or ()), output, json)
 

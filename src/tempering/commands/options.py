@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 _DATA = "CSV, TSV, JSONL, JSON, Parquet or CoNLL file; folder with train, dev and test; hub data set."
-_KIND = "classification, regression, multilabel, tagging or question_answering; else seen from the data."
+_KIND = "classification, regression, multilabel, tagging, question_answering or text; else seen from the data."
 _RECIPE = "Shipped recipe or YAML file; auto chooses by kind and size."
 _RESUME = "Go on with a run that was stopped; the result is the same, bit for bit."
 
@@ -89,6 +89,7 @@ Show = _option(int, "--show", metavar="N", text="Prompts shown of each candidate
 Search = _option(bool, "--search", text="Search templates and write a recipe.")
 SearchMethod = _option(str, "--method", metavar="HOW", text="With --search: fill (a model writes templates) or autoprompt.")
 Iterations = _option(int | None, "--iterations", metavar="N", text="With autoprompt: swaps that are tried; else 50.", least=1)
+SwapBy = _option(str | None, "--by", metavar="WHAT", text="With autoprompt: a swap raises accuracy, or lowers loss; else accuracy.")
 FillerModel = _option(str | None, "--filler", metavar="NAME", text="With --search: T5 kind of model that writes templates.")
 AutoLabelWords = _option(bool, "--auto-words", text="With --search: choose the label words as well.")
 CandidateCount = _option(int, "--candidates", metavar="N", text="With --search: templates, or words tried in a swap.", least=1)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tempering.prompting.scoring import Scored
     from tempering.prompting.search import Search, Settings
     from tempering.prompting.showing import Shown
+    from tempering.prompting.trigger_search import By
     from tempering.recipe import Recipe
     from tempering.tasks.task import Task
 
@@ -97,6 +98,13 @@ def refuse_method(method: str) -> None:
     """Refuse a way to search that there is not."""
     if method not in ("fill", "autoprompt"):
         raise RecipeError(f"--method {method!r}: expected fill (a model writes templates) or autoprompt (words are searched by gradient)")
+
+
+def measure(given: str | None) -> By:
+    """What a swap of AutoPrompt must better."""
+    if given not in (None, "accuracy", "loss"):
+        raise RecipeError(f"--by {given!r}: expected accuracy (a swap raises it) or loss (a swap lowers it)")
+    return "loss" if given == "loss" else "accuracy"
 
 
 def _begun(request: Request, recipe: str, changes: Sequence[str], output: Path | None) -> tuple[Path, Task, Cloze, Recipe]:
@@ -185,12 +193,16 @@ def _score_lines(scored: Sequence[Scored], task: Task, where: str) -> list[str]:
 
 
 def _search_lines(found: Search, task: Task) -> list[str]:
+    from tempering.prompting.selecting import told
     from tempering.tasks.metrics import default_metric
 
     main = default_metric(task.kind, task.labels)
     lines = _score_lines(found.candidates[:10], task, "training rows, nothing trained, the ten best candidates")
+    if found.worded:
+        lines += ["", "label words fine-tuned, on the development rows:"]
+        lines += [f"  {main} {t.metrics[main]:.4f}  loss {t.metrics['loss']:.4f}  {told(t.words)}" for t in found.worded]
     if found.tuned:
-        lines += ["", "fine-tuned, on the development rows:"]
+        lines += ["", "templates fine-tuned, on the development rows:"]
         lines += [f"  {main} {t.metrics[main]:.4f}  loss {t.metrics['loss']:.4f}  {t.template}" for t in found.tuned]
     return [*lines, "", *found.notes]
 

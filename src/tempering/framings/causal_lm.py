@@ -49,6 +49,7 @@ class CausalLM:
     packed: bool = False
 
     supervised: ClassVar[bool] = False
+    shards: ClassVar[bool] = True
     running: ClassVar[bool] = True
     whole_scores: ClassVar[bool] = False
 

@@ -15,8 +15,7 @@ from tempering.framings.templates import lm_bff
 from tempering.framings.templates.encoder import NAMES
 from tempering.framings.templates.marks import normal_marks
 from tempering.framings.templates.pieces import AnyTemplate, Soft, masks_in
-from tempering.framings.templates.promptsource import PREFIX as PROMPTSOURCE
-from tempering.framings.templates.reading import parse, resolve
+from tempering.framings.templates.reading import FILES, parse, resolve
 from tempering.framings.templates.truncation import Shorten
 from tempering.framings.verbalizers.base import checked
 from tempering.framings.verbalizers.manual import Manual
@@ -35,13 +34,14 @@ class Cloze:
     """Asks the model to fill a gap in a sentence made of the text, and reads the class off the label words there.
 
     ``template`` is our plain form, LM-BFF's, OpenPrompt's or Jinja (`tempering.framings.templates`), ``lm-bff/sst2`` of LM-BFF's own
-    table, or ``promptsource:FILE#NAME``; by default a generic one. Several templates are an ensemble: a row is trained on under one of
-    them, drawn anew in every epoch (``trains_on`` "one"), or under all of them, and predicted under all. ``words`` maps each label to
-    its word or words (or lists them in the order of the labels); by default those that come with the (first) template, else the labels'
-    own names. ``verbalizer`` makes class scores of the words. Prompts too long for ``max_length`` are shortened by ``truncation``, after
-    each text was cut to its entry of ``limits``; ``fields`` says what the texts are called in the template; ``marks`` names parts of the
-    texts by what stands before and after them, as in {subject: ['<e1>', '</e1>']}, and takes those marks out. Of a value, ``bounds`` are
-    the ends of its scale (by default those of the training values), and ``words`` are those of its poles ``low`` and ``high``.
+    table, ``promptsource:FILE#NAME`` or ``lm-eval:FILE``; by default a generic one. Several templates are an ensemble: a row is trained
+    on under one of them, drawn anew in every epoch (``trains_on`` "one"), or under all of them, and predicted under all. ``words`` maps
+    each label to its word or words (or lists them in the order of the labels); by default those that come with the (first) template, else
+    the labels' own names. ``verbalizer`` makes class scores of the words. Prompts too long for ``max_length`` are shortened by
+    ``truncation``, after each text was cut to its entry of ``limits``; ``fields`` says what the texts are called in the template;
+    ``marks`` names parts of the texts by what stands before and after them, as in {subject: ['<e1>', '</e1>']}, and takes those marks
+    out. Of a value, ``bounds`` are the ends of its scale (by default those of the training values), and ``words`` are those of its poles
+    ``low`` and ``high``.
 
     *Paper*: Schick and Schütze 2021 (PET); Gao, Fisch, Chen 2021 (LM-BFF), whose settings `lm_bff` holds. *Formula*: s_y = class
     scores of the verbalizer at the mask, with one word a class the logit of that word; loss = cross entropy over the classes alone.
@@ -89,7 +89,7 @@ class Cloze:
     @field_validator("template")
     @classmethod
     def _readable(cls, given: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        """A template is read here, so that a mistake in it is found with the recipe; one of a file of promptsource becomes its text."""
+        """A template is read here, so that a mistake in it is found with the recipe; one that stands in a file becomes its text."""
         if given is None or isinstance(given, str):
             return None if given is None else readable(given)
         if not given:
@@ -180,7 +180,7 @@ class Cloze:
 
 def readable(given: str) -> str:
     """A template whose text can be parsed."""
-    found = resolve(given) if given.startswith(PROMPTSOURCE) else given
+    found = resolve(given) if given.startswith(tuple(FILES)) else given
     try:
         _parsed(found)
     except RecipeError as error:

@@ -65,6 +65,7 @@ class Head:
     normalize: bool = False
 
     supervised: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
 
     def build(self, task: Any, backbone: Backbone) -> FramingBase:
         """The module for ``task`` (its kind, labels, and for regression its training values). Weights come from torch's generator."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Order = Literal["random", "nearest_last", "nearest_first", "global_entropy", "local_entropy"]
 Count = Annotated[int, Field(ge=1)]
+_COMPARES = "compares given answers, and search: vocabulary writes one; set search: labels or candidates, or drop it"
+_DIVIDES = "divides by what the prompt says anyway, which lifts the rarest tokens of a vocabulary; with search: vocabulary use additive"
+_AMONG = "draws among the likeliest tokens of the vocabulary; set search: vocabulary and decode: sample with it, or drop it"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -29,7 +32,8 @@ class InContext:
     al. 2024; with masks the in-context row of Gao et al. 2021.
     *Formula*: prompt = instruction + sep + demo_1 + sep + ... + demo_k + sep + query; score(w) = sum_t log P(w_t | prompt, w_<t),
     divided or compared as ``scoring`` says (`tempering.framings.asked.scoring.normalized`); log p_y = log sum over its words w of exp
-    score(w), normalized over the classes; calibrated: p / p_cf or p - p_cf (`tempering.framings.asked.calibration`).
+    score(w), normalized over the classes; calibrated: p / p_cf or p - p_cf (`tempering.framings.asked.calibration`). An answer searched
+    in the vocabulary is written token by token; of the first one p - p_cf is taken with ``calibration`` additive.
     *Needs*: a causal language model, or one with a mask token. ``template``: a format of
     `tempering.framings.asked.prompt_text.FORMATS` or a string with {text}, {text_pair} and {answer}; ``words``: label -> word or words,
     by default the label's name. Rows for ``shots`` (in all, or of each class with ``per_class``) come from the training split alone.
@@ -92,6 +96,7 @@ class InContext:
         retrieved, searched = self.retrieval != "none", self.order in ("global_entropy", "local_entropy")
         near = self.order in ("nearest_last", "nearest_first")
         free = self.calibration in ("contextual", "additive", "domain")
+        writes, draws = self.search == "vocabulary", self.decode == "sample"
         return [
             (near and not retrieved, f"order {self.order} ranks what retrieval finds; set retrieval to knn or bm25"),
             (searched and retrieved, f"order {self.order} needs the same demonstrations for every query; set retrieval to none"),
@@ -104,6 +109,11 @@ class InContext:
             (self.premise is not None and self.scoring != "pmi", "premise is what scoring: pmi compares with; set that, or drop it"),
             (self.scoring == "channel" and self.search != "labels", "scoring: channel scores texts, not answers; set search: labels"),
             (self.encoder is not None and self.retrieval != "knn", "encoder embeds texts for retrieval: knn; set that, or drop it"),
+            (writes and self.scoring not in ("auto", "channel"), f"scoring: {self.scoring} {_COMPARES}"),
+            (writes and self.calibration in ("contextual", "domain", "batch"), f"calibration {self.calibration} {_DIVIDES}"),
+            (self.alpha != 1 and self.scoring != "length_norm", "alpha is the power of scoring: length_norm; set that, or drop it"),
+            (self.temperature != 1 and not draws, "temperature acts on drawn answers only; set decode: sample with it, or drop it"),
+            (self.top_k > 0 and not (draws and writes), f"top_k {_AMONG}"),
             (free and not self.placeholders and self.calibration != "domain", "calibration needs placeholders; give at least one"),
         ]
 

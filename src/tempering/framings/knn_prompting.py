@@ -14,6 +14,7 @@ from torch import Tensor
 from tempering.contracts import Batch, Example, Scores, Slab
 from tempering.errors import RecipeError
 from tempering.framings.asked.drawing import prompt_length
+from tempering.framings.asked.first_token import first_states
 from tempering.framings.asked.left_to_right import log_probabilities
 from tempering.framings.asked.prompt_text import paired
 from tempering.framings.asked.prompted import PromptedModule
@@ -133,12 +134,7 @@ class KNNPromptingModule(PromptedModule):
 
     def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The last states [rows, dim] that predict the first token of the answer."""
-        parts: list[Tensor] = []
-        order: list[int] = []
-        for rows, asked, text in self.groups(batch):
-            parts.append(self.reader.states(backbone, asked, text))
-            order += rows
-        return torch.cat(parts)[torch.argsort(torch.tensor(order, device=parts[0].device))]
+        return first_states(self, backbone, batch)
 
     def length_hint(self, lengths: Sequence[int], limit: int) -> int:
         """Tokens of the longest prompt for rows of ``lengths`` (none known: ``limit`` each), all its demonstrations counted."""

@@ -53,6 +53,7 @@ class MaskedLM:
     random_share: Share = 0.1
 
     supervised: ClassVar[bool] = False
+    shards: ClassVar[bool] = True
     running: ClassVar[bool] = True  # any row of tokens will do: it need not be a text from its beginning
 
     def build(self, task: Any, backbone: Backbone) -> MaskedLMModule:

@@ -137,6 +137,10 @@ class FramingBase(nn.Module, ABC):
         A resumed run comes here again, with the same weights and the same ``rng``.
         """
 
+    def alone(self, learner: Learner) -> Learner:
+        """``learner`` as it asks without examples beside the query, which show what is chosen: label words. Default: itself."""
+        return learner
+
     def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         """The same once training is over and the kept weights are in place: a calibration of the trained model. Default: nothing."""
 

@@ -75,7 +75,11 @@ class Prototypes:
 
     supervised: ClassVar[bool] = True
     touches: ClassVar[tuple[str, ...]] = ("term",)
-    students: ClassVar[int] = 1
+
+    @property
+    def students(self) -> int:
+        """The training passes its terms read: one for the distances of ``pull``, none for what concerns prototypes alone."""
+        return 1 if self.pull else 0
 
     @property
     def neutral(self) -> bool:
@@ -98,8 +102,8 @@ class Prototypes:
 
         def term(passes: Passes) -> Tensor:
             cost: Tensor = self.diversity * crowding(module.prototypes, module.active, module.d_min)
-            slab = passes.student(0).only
-            if self.pull and slab.features is not None and slab.targets is not None:
+            slab = passes.student(0).only if self.pull else None  # where FreeLB stands for the supervised loss, nobody else asks for it
+            if slab is not None and slab.features is not None and slab.targets is not None:
                 cost = cost + self.pull * stray(slab.features, slab.targets, module.prototypes, module.active).mean()
             return cost
 

@@ -48,6 +48,7 @@ class SpanHead:
     n_best: Annotated[int, Field(ge=1)] = 5
 
     supervised: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("question_answering",)
     why_not_cached: ClassVar[str] = "a text has as many outputs as it has tokens, and only single vectors are kept"
 

@@ -56,6 +56,7 @@ class TokenHead:
     decoding: Decoding = "viterbi"
 
     supervised: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
     kinds: ClassVar[tuple[Kind, ...]] = ("tagging",)
     why_not_cached: ClassVar[str] = "a text has as many outputs as it has words, and only single vectors are kept"
 

@@ -14,9 +14,11 @@ class Wrapping:
     after: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Wrapping:
-        """Read off a text of one word: transformers 5 has no method that would say it. None where the word has no token to tell by."""
-        found = tokenizer("a", return_special_tokens_mask=True)
+    def of(cls, tokenizer: Any, target: bool = False) -> Wrapping:
+        """Read off a text of one word (a ``target``: as it is written): transformers 5 has no method that would say it. None where the
+        word has no token to tell by.
+        """
+        found = tokenizer(**{"text_target" if target else "text": "a"}, return_special_tokens_mask=True)
         ids, marks = found["input_ids"], found["special_tokens_mask"]
         if 0 not in marks:
             return cls((), ())

@@ -124,7 +124,7 @@ class Lane:
         told = {"task": self.name, "step": self.run.step, "total": self.steps}
         self.plan.listener({"event": "step", **told, "loss": self._loss, "learning_rate": settings.learning_rate * scale})
         if self.run.step in self._evaluate_at:
-            self._best = evaluate_and_keep(self.learner, self.plan, self._folded, self.kept, self.run, self._best, self.steps)
+            self._best = evaluate_and_keep(self.learner, self.plan, self._folded, self.kept, self.run, self._best, self.steps, self.where)
 
     @property
     def at_mark(self) -> bool:

@@ -27,6 +27,7 @@ from tempering.quantizing import Quantize, checked
 from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.stages.checks import check_quantized
+from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
 from tempering.stages.sources import fingerprints
 from tempering.stages.train import Train
@@ -163,7 +164,7 @@ def _lane(mixed: MixedLearner, name: str, job: Job, seeds: Seeds, around: Surrou
     metric, rows = metric_of(stage, task, around.metrics), rows_of(stage, task, seeds)
     learner = assemble(stage, copy.deepcopy(mixed.backbone), task, seeds).to(where.device)
     learner.framing.prepare(learner, rows[0], numpy_stream(seeds.sampling, "framing"))
-    tell_notes(learner, around)
+    tell_notes(learner, around, dropout_notes(stage, learner))
     feed, evaluator, own = material(stage, learner, task, rows, seeds, around)
     named = [(name_of(part)[1], part) for part in stage.acting]
     plan = Plan(stage, named, seeds.dropout, evaluator, metric, listener=around.listener)
@@ -218,12 +219,14 @@ def _close(lane: Lane, job: Job, started: float, seeds: Seeds, around: Surroundi
     learner.framing.finish(learner, lane.feed.examples, numpy_stream(seeds.sampling, "framing", "finish"))
     if evaluator is not None and job.stage.framing.supervised:
         fit_thresholds(learner, evaluator)
+    notes = dropout_notes(job.stage, learner)
     learner.record["stage"] = {
         "steps": run.step,
         "best_step": run.best_step,
         "best_kept": job.stage.load_best_model_at_end and bool(run.history),
         "history": run.history,
         **({"facts": run.facts} if run.facts else {}),
+        **({"notes": notes} if notes else {}),
         "passes": run.passes,
         "cached": job.stage.cached,
         "split": run.split,
@@ -231,4 +234,4 @@ def _close(lane: Lane, job: Job, started: float, seeds: Seeds, around: Surroundi
     }
     seconds = time.perf_counter() - started
     results = evaluate(learner, job.task, around.metrics, around.cache)
-    account(learner, job.recipe, job.task, seeds, results, job.notes, started, seconds)
+    account(learner, job.recipe, job.task, seeds, results, [*job.notes, *notes], started, seconds)

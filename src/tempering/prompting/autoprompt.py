@@ -15,10 +15,11 @@ from tempering.framings.templates.reading import parse
 from tempering.framings.verbalizers.auto_words import AutoWords
 from tempering.framings.verbalizers.manual import Manual
 from tempering.prompting.scoring import check_kind, rows_on, score
-from tempering.prompting.search import Search, with_words
+from tempering.prompting.search import Search
 from tempering.prompting.selecting import with_framing
+from tempering.prompting.trigger_search import By, find_triggers, replace_slots
 from tempering.prompting.trigger_search import Settings as Iterating
-from tempering.prompting.trigger_search import find_triggers, replace_slots
+from tempering.prompting.wording import with_words
 from tempering.recipe import Recipe
 from tempering.tasks.task import Task
 from tempering.train.progress import Listener, silent
@@ -32,19 +33,21 @@ BATCH = 24  # rows in one pass, as in the reference's runs on SST-2
 class Settings:
     """Of the search: ``iterations`` swaps are tried, each of ``candidates`` tokens on ``rows`` training rows drawn anew.
 
-    The reference takes 180, 100 and 720 on SST-2. With ``auto_words`` the label words are found first, as AutoPrompt finds them.
+    The reference takes 180, 100 and 720 on SST-2. ``by`` says what a swap must raise: accuracy, or minus the loss, which moves by less
+    than a row. With ``auto_words`` the label words are found first, as AutoPrompt finds them.
     """
 
     candidates: int = 100
     rows: int = 100
     iterations: int = 50
     auto_words: bool = False
+    by: By = "accuracy"
 
     @property
     def iterating(self) -> Iterating:
         """Rows as batches of `BATCH` at most, of equal size."""
         parts = -(-self.rows // BATCH)
-        return Iterating(self.candidates, accumulation=parts, batch_size=-(-self.rows // parts), iterations=self.iterations)
+        return Iterating(self.candidates, accumulation=parts, batch_size=-(-self.rows // parts), iterations=self.iterations, by=self.by)
 
     @property
     def readings(self) -> int:
@@ -85,6 +88,8 @@ def find_autoprompt(
     triggers = find_triggers(task, backbone, cloze, settings.iterating, seed, listener)
     swaps = f"{len(triggers.accepted)} of {settings.iterations} swaps taken"
     notes.append(f"the words of the template were searched by gradient ({swaps}) and chosen on {len(task.dev or ())} development rows")
+    if triggers.empty:
+        notes.append(f"{triggers.empty} of {len(triggers.ids)} slots were never swapped and are left out")
     if not triggers.exact:
         notes.append("as text the words found are other tokens than those searched, so that the template may score a little differently")
     made = dataclasses.replace(cloze, template=triggers.template)

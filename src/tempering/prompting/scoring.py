@@ -102,8 +102,8 @@ def score(cloze: Cloze, task: Task, backbone: Backbone, examples: Sequence[Examp
     return Scored(templates, words, metrics, shares, len(examples), tuple(told))
 
 
-def ranked(found: Sequence[Judged], task: Task) -> list[Judged]:
-    """Best first by the task's main metric, ties by the loss."""
-    main = default_metric(task.kind, task.labels)
+def ranked(found: Sequence[Judged], task: Task, metric: str | None = None) -> list[Judged]:
+    """Best first by ``metric``, by default the task's main one; ties by the loss."""
+    main = metric or default_metric(task.kind, task.labels)
     sign = -1.0 if higher_is_better(main) else 1.0
     return sorted(found, key=lambda s: (sign * s.metrics[main], s.metrics["loss"]))

@@ -11,22 +11,17 @@ from tempering.backbone import Backbone
 from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.gaps import label_words
-from tempering.framings.verbalizers.auto_words import AutoWords
 from tempering.prompting.fillers import Filler, MaskFiller, SpanFiller
-from tempering.prompting.scoring import Scored, check_kind, ranked, rows_on, score, untrained
+from tempering.prompting.scoring import Scored, check_kind, ranked, rows_on, score
 from tempering.prompting.selecting import Tuned, fine_tuned, with_framing
 from tempering.prompting.templates_search import search
+from tempering.prompting.wording import best_words
 from tempering.recipe import Recipe
 from tempering.tasks.task import Task
 from tempering.train.progress import Listener, silent
 
 BARE = Cloze()
 PER_CLASS = 16
-WAYS = {
-    "lm_bff": "by zero-shot training accuracy",
-    "petal": "by likelihood ratio",
-    "autoprompt": "by a linear map of the states at the mask",
-}
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,8 @@ class Settings:
 
     At most ``rows`` training rows rank candidates untrained, and of these 16 a class (LM-BFF has as many) write them, since every step of
     the beam reads them again; fine-tuning reads all. ``beam`` is 100 for an encoder-decoder by default, as in the paper, and 10 for masks.
-    ``filler`` names an encoder-decoder of the T5 kind; without it the masked language model itself fills masks. The paper fine-tunes all
-    100 candidates.
+    ``filler`` names an encoder-decoder of the T5 kind; without it the masked language model itself fills masks. With ``auto_words`` as
+    many assignments of label words are fine-tuned first, under the template given. The paper fine-tunes all 100 candidates.
     """
 
     candidates: int = 100
@@ -50,17 +45,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Search:
-    """What was found: the ``recipe``, all candidates with their zero-shot scores, those that were fine-tuned, and ``notes``."""
+    """What was found: the ``recipe``, all candidates with their zero-shot scores, those that were fine-tuned (of templates ``tuned``, of
+    label words ``worded``), and ``notes``.
+    """
 
     recipe: Recipe
     candidates: tuple[Scored, ...]
     tuned: tuple[Tuned, ...]
     notes: tuple[str, ...]
+    worded: tuple[Tuned, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        scored, tuned = [s.as_dict() for s in self.candidates], [t.as_dict() for t in self.tuned]
-        return {"recipe": self.recipe.to_plain(), "candidates": scored, "tuned": tuned, "notes": list(self.notes)}
+        scored, tuned, worded = ([found.as_dict() for found in some] for some in (self.candidates, self.tuned, self.worded))
+        return {"recipe": self.recipe.to_plain(), "candidates": scored, "tuned": tuned, "worded": worded, "notes": list(self.notes)}
 
 
 def find_prompts(
@@ -72,16 +70,18 @@ def find_prompts(
     seed: int = 0,
     listener: Listener = silent,
 ) -> Search:
-    """Search templates for ``task``; words are those of ``cloze``, or chosen before by `AutoWords` under its template.
+    """Search templates for ``task``; words are those of ``cloze``, or found before by `AutoWords` under its template.
 
-    Training rows write and rank the candidates, development rows choose among the fine-tuned: the test split is never read.
+    Training rows write and rank the candidates of both, development rows choose among the fine-tuned: the test split is never read.
     """
     check_kind(task)
     recipe = Recipe.load(recipe)
     task, backbone = dataclasses.replace(task, test=None), Backbone.load(model, seed)
-    cloze, notes = with_words(cloze, task, backbone, AutoWords(), seed) if settings.auto_words else (cloze, [])
+    filler, how = _filler(settings, backbone, seed)  # a model that cannot is refused before anything is trained
+    worded, notes = list[Tuned](), list[str]()
+    if settings.auto_words:
+        cloze, worded, notes = best_words(cloze, task, backbone, model, settings.finalists, recipe, seed, listener)
     words = label_words.resolved(cloze.words, task, cloze.first, ())
-    filler, how = _filler(settings, backbone, seed)
     rows = rows_on(task, "train", settings.rows, seed)
     few = tuple(rows[: PER_CLASS * max(2, len(task.labels))])
     read = dataclasses.replace(task, train=dataclasses.replace(task.train, examples=few))
@@ -92,20 +92,12 @@ def find_prompts(
     bare = dataclasses.replace(cloze, words=tuple(words.items()))
     tried = (*cloze.templates, *(c.template for c in written))
     scored = ranked([score(dataclasses.replace(bare, template=t), task, backbone, rows, seed) for t in dict.fromkeys(tried)], task)
-    finalists = [s.templates[0] for s in scored[: settings.finalists]]
-    tuned = fine_tuned(finalists, bare, recipe, task, model, seed, listener) if len(finalists) > settings.keep else []
-    best = ([t.template for t in tuned] or finalists)[: settings.keep]
+    finalists = [dataclasses.replace(bare, template=s.templates[0]) for s in scored[: settings.finalists]]
+    tuned = fine_tuned(finalists, recipe, task, model, seed, listener) if len(finalists) > settings.keep else []
+    best = [str(one.first) for one in ([t.cloze for t in tuned] or finalists)[: settings.keep]]
     notes.append(f"templates were written by {how} and chosen on {len(task.dev or ())} development rows")
     made = with_framing(recipe, dataclasses.replace(bare, template=tuple(best)), name="found-prompts", description=_words(notes))
-    return Search(made, tuple(scored), tuple(tuned), tuple(notes))
-
-
-def with_words(cloze: Cloze, task: Task, backbone: Backbone, how: AutoWords, seed: int) -> tuple[Cloze, list[str]]:
-    """The cloze with the label words that ``how`` finds by the untrained model, and a note of them."""
-    learner = untrained(dataclasses.replace(cloze, verbalizer=how, words=()), task, backbone, seed)
-    inner, coder = learner.framing.verbalizer.inner, learner.framing.verbalizer.coder
-    found = {label: tuple(coder.word(ids[0]) for ids in row) for label, row in zip(inner.labels, inner.table, strict=True)}
-    return dataclasses.replace(cloze, words=tuple(found.items())), [f"label words chosen {WAYS[how.method]}: {found}"]
+    return Search(made, tuple(scored), tuple(tuned), tuple(notes), tuple(worded))
 
 
 def _filler(settings: Settings, backbone: Backbone, seed: int) -> tuple[Filler, str]:

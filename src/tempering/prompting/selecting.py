@@ -1,15 +1,16 @@
-"""Which candidate template is best once the model is fine-tuned under it: on the development rows, never on the test rows."""
+"""Which candidate prompt is best once the model is fine-tuned under it: on the development rows, never on the test rows."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from tempering.errors import RecipeError
 from tempering.fitting import fit
 from tempering.framings.cloze import Cloze
+from tempering.framings.gaps.label_words import is_mapping
 from tempering.prompting.scoring import ranked
 from tempering.recipe import Recipe
 from tempering.tasks.task import Task
@@ -18,33 +19,57 @@ from tempering.train.progress import Listener, silent
 
 @dataclass(frozen=True)
 class Tuned:
-    """A template and the development metrics of the model that was fine-tuned under it."""
+    """A cloze and the development metrics of the model that was fine-tuned under it."""
 
-    template: str
+    cloze: Cloze
     metrics: dict[str, float]
     seconds: float
 
+    @property
+    def template(self) -> str:
+        """Its template; empty where it has none of its own."""
+        return str(self.cloze.first or "")
+
+    @property
+    def words(self) -> dict[str, list[str]]:
+        """Its label words by class; none where they are not given by name."""
+        return {str(label): list(said) for label, said in self.cloze.words} if is_mapping(self.cloze.words) else {}
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self)
+        return {"template": self.template, "words": self.words, "metrics": self.metrics, "seconds": self.seconds}
 
 
 def fine_tuned(
-    templates: Sequence[str], cloze: Cloze, recipe: Recipe, task: Task, model: str, seed: int = 0, listener: Listener = silent
+    clozes: Sequence[Cloze],
+    recipe: Recipe,
+    task: Task,
+    model: str,
+    seed: int = 0,
+    listener: Listener = silent,
+    what: Literal["template", "words"] = "template",
 ) -> list[Tuned]:
-    """Fine-tune the model under each template, by the last stage of ``recipe``; best on dev first, ties by the dev loss.
+    """Fine-tune the model under each of ``clozes``, by the last stage of ``recipe``; best on dev first, ties by the dev loss.
 
-    Every run has the same seeds and rows. The test split is taken off the task before.
+    What is best is said by its metric_for_best_model, if that is a metric, else by the task's main one. Every run has the same seeds and
+    rows. The test split is taken off the task before. ``what`` they differ in is told of each.
     """
     if task.dev is None:
-        raise RecipeError(f"{task.name} has no development rows, and templates are chosen on them; give --dev")
-    rows, found = dataclasses.replace(task, test=None), []
-    for i, template in enumerate(templates, start=1):
-        listener({"event": "note", "text": f"template {i} of {len(templates)}: {template}"})
-        mine = with_framing(recipe, dataclasses.replace(cloze, template=template))
-        record = fit(mine, rows, model, seed=seed).record
-        found.append(Tuned(template, record["metrics"]["dev"], record["seconds"]))
-    return ranked(found, task)
+        raise RecipeError(f"{task.name} has no development rows, and prompts are chosen on them; give --dev")
+    rows, found = dataclasses.replace(task, test=None), list[Tuned]()
+    own = getattr(recipe.stages[-1], "metric_for_best_model", None)
+    metrics = (own,) if own and own != "loss" else ()
+    for i, cloze in enumerate(clozes, start=1):
+        one = Tuned(cloze, {}, 0.0)
+        listener({"event": "note", "text": f"{what} {i} of {len(clozes)}: {one.template if what == 'template' else told(one.words)}"})
+        record = fit(with_framing(recipe, cloze), rows, model, seed=seed, metrics=metrics).record
+        found.append(dataclasses.replace(one, metrics=record["metrics"]["dev"], seconds=record["seconds"]))
+    return ranked(found, task, *metrics)
+
+
+def told(words: Mapping[str, Sequence[str]]) -> str:
+    """Label words in a line."""
+    return ", ".join(f"{label}={'|'.join(said)}" for label, said in words.items())
 
 
 def with_framing(recipe: Recipe, framing: Any, **changes: Any) -> Recipe:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +17,18 @@ from tempering.framings.cloze import Cloze
 from tempering.framings.gaps.soft_slots import SOFT, VECTORS
 from tempering.framings.templates import plain
 from tempering.framings.templates.pieces import Piece, Soft, Template, Text
+from tempering.framings.verbalizers.aggregate import label_nll
 from tempering.framings.verbalizers.base import hidden_of, vocabulary_logits
-from tempering.framings.verbalizers.words import RESERVED, WordCoder
+from tempering.framings.verbalizers.words import WordCoder
 from tempering.learner import Learner
 from tempering.prompting.scoring import untrained
 from tempering.prompting.sketches import words_of
+from tempering.prompting.swaps import forbidden, proposals, seen_embeddings
 from tempering.streams import numpy_stream
 from tempering.tasks.task import Task
 from tempering.train.progress import Listener, silent
 
+By = Literal["accuracy", "loss"]
 ROWS = 64  # development rows in one pass
 
 
@@ -41,20 +43,22 @@ class Settings:
     accumulation: int = 30
     batch_size: int = 24
     iterations: int = 180
-    by: Literal["accuracy", "loss"] = "accuracy"
+    by: By = "accuracy"
     lower_case: bool = False
 
 
 class Triggers(NamedTuple):
     """The tokens of the slots, the ``template`` with their words in the slots, scores on dev and in the last accepted iterations.
 
-    ``exact``: the words encode to these very tokens again; where they do not, the template says nearly the same.
+    ``empty`` slots were never swapped: they hold a mask still, and the template leaves them out. ``exact``: the words encode to these very
+    tokens again; where they do not, or slots are left out, the template says nearly the same.
     """
 
     ids: tuple[int, ...]
     template: str
     dev: float
     exact: bool
+    empty: int
     accepted: tuple[tuple[float, float], ...]  # (score before, score after) of every swap, on the same batches
 
 
@@ -67,24 +71,31 @@ def find_triggers(
     t are the tokens e with the largest -(E_e . g_t), g_t the gradient at the slot's embedding. *Needs*: label words of one token.
     *Costs*: an iteration takes accumulation (1 backward pass + candidates + 1 forward passes). *Differs*: forbidden tokens and the
     current one are left out after the sign is settled (the reference masks them before, which is right for one sign only); gradients
-    come from the embedding's output, so that any family serves; token 0 may be a label word.
+    come from the embedding's output, so that any family serves; token 0 may be a label word; what is kept holds one word at least.
     """
     run = _Run.of(task, backbone, cloze, settings or Settings(), seed)
-    best, dev, accepted = run.start(), -np.inf, list[tuple[float, float]]()
-    current = best
+    current, dev, accepted = run.start(), -np.inf, list[tuple[float, float]]()
+    best = current
     for step in range(run.settings.iterations):
         rng = numpy_stream(seed, "triggers", step)
         swapped, scores = run.swap(current, rng)
-        if swapped is not None:
-            current = swapped
-            accepted.append(scores)
-        found = run.on_dev(current) if swapped is not None or step == 0 else dev
+        if swapped is None:
+            continue
+        current = swapped
+        accepted.append(scores)
+        found = run.on_dev(current)
         if found > dev:
             best, dev = current, found
-            text = f"iteration {step + 1} of {run.settings.iterations}: {run.settings.by} on dev {dev:.4f} with {run.worded(best)[0]}"
+            text = f"iteration {step + 1} of {run.settings.iterations}: {run.settings.by} on dev {abs(dev):.4f} with {run.worded(best)[0]}"
             listener({"event": "note", "text": text})
+    if not accepted:
+        other = "" if run.settings.by == "loss" else " search by loss (--by loss), which every swap moves;"
+        raise RecipeError(
+            f"triggers: none of {run.settings.iterations} iterations found a word for template {str(cloze.first)!r}, as no swap raised the"
+            f" {run.settings.by};{other} give more iterations, candidates or rows, or another template"
+        )
     template, exact = run.worded(best)
-    return Triggers(tuple(best.tolist()), template, dev, exact, tuple(accepted))
+    return Triggers(tuple(best.tolist()), template, dev, exact, int((best == run.mask).sum()), tuple(accepted))
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,12 @@ class _Run:
 
     def start(self) -> Tensor:
         """Masks in every slot."""
-        return torch.full((len(self.learner.framing.soft.table),), int(self.learner.backbone.tokenizer.mask_token_id))
+        return torch.full((len(self.learner.framing.soft.table),), self.mask)
+
+    @property
+    def mask(self) -> int:
+        """What a slot holds that was never swapped."""
+        return int(self.learner.backbone.tokenizer.mask_token_id)
 
     def swap(self, current: Tensor, rng: np.random.Generator) -> tuple[Tensor | None, tuple[float, float]]:
         """One iteration: the triggers with a better token in one slot, or None; and the scores before and after, on the same batches."""
@@ -141,9 +157,9 @@ class _Run:
         """(log P of each class [rows, classes], classes [rows]) with ``triggers`` in the slots."""
         backbone, module = self.learner.backbone, self.learner.framing
         batch = filled(module.collate(list(prompts), np.random.default_rng(0)), triggers).to(self.learner.device)
-        said = vocabulary_logits(backbone, hidden_of(module, backbone, batch)[:, 0]).float().log_softmax(-1)
+        said = vocabulary_logits(backbone, hidden_of(module, backbone, batch)[:, 0]).float()
         assert batch.targets is not None  # prompts were made of labelled rows
-        return torch.stack([said[:, list(row)].logsumexp(-1) for row in self.words], -1), batch.targets
+        return -torch.stack([label_nll(said, torch.tensor(row, device=said.device)) for row in self.words], -1), batch.targets
 
     def loss(self, triggers: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """Mean over rows of -log P(class)."""
@@ -175,14 +191,18 @@ class _Run:
         return sum(len(part) * self.score(triggers, [part]) for part in parts) / len(self.dev_rows)
 
     def worded(self, triggers: Tensor) -> tuple[str, bool]:
-        """The template with the triggers as words, and whether these encode to the same tokens."""
+        """The template with the triggers as words, without slots that still hold a mask, and whether it encodes to the same tokens."""
         coder, made, exact = self.learner.framing.text.coder, list[Piece](), True
         slots = iter(self.learner.framing.text.vectors)
         for piece in self.pieces:
             if not isinstance(piece, Soft):
                 made.append(piece)
                 continue
-            ids = [int(triggers[i]) for i in next(slots)]
+            held = [int(triggers[i]) for i in next(slots)]
+            ids = [i for i in held if i != self.mask]
+            exact = exact and ids == held
+            if not ids:
+                continue
             words = words_of(ids, coder)
             exact = exact and words is not None
             text = words.text if words is not None else str(coder.tokenizer.decode(ids)).strip()
@@ -202,39 +222,6 @@ def filled(batch: Batch, triggers: Tensor) -> Batch:
     places, slots = batch.extra.pop(SOFT), batch.extra.pop(VECTORS)
     batch.inputs["input_ids"] = batch.inputs["input_ids"].scatter(1, places, triggers[slots])
     return batch
-
-
-def proposals(table: Tensor, gradient: Tensor, current: int, banned: Tensor, count: int) -> Tensor:
-    """The ``count`` tokens that lower the loss most to first order: largest -(E_e . g); neither ``banned`` ones nor the ``current``."""
-    gain = -(table.float().cpu() @ gradient)
-    gain[banned] = -torch.inf
-    gain[current] = -torch.inf
-    best = gain.topk(min(count, len(gain)))
-    return best.indices[best.values > -torch.inf]
-
-
-def forbidden(coder: WordCoder, words: Sequence[Sequence[int]], lower_case: bool = False) -> Tensor:
-    """Special and reserved tokens, label words, and with ``lower_case`` capitalized ones."""
-    special = {*coder.tokenizer.all_special_ids, *(i for row in words for i in row)}
-    odd = [i for i, t in enumerate(coder.tokens) if i in special or not t or RESERVED.fullmatch(t)]
-    odd += [i for i in coder.initial if lower_case and coder.word(i)[:1].isupper()]
-    return torch.tensor(sorted(set(odd)), dtype=torch.int64)
-
-
-@contextmanager
-def seen_embeddings(backbone: Backbone) -> Iterator[Any]:
-    """While open, token embeddings are leaves with gradient; what is given says the last of them."""
-    kept: list[Tensor] = []
-
-    def lay(_module: Any, _args: Any, out: Tensor) -> Tensor:
-        kept.append(out.detach().requires_grad_())
-        return kept[-1]
-
-    handle = backbone.embeddings.register_forward_hook(lay)
-    try:
-        yield lambda: kept[-1]
-    finally:
-        handle.remove()
 
 
 def _places(learner: Learner, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:

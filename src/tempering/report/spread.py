@@ -65,7 +65,8 @@ def spread_text(conclusion: Conclusion, split: str) -> str:
         else f"the share of {split} rows on which two seeds predict differently"
     )
     return (
-        "The interval of a standard deviation is the chi-square one, for scores that scatter normally; with few seeds it is wide. "
+        "The interval of a standard deviation is the chi-square one, for scores that scatter normally; with few seeds it is wide, and where"
+        " all scores are equal there is none: that says little of other seeds. "
         f"Churn: {what}, mean over all pairs of seeds; its interval joins the jackknife over seeds with the spread over rows."
     )
 

@@ -65,8 +65,14 @@ def parts_plot(conclusion: Conclusion) -> str:
 
 
 def _in_words(part: Decomposition, factor: float) -> str:
-    named = ", ".join(f"{c.source} {c.sd * factor:.3g} ({c.low * factor:.3g} to {c.high * factor:.3g})" for c in part.components)
+    named = ", ".join(f"{c.source} {c.sd * factor:.3g}{_bounds(c, factor)}" for c in part.components)
     return f"{part.recipe}, size {part.size}: {named}."
+
+
+def _bounds(component: Component, factor: float) -> str:
+    """The interval in words; nothing where none is known, as of scores that are all equal."""
+    low, high = component.low * factor, component.high * factor
+    return f" ({low:.3g} to {high:.3g})" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def _draw_parts(axes: Axes, parts: Sequence[Decomposition], factor: float, axis: str) -> None:
@@ -89,7 +95,8 @@ def _draw_parts(axes: Axes, parts: Sequence[Decomposition], factor: float, axis:
 def _draw_component(axes: Axes, component: Component, index: int, y: float, factor: float, limit: float) -> None:
     """A marker with its interval; one that goes on beyond the plot ends in an arrow."""
     tone, low, high = svg.color(index), component.low * factor, component.high * factor
-    axes.plot([min(low, limit), min(high, limit)], [y, y], color=tone, linewidth=2.4, alpha=0.45, solid_capstyle="butt")
+    if math.isfinite(low) and math.isfinite(high):
+        axes.plot([min(low, limit), min(high, limit)], [y, y], color=tone, linewidth=2.4, alpha=0.45, solid_capstyle="butt")
     if high > limit:
         axes.plot([limit * 0.99], [y], ">", color=tone, markersize=5, alpha=0.6, clip_on=False)
     axes.plot([component.sd * factor], [y], MARKERS[index], color=tone, markersize=6, clip_on=False)

@@ -69,9 +69,10 @@ def _print_table(console: Console, table: Table | None) -> None:
     for part, columns in enumerate(panels(wide, console.width)):
         title = Text(table.caption) if part == 0 else None
         shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for i in columns:
+        given = fitted([min(wide[i], console.width // 3) for i in columns], [_longest(table, i) for i in columns], console.width)
+        for i, width in zip(columns, given, strict=True):
             justify: Literal["right", "left"] = "right" if table.numeric[i] else "left"
-            shown.add_column(Text(table.columns[i]), justify=justify, overflow="fold", min_width=min(wide[i], console.width // 3))
+            shown.add_column(Text(table.columns[i]), justify=justify, overflow="fold", width=width)
         for row, best in zip(table.rows, leading, strict=True):
             shown.add_row(*(Text(row[i]) for i in columns), style="bold" if best else "")
         console.print(shown)
@@ -83,6 +84,24 @@ def column_widths(table: Table) -> list[int]:
     words = [max(len(word) for word in heading.split()) for heading in table.columns]
     cells = [max((len(row[i]) for row in table.rows), default=0) for i in range(len(table.columns))]
     return [max(word, cell if table.numeric[i] else min(cell, _FOLD)) for i, (word, cell) in enumerate(zip(words, cells, strict=True))]
+
+
+def _longest(table: Table, i: int) -> int:
+    """What column ``i`` takes where nothing in it is broken."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, (table.columns[i], *(row[i] for row in table.rows))))
+
+
+def fitted(least: Sequence[int], whole: Sequence[int], width: int) -> list[int]:
+    """Widths of columns within ``width``: that with most to spare is narrowed first, none below ``least`` (rich would cut the last off)."""
+    found = [max(pair) for pair in zip(least, whole, strict=True)]
+    for _ in range(sum(found) + _GAP * len(found) - width):
+        spare = [now - need for now, need in zip(found, least, strict=True)]
+        if max(spare) == 0:
+            break
+        found[spare.index(max(spare))] -= 1
+    return found
 
 
 def panels(wide: Sequence[int], width: int) -> list[list[int]]:

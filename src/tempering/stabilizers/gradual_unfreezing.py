@@ -27,6 +27,7 @@ class GradualUnfreezing:
     """
 
     touches: ClassVar[tuple[str, ...]] = ("rate",)
+    shards: ClassVar[bool] = True
     needs_backbone: ClassVar[bool] = True
     share: float | None = Field(default=None, ge=0, lt=1)
 

@@ -25,6 +25,7 @@ class LayerDecay:
     """
 
     touches: ClassVar[tuple[str, ...]] = ("rate",)
+    shards: ClassVar[bool] = True
     decay: float = Field(default=0.95, gt=0, le=1)
 
     @property

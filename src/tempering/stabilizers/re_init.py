@@ -29,6 +29,7 @@ class ReInit:
     """
 
     touches: ClassVar[tuple[str, ...]] = ()
+    shards: ClassVar[bool] = True
     needs_pretrained: ClassVar[bool] = True
     needs_matrices: ClassVar[bool] = True
     does: ClassVar[str] = "draws pretrained layers anew, and training must then shape them"

@@ -29,8 +29,8 @@ class SMART:
     *Paper*: Jiang et al. 2020 (SMART). *Formula*: CE + alpha * d(f(e + delta), f(e)) + mu * d(f(e), f(e; mean)), mean over rows,
     d(p, q) = KL(p || q) + KL(q || p), or the squared difference of values. delta [rows, length, dim] starts as N(0, sigma^2); ``k``
     times delta <- clip(delta + eta * g / max|g|, -radius, radius), g the gradient of d by delta, max over a token's vector.
-    ``mu`` > 0 adds the Bregman proximal term (after the paper: 1): ``mean`` is the exponential average of the trained weights, of
-    rate ``beta`` in the first tenth of the steps and ``late_beta`` afterwards.
+    ``mu`` > 0 adds the Bregman proximal term (the paper's 1 stands in recipe smart, 0 is the released code): ``mean`` is the exponential
+    average of the trained weights, of rate ``beta`` in the first tenth of the steps and ``late_beta`` afterwards.
     *Needs*: nothing. *Costs*: k + 1 more training passes, k of them with gradients by the embeddings alone; with ``mu`` one
     evaluation pass and a copy of the trained weights.
     *Differs*: the released code draws dropout anew in each pass, scales delta or its last step by the largest entry where the paper

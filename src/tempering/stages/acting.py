@@ -31,6 +31,7 @@ class Acting(ABC):
     framing: Any
     tuning: Any
     stabilizers: tuple[Any, ...]
+    gradient_accumulation_steps: int
 
     @property
     def acting(self) -> tuple[Any, ...]:
@@ -50,6 +51,12 @@ class Acting(ABC):
         return max([plain, *(getattr(s, "students", 0) for s in self.live)])
 
     @property
+    def micro_batches(self) -> int:
+        """How many batches a full step goes through, one after the other."""
+        return self.gradient_accumulation_steps
+
+    @property
     def passes_per_step(self) -> int:
-        """Forward passes one micro-batch costs."""
-        return self.students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in self.live)
+        """Forward passes a full step costs."""
+        each = self.students + sum(getattr(s, "teachers", 0) + getattr(s, "perturbations", 0) for s in self.live)
+        return self.micro_batches * each

@@ -7,6 +7,7 @@ from typing import Any
 
 from tempering.errors import RecipeError
 from tempering.registry import name_of
+from tempering.train.device import shards_asked
 from tempering.train.hooks import SINGLE, at_most_one
 
 
@@ -167,6 +168,36 @@ def check_quantized(stages: Sequence[Any], method: str | None) -> None:
             f"quantize {method}: {name_of(s)[1]} reads or sets pretrained weights, and those are packed and frozen; drop it, or leave"
             " quantize out"
         )
+
+
+def check_sharded(stages: Sequence[Any], method: str | None) -> None:
+    """Where the launch asks for weights in shards, refuse what needs a whole model in one process, and what was never seen to do without.
+
+    ``method`` is how the model is packed, if it is.
+    """
+    for i, stage in enumerate(stages if shards_asked() else ()):
+        if why := "a packed model stays whole; leave quantize out" if method else _why_whole(stage):
+            raise RecipeError(
+                f"stages.{i}: --use_fsdp of accelerate launch spreads every weight over processes, and {why}; or launch without --use_fsdp:"
+                " then each process holds the whole model, and they share the rows"
+            )
+
+
+def _why_whole(stage: Any) -> str:
+    """Why ``stage`` cannot train with weights in shards, and what to take instead; empty if it can.
+
+    Weights are whole only inside a pass of the whole learner. Methods, tunings and framings that look at them elsewhere, or call the model
+    themselves, see shards; two processes that call it in another order wait for each other for good.
+    """
+    if not getattr(stage, "shards", False):
+        return f"stage {name_of(stage)[1]} makes passes of its own; put its work into stages train"
+    if odd := [part for part in _parts(stage.tuning) if not getattr(part, "shards", False)]:
+        return f"tuning {name_of(odd[0])[1]} is not known to train so; use full, lora, houlsby, pfeiffer, parallel, bitfit or ia3"
+    if not getattr(stage.framing, "shards", False):
+        return f"framing {name_of(stage.framing)[1]} is not known to train so; use head, masked_lm or causal_lm"
+    if odd := [s for s in stage.acting if not s.neutral and not getattr(s, "shards", False)]:
+        return f"{name_of(odd[0])[1]} is not known to act on weights that are whole nowhere; drop it, or use r_drop or layer_decay"
+    return ""
 
 
 def _parts(tuning: Any) -> Iterator[Any]:

@@ -13,6 +13,7 @@ from tempering.framings.module import FramingBase
 from tempering.framings.several import Several
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import Surroundings, positive_class, row_weights, rows_of, tell_notes
 from tempering.stages.sources import distinct_names, pooled, suited
 from tempering.streams import numpy_stream, torch_stream
@@ -98,7 +99,7 @@ class Group:
         for i, name in enumerate(self.names):
             rng = numpy_stream(self.seeds.sampling, "framing", name)
             self.learner.framing.part(name).prepare(self.view(i), self.rows[name], rng)
-            tell_notes(self.view(i), around)
+            tell_notes(self.view(i), around, () if i else dropout_notes(self.stage, self.learner))
 
     def finish(self) -> None:
         """The same with the trained weights; thresholds of tasks with sets of labels are set."""

@@ -18,6 +18,7 @@ from tempering.stages.acting import Acting, Framings
 from tempering.stages.checks import check_train
 from tempering.stages.group import Group
 from tempering.stages.kept import keep_head
+from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import Surroundings, parts_of, prepared
 from tempering.stages.sources import read_source
 from tempering.train.checkpoint import latest
@@ -25,6 +26,8 @@ from tempering.train.fit import Plan, Run, fit
 from tempering.train.settings import Loop
 from tempering.train.several import MEAN, Sampling
 from tempering.tunings.full import Full
+
+ENOUGH = 15  # tasks; Muppet was worse than none with fewer, and better with each more
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -133,7 +136,7 @@ class MultiTask(Loop, Acting):
                 f"{where}: metric_for_best_model {self.metric_for_best_model!r} is of one task; leave it out (the mean of the tasks' main"
                 " metrics), or set loss"
             )
-        return check_train(self, where, last)
+        return check_train(self, where, last) + ([] if last else _few(self, where))
 
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:
         """Train on ``backbone`` (changed in place); the learner of the user's own task where it is among them, else of all."""
@@ -172,8 +175,18 @@ def _check_tasks(stage: MultiTask, where: str, last: bool) -> None:
         raise RecipeError(f"{where}: the shared head is kept once; leave keep_head to the first task")
 
 
+def _few(stage: MultiTask, where: str) -> list[str]:
+    """A note where a stage trains on fewer tasks than are known to help the one after it."""
+    if len(stage.tasks) >= ENOUGH:
+        return []
+    said = f"{len(stage.tasks)} tasks at once; fewer than about {ENOUGH} before another were seen to hurt it (Aghajanyan et al. 2021)"
+    return [f"{where}: {said}, so compare with a recipe without this stage"]
+
+
 def _account(run: Run, group: Group) -> dict[str, Any]:
+    notes = dropout_notes(group.stage, group.learner)
     return {
+        **({"notes": notes} if notes else {}),
         "steps": run.step,
         "best_step": run.best_step,
         "best_kept": False,  # of the user's own task: its metrics stand in the history under another name

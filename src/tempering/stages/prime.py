@@ -120,9 +120,14 @@ class Prime:
         return 1 + (self.inner_steps if self.inner_learning_rate else 0)
 
     @property
+    def micro_batches(self) -> int:
+        """The tasks of one outer step."""
+        return self.tasks_per_step
+
+    @property
     def passes_per_step(self) -> int:
         """Forward passes of one outer step."""
-        return self.tasks_per_step * self.students
+        return self.micro_batches * self.students
 
     def total_steps(self, rows: int) -> int:
         """Outer steps."""

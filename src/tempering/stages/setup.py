@@ -197,9 +197,9 @@ def fresh_note(learner: Learner) -> str:
     return f"{body.source} holds no {idle[0]}; it was drawn at random and this tuning leaves it so: take tuning=full, or framing.pool=mean"
 
 
-def tell_notes(learner: Learner, around: Surroundings) -> None:
-    """Tell of weights that stay as they were drawn, and what the framing found worth telling."""
-    for note in (fresh_note(learner), *learner.framing.notes):
+def tell_notes(learner: Learner, around: Surroundings, more: Sequence[str] = ()) -> None:
+    """Tell of weights that stay as they were drawn, what the framing found worth telling, and ``more``."""
+    for note in (fresh_note(learner), *learner.framing.notes, *more):
         if note:
             around.listener({"event": "note", "text": note})
 

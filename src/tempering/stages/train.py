@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
@@ -19,15 +19,17 @@ from tempering.registry import name_of
 from tempering.stages.acting import Acting
 from tempering.stages.checks import check_train
 from tempering.stages.kept import Kept, keep_head, keep_tuning, start_from
+from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
 from tempering.stages.sources import read_source
 from tempering.streams import numpy_stream
 from tempering.train.checkpoint import latest
-from tempering.train.device import on_first, place, threads
+from tempering.train.device import Place, place, shards_asked, threads
 from tempering.train.evaluate import Evaluator, fit_thresholds, telling
 from tempering.train.feed import Feed
 from tempering.train.fit import Plan, fit
 from tempering.train.settings import Loop
+from tempering.train.sharding import spread
 from tempering.tunings.full import Full
 
 
@@ -60,6 +62,8 @@ class Train(Loop, Acting):
     reuse_head: str | None = Field(default=None, min_length=1)
     keep_tuning: str | None = Field(default=None, min_length=1)
     reuse_tuning: str | None = Field(default=None, min_length=1)
+
+    shards: ClassVar[bool] = True
 
     @field_validator("framing", "tuning", "stabilizers", mode="before")
     @classmethod
@@ -120,8 +124,9 @@ class Train(Loop, Acting):
         rows = rows_of(self, task, seeds)
         learner = assemble(self, backbone, task, seeds)
         start_from(learner, self, task, around.kept)
-        learner.framing.prepare(learner.to(place(self).device), rows[0], numpy_stream(seeds.sampling, "framing"))
-        tell_notes(learner, around)
+        where = place(self, shards_asked())
+        learner.framing.prepare(learner.to(where.home), rows[0], numpy_stream(seeds.sampling, "framing"))
+        tell_notes(learner, around, notes := dropout_notes(self, learner))
         feed, evaluator, identity = material(self, learner, task, rows, seeds, around)
         if self.cached:
             self._compute_once(learner, feed, evaluator, around)
@@ -130,9 +135,8 @@ class Train(Loop, Acting):
         plan = Plan(self, named, seeds.dropout, evaluator, metric, around.folder, around.resume, identity, around.listener)
         if not (around.resume and around.folder and latest(around.folder)):  # a checkpoint holds what was chosen
             plan = prepared(self, learner, feed, plan, seeds)
-        before = self._before(learner, evaluator)
-        with threads(1 if self.cached else None):
-            run = fit(learner, feed, plan)
+        with spread(learner, where) as trained, threads(1 if self.cached else None):
+            before, run = self._before(trained, evaluator, where), fit(trained, feed, plan)
         learner.framing.finish(learner, rows[0], numpy_stream(seeds.sampling, "framing", "finish"))
         if evaluator is not None and self.framing.supervised:
             fit_thresholds(learner, evaluator)
@@ -143,6 +147,7 @@ class Train(Loop, Acting):
             "best_kept": self.load_best_model_at_end and bool(run.history),
             "history": run.history,
             **({"facts": run.facts} if run.facts else {}),
+            **({"notes": notes} if notes else {}),
             "passes": run.passes,
             "cached": self.cached,
             "split": run.split,
@@ -151,11 +156,11 @@ class Train(Loop, Acting):
         }
         return learner
 
-    def _before(self, learner: Learner, evaluator: Evaluator | None) -> dict[str, Any]:
+    def _before(self, learner: Learner, evaluator: Evaluator | None, where: Place) -> dict[str, Any]:
         """Of plain text, what the model makes of the part that is held out before anything is trained, and how much that is."""
         if self.framing.supervised or evaluator is None or self.eval_strategy == "no":
             return {}
-        return {"before": on_first(lambda: evaluator(learner)[0]), "held_out": evaluator.amount(learner)}
+        return {"before": where.once(lambda: evaluator(learner)[0]), "held_out": evaluator.amount(learner)}
 
     def _kept(self, learner: Learner, task: Any) -> dict[str, Kept]:
         """What waits for a later stage, by its name."""

@@ -12,7 +12,8 @@ square gives the usual ``v_k = (MS_k - MS_rest) / N``.
 
 Intervals: of v_rest by chi-square; of v_k by the modified large-sample method for a difference of mean squares (Ting, Burdick,
 Graybill, Jeyaratnam and Lu 1990), exact where v_k or v_rest is 0; of shares by generalized pivots (Weerahandi 1993). The F test of v_k = 0
-is exact. A component may be estimated below 0; it is shown as 0 and nothing else is changed for it.
+is exact. A component may be estimated below 0; it is shown as 0 and nothing else is changed for it. Where mean squares are exactly 0 (all
+scores equal) bounds are nan: scores that are not told apart are rounded ones, and would otherwise be taken for proof of no spread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ DRAWS = 10_000  # of the pivots; the same draws every time
 class Component:
     """One source: ``variance`` (may be below 0) with the interval of its standard deviation, its share of the whole, and p of "none".
 
-    ``low`` and ``high`` bound the standard deviation; ``share_low`` and ``share_high`` the share. p is nan for the rest.
+    ``low`` and ``high`` bound the standard deviation; ``share_low`` and ``share_high`` the share. p is nan for the rest, and bounds where
+    nothing varies.
     """
 
     source: str
@@ -135,9 +137,13 @@ def _components(squares: Sequence[_Square], level: float) -> tuple[Component, ..
     chances = [_p(s, rest) for s in streams] + [NAN]
     rows = zip((*SOURCES, REST), variances, bounds, shares, share_bounds, squares, chances, strict=True)
     return tuple(
-        Component(name, v, math.sqrt(max(0.0, low)), math.sqrt(max(0.0, high)), share, near, far, square.df, p)
+        Component(name, v, _root(low), _root(high), share, near, far, square.df, p)
         for name, v, (low, high), share, (near, far), square, p in rows
     )
+
+
+def _root(bound: float) -> float:
+    return NAN if math.isnan(bound) else math.sqrt(max(0.0, bound))
 
 
 def _p(stream: _Square, rest: _Square) -> float:
@@ -148,6 +154,8 @@ def _p(stream: _Square, rest: _Square) -> float:
 
 
 def _alone(rest: _Square, level: float) -> tuple[float, float]:
+    if rest.mean == 0.0:
+        return NAN, NAN
     low, high = (rest.df * rest.mean / float(stats.chi2.isf(tail, rest.df)) for tail in (level / 2, 1 - level / 2))
     return low, high
 
@@ -156,6 +164,8 @@ def _difference(stream: _Square, rest: _Square, level: float) -> tuple[float, fl
     """Bounds of (theta_1 - theta_2) / weight, theta the expected mean squares: Ting et al. 1990, table 1, in its own letters."""
     a, n1, n2 = level / 2, stream.df, rest.df
     one, two = stream.mean, rest.mean
+    if one == two == 0.0:
+        return NAN, NAN
 
     def f(tail: float, first: int, second: float = math.inf) -> float:
         return float(stats.chi2.isf(tail, first)) / first if second == math.inf else float(stats.f.isf(tail, first, second))

@@ -28,7 +28,7 @@ class Interval:
     """A mean over ``n`` seeds with its interval, and the standard deviation between seeds with its chi-square interval.
 
     ``method`` says what the interval speaks of. Whatever the seeds do not tell is nan: the interval without any run (or with
-    one run and no items), the standard deviation of one run.
+    one run and no items), the standard deviation of one run, and the interval of the standard deviation of equal scores.
     """
 
     mean: float
@@ -91,8 +91,11 @@ def _reach(shares: Array, center: float, variance: float, level: float) -> tuple
 
 
 def _deviation(values: Array, level: float) -> tuple[float, float, float]:
+    """Equal scores have no interval: they are rounded ones, not normal ones, and chi-square would call a spread of 0 certain."""
     if len(values) < 2:
         return NAN, NAN, NAN
+    if float(np.ptp(values)) == 0.0:
+        return 0.0, NAN, NAN
     df, sd = len(values) - 1, float(values.std(ddof=1))
     low, high = (sd * math.sqrt(df / float(stats.chi2.isf(tail, df))) for tail in (level / 2, 1 - level / 2))
     return sd, low, high

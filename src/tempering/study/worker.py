@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -133,8 +134,15 @@ def _filled(blank: Record, learner: Any) -> Record:
         seeds=record["seeds"],
         versions=record["versions"],
         facts=record["stage"].get("facts", []),
-        notes=[f"micro-batches were cut into {record['stage']['split']} parts for want of memory"] if record["stage"]["split"] > 1 else [],
+        notes=_notes(record),
     )
+
+
+def _notes(record: Mapping[str, Any]) -> list[str]:
+    """What a stage had to say of itself, and that memory was short in the last."""
+    last = record["stage"]
+    told = [note for stage in (*record.get("earlier", ()), last) for note in stage.get("notes", ())]
+    return told + ([f"micro-batches were cut into {last['split']} parts for want of memory"] if last["split"] > 1 else [])
 
 
 def _at_most(value: float, bar: float, higher: bool) -> bool:

@@ -27,6 +27,12 @@ class Place:
     autocast: Callable[[], Any]
     rank: int
     world: int
+    sharded: bool = False  # each process holds a part of every weight (`tempering.train.sharding`)
+
+    @property
+    def home(self) -> torch.device:
+        """Where a whole learner lies: one that is spread over devices may be too large for any of them."""
+        return torch.device("cpu") if self.sharded else self.device
 
     def total(self, *values: float) -> tuple[float, ...]:
         """The sum of each value over processes."""
@@ -39,9 +45,10 @@ class Place:
     def sum_gradients(self, weights: Iterable[Tensor]) -> None:
         """Add gradients over processes, once, in one flat exchange. Nothing is wrapped in DDP (DESIGN, leak 9).
 
-        A weight that no process has a gradient for keeps none: the optimizer would move it by its momentum.
+        A weight that no process has a gradient for keeps none: the optimizer would move it by its momentum. Those of shards are exchanged
+        in the backward pass.
         """
-        if self.world == 1:
+        if self.world == 1 or self.sharded:
             return
         weights = list(weights)
         there = torch.tensor([float(w.grad is not None) for w in weights], device=self.device)
@@ -50,6 +57,17 @@ class Place:
         *parts, there = flat.split([*(w.numel() for w in weights), len(weights)])
         for w, part, count in zip(weights, parts, there.tolist(), strict=True):
             w.grad = part.view_as(w) if count else None
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of this process's share of the loss. Those of shards come out as means over processes, and sums are wanted."""
+        (loss * self.world if self.sharded else loss).backward()
+
+    def once(self, work: Callable[[], Result]) -> Result:
+        """`on_first`. Where weights lie in shards every process works, as each pass needs all of them; the first's result counts."""
+        if not self.sharded:
+            return on_first(work)
+        found = work()
+        return on_first(lambda: found)
 
 
 def wait() -> None:
@@ -111,28 +129,38 @@ SHARDING = {
 }
 
 
-def _refuse_sharding() -> None:
-    """Every process holds the whole model: a launcher that was told to split it would be told nothing, and then run out of memory."""
+def _told(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("true", "1", "yes")
+
+
+def shards_asked() -> bool:
+    """Whether ``accelerate launch --use_fsdp`` started several processes: then weights are to lie in shards."""
+    return _told("ACCELERATE_USE_FSDP") and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _refuse_sharding(served: bool) -> None:
+    """A launcher that was told to split the model would be told nothing, and then run out of memory."""
     for variable, option in SHARDING.items():
-        if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
+        if _told(variable) and not (served and option == "--use_fsdp"):
             raise RecipeError(
                 f"{option} of accelerate launch asks to spread the model over processes, and here each holds the whole of it and they share"
                 f" the rows; launch without {option} (and unset {variable}), with lora or gradient_checkpointing=true where memory is short"
             )
 
 
-def place(settings: Loop) -> Place:
-    """The place accelerate finds: bf16 by default on a GPU that has it, fp32 on a CPU.
+def place(settings: Loop, sharded: bool = False) -> Place:
+    """The place accelerate finds: bf16 by default on a GPU that has it, fp32 on a CPU. ``sharded``: weights are to lie in shards there.
 
     The precision is not accelerate's: it fixes one for the whole process, and stages, runs and trackers of one process may differ.
     """
-    from accelerate import Accelerator
+    from accelerate import PartialState
 
-    _refuse_sharding()
+    _refuse_sharding(served=sharded or not shards_asked())
     keep_large_blocks()
     on_gpu = torch.cuda.is_available()
     bf16 = settings.bf16 if settings.bf16 is not None else on_gpu and torch.cuda.is_bf16_supported()
-    # Without being told so, accelerate leaves processes on CPUs to train each on its own.
-    found = Accelerator(cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available())
-    autocast = partial(torch.autocast, found.device.type, dtype=torch.bfloat16) if bf16 else nullcontext
-    return Place(found.device, autocast, found.process_index, found.num_processes)
+    # Without being told so, accelerate leaves processes on CPUs to train each on its own. Its Accelerator shards on nothing but GPUs.
+    found = PartialState(cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available())
+    # A cache of weights in bf16 would hold all those that shards are let go to save; without it the numbers are the same.
+    autocast = partial(torch.autocast, found.device.type, dtype=torch.bfloat16, cache_enabled=not sharded) if bf16 else nullcontext
+    return Place(found.device, autocast, found.process_index, found.num_processes, sharded)

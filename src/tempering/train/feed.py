@@ -38,7 +38,8 @@ class Feed:
 
     ``weights`` [rows] are row weights or None; ``features`` [rows, dim] are cached trunk outputs, used instead of token ids.
     ``rank`` of ``world`` processes takes every world-th row of each batch. ``ready`` are prompts that are there already, such as the rows
-    of a corpus, which are made as they are asked for: then ``examples`` only tells how many there are.
+    of a corpus, which are made as they are asked for: then ``examples`` only tells how many there are. ``together``: every process takes
+    part in every pass, also where it has no share in it.
     """
 
     framing: Any
@@ -49,6 +50,7 @@ class Feed:
     features: Tensor | None = None
     rank: int = 0
     world: int = 1
+    together: bool = False
     ready: Sequence[Prompt] | None = None
     _epoch: int = field(default=-1, repr=False)
     _prompts: Sequence[Prompt] = field(default_factory=list, repr=False)
@@ -102,15 +104,32 @@ class Feed:
         """This process's share of the rows ``whole``. What is drawn is drawn for all of them, so that it does not depend on who shares."""
         rows = whole[self.rank :: self.world]
         if len(rows) == 0:
-            return None
+            return self._beside(whole, step, i)
         if self.world > 1 and getattr(self.framing, "couples_rows", False):
             name = type(self.framing).__name__.removesuffix("Module").lower()
             raise RecipeError(f"{name} compares the rows of a batch, so that processes cannot share it; run it in one process")
         drawn = self.world > 1 and not self.framing.deterministic
-        prompts, rng = self.ready or self._prompts, numpy_stream(self.seeds.dropout, "collate", step, i, 0)
-        batch: Batch = self.framing.collate([prompts[r] for r in (whole if drawn else rows)], rng)
+        batch = self._collated(whole if drawn else rows, step, i)
         if drawn:
             batch = self.framing.part(batch, slice(self.rank, None, self.world))
+        batch = self._completed(batch, rows)
+        return batch if self.world == 1 or mass(batch) else self._beside(whole, step, i)
+
+    def _beside(self, whole: Rows, step: int, i: int) -> Batch | None:
+        """For a process whose share holds nothing to learn: nothing, or all of ``whole`` without weight, for a pass that it must join."""
+        if not self.together:
+            return None
+        batch = self._completed(self._collated(whole, step, i), whole)
+        batch.extra["mass"] = 0.0
+        return batch
+
+    def _collated(self, rows: Rows, step: int, i: int) -> Batch:
+        prompts, rng = self.ready or self._prompts, numpy_stream(self.seeds.dropout, "collate", step, i, 0)
+        batch: Batch = self.framing.collate([prompts[r] for r in rows], rng)
+        return batch
+
+    def _completed(self, batch: Batch, rows: Rows) -> Batch:
+        """With the cached features and the weights of its ``rows``."""
         if self.features is not None:
             batch.inputs = {"features": self.features[torch.from_numpy(rows)]}
         if self.weights is not None:

@@ -19,14 +19,15 @@ from tempering.learner import Learner
 from tempering.passes import Passes
 from tempering.tasks.metrics import higher_is_better
 from tempering.train import checkpoint, hooks, optimizer
-from tempering.train.device import Place, on_first, place
+from tempering.train.device import Place, place
 from tempering.train.evaluate import Evaluator
 from tempering.train.feed import Feed, mass
-from tempering.train.memory import backed_off, refuse_back_off
+from tempering.train.memory import backed_off, refuse_alone, refuse_back_off
 from tempering.train.progress import Listener, silent
 from tempering.train.refresh import Refresh
 from tempering.train.schedule import factor
 from tempering.train.settings import Loop
+from tempering.train.sharding import parted, whole
 
 
 @dataclass
@@ -67,9 +68,9 @@ def supervised(passes: Passes) -> Tensor:
 
 def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
     """Train ``learner`` in place and return how it went. Afterwards it holds the best (or final) weights."""
-    settings, where = plan.settings, place(plan.settings)
+    settings, where = plan.settings, place(plan.settings, learner.sharded)
     learner.to(where.device)
-    feed.rank, feed.world = where.rank, where.world
+    feed.rank, feed.world, feed.together = where.rank, where.world, where.sharded
     plan = plan if where.rank == 0 else dataclasses.replace(plan, listener=silent)
     trained = learner.trained()
     learner.steps = steps = settings.total_steps(feed.rows)
@@ -99,7 +100,7 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
         run.step += 1
         plan.listener({"event": "step", "step": run.step, "total": steps, "loss": loss, "learning_rate": settings.learning_rate * scale})
         if run.step in evaluate_at:
-            best = evaluate_and_keep(learner, plan, folded, kept, run, best, steps)
+            best = evaluate_and_keep(learner, plan, folded, kept, run, best, steps, where)
         if run.step in save_at or run.stopped:
             _save(plan, where, kept, optim, folded, run, best, steps)
 
@@ -127,11 +128,12 @@ def _accumulate(learner: Learner, feed: Feed, folded: hooks.Folded, trained: Wei
             for i, batch in enumerate(batches):
                 passes = _passes(learner, batch, folded, trained, plan, (plan.seed, run.step, i, where.rank), where)
                 part = folded.loss(passes, supervised) * (mass(batch) / total)
-                part.backward()
+                where.backward(part)
                 loss, made = loss + float(part.detach()), made + passes.made
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
+            refuse_alone(plan.settings, where.sharded)
             short = True
         anywhere, loss = where.total(float(short), loss)
         if not anywhere:
@@ -160,13 +162,15 @@ def _passes(
     )
 
 
-def evaluate_and_keep(learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights, run: Run, best: Weights, steps: int) -> Weights:
+def evaluate_and_keep(
+    learner: Learner, plan: Plan, folded: hooks.Folded, kept: Weights, run: Run, best: Weights, steps: int, where: Place
+) -> Weights:
     """Evaluate on the development split; keep the weights if they are the best so far; stop when patience is spent."""
     evaluator = plan.evaluator
     assert evaluator is not None
     now = {n: w.detach().clone() for n, w in kept.items()}
     assign(kept, folded.final() if folded.final else {})
-    metrics = on_first(lambda: evaluator(learner)[0])
+    metrics = where.once(lambda: evaluator(learner)[0])
     shown = {n: w.detach().clone() for n, w in kept.items()} if folded.final else now
     assign(kept, now if folded.final else {})
     run.history.append({"step": run.step, **metrics})
@@ -190,9 +194,12 @@ def assign(kept: Weights, values: Weights) -> None:
 def _save(
     plan: Plan, where: Place, kept: Weights, optim: torch.optim.Optimizer, folded: hooks.Folded, run: Run, best: Weights, steps: int
 ) -> None:
-    if plan.folder is None or where.rank > 0:
+    if plan.folder is None:
         return
-    tensors = {"weights": kept, "optimizer": checkpoint.optimizer_tensors(optim), "stabilizers": folded.save(), "best": best}
+    parts = {"weights": kept, "optimizer": checkpoint.optimizer_tensors(optim), "stabilizers": folded.save(), "best": best}
+    tensors = {group: whole(weights, keep=where.rank == 0) for group, weights in parts.items()}
+    if where.rank > 0:
+        return
     state = {k: v for k, v in vars(run).items() if k != "step"}
     checkpoint.write(plan.folder, run.step, tensors, state | {"total": steps, "identity": plan.identity})
     plan.listener({"event": "save", "step": run.step, "total": steps, "folder": str(plan.folder), "best": run.best})
@@ -204,6 +211,7 @@ def _resume(plan: Plan, kept: Weights, optim: torch.optim.Optimizer, folded: hoo
     if path is None:
         return Run(), {}
     tensors, state = checkpoint.read(path, plan.identity)
+    tensors |= {group: parted(tensors[group], kept) for group in ("weights", "optimizer", "best")}
     assign(kept, tensors["weights"])
     checkpoint.restore_optimizer(optim, tensors["optimizer"])
     folded.restore(tensors["stabilizers"])

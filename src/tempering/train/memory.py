@@ -9,6 +9,7 @@ from tempering.batching import free_memory
 from tempering.contracts import Stabilizer, Weights
 from tempering.errors import MemoryShort
 from tempering.train.progress import Listener
+from tempering.train.settings import Loop
 
 
 def refuse_back_off(stabilizers: Sequence[tuple[str, Stabilizer]], feed: Any, split: int) -> None:
@@ -24,6 +25,16 @@ def refuse_back_off(stabilizers: Sequence[tuple[str, Stabilizer]], feed: Any, sp
         )
     if split >= size:
         raise MemoryShort("out of memory with a single row; shorten max_length or take a smaller model")
+
+
+def refuse_alone(settings: Loop, sharded: bool) -> None:
+    """Refuse to do a step again where weights lie in shards: the other processes are in the middle of it, and wait for this one."""
+    if sharded:
+        raise MemoryShort(
+            f"out of memory at {settings.per_device_train_batch_size} rows, and with weights in shards (--use_fsdp) a step cannot be done"
+            " again in smaller parts; set a smaller per_device_train_batch_size with more gradient_accumulation_steps, or"
+            " gradient_checkpointing=true"
+        )
 
 
 def backed_off(split: int, trained: Weights, listener: Listener) -> int:

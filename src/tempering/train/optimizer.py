@@ -11,6 +11,7 @@ from torch import Tensor
 from tempering.contracts import Weights
 from tempering.train.hooks import Folded
 from tempering.train.settings import Loop
+from tempering.train.sharding import gathered
 
 LATE = 2.0**60  # a step count at which 1 - beta^step is 1 to the last bit, whatever beta
 
@@ -92,7 +93,7 @@ def clip(weights: Iterable[Tensor], limit: float) -> float:
     if not gradients:
         return 0.0
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    value = float(norm)
+    value = float(gathered(norm))
     if limit > 0 and value > limit:
         torch._foreach_mul_(gradients, limit / (value + 1e-6))
     return value

@@ -16,7 +16,7 @@ from tempering.learner import Learner
 from tempering.streams import key_of, numpy_stream
 from tempering.tasks.metrics import default_metric
 from tempering.train.evaluate import Evaluator
-from tempering.train.feed import Feed
+from tempering.train.feed import Feed, mass
 from tempering.train.settings import Loop
 
 Sampling = Literal["size", "temperature", "uniform"]
@@ -37,7 +37,7 @@ class SeveralFeed:
 
     Each of the ``gradient_accumulation_steps`` micro-batches of a step is of a task drawn by ``chances``, and holds the next rows of that
     task, whose epochs go by on their own. All draws are made from (seeds, step), so that there is nothing to save. A micro-batch counts
-    by its rows, whatever a row is in its task (a text, its words, its masks).
+    by its rows, whatever a row is in its task (a text, its words, its masks), however it is cut or shared by processes.
     """
 
     feeds: Mapping[str, Feed]
@@ -93,14 +93,24 @@ class SeveralFeed:
         each, names, found = self.settings.gradient_accumulation_steps, list(self.feeds), []
         order, nth = self.drawn((step + 1) * each)
         for slot in range(step * each, (step + 1) * each):
-            name = names[order[slot]]
-            feed = self.feeds[name]
-            feed.rank, feed.world = self.rank, self.world
-            for batch in feed.micro(int(nth[slot]), split):
-                batch.task = name
-                batch.extra["mass"] = float(len(batch) if batch.weights is None else batch.weights.sum())
-                found.append(batch)
+            found += self._slot(names[order[slot]], int(nth[slot]), split)
         return found
+
+    def _slot(self, name: str, nth: int, split: int) -> list[Batch]:
+        """This process's parts of one micro-batch. The mass of its rows is shared out by what each part's loss is a mean over (texts,
+        words, masks), so that the parts of all processes together have the loss that it has in one piece.
+        """
+        feed = self.feeds[name]
+        feed.rank, feed.world = 0, 1
+        whole = feed.micro(nth, split)
+        feed.rank, feed.world = self.rank, self.world
+        mine = feed.micro(nth, split) if self.world > 1 else whole
+        rows = sum(float(len(b) if b.weights is None else b.weights.sum()) for b in whole)
+        inner = sum(mass(b) for b in whole)
+        for batch in mine:
+            batch.task = name
+            batch.extra["mass"] = mass(batch) * rows / inner
+        return mine
 
 
 @dataclass

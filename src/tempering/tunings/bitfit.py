@@ -31,6 +31,7 @@ class BitFit:
     trains_matrices: ClassVar[bool] = False
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
 
     def attach(self, backbone: Backbone) -> None:
         """Train every bias, or those of the subset; a body without one is a `ModelError`."""

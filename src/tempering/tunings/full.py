@@ -27,6 +27,7 @@ class Full:
     trains_backbone: ClassVar[bool] = True
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
 
     def attach(self, backbone: Backbone) -> None:
         """Train the body's own weights."""

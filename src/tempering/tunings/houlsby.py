@@ -31,6 +31,7 @@ class Houlsby(AdapterTuning):
     layer_norm: bool = True
 
     method: ClassVar[str] = "houlsby"
+    shards: ClassVar[bool] = True
     identity: ClassVar[Literal["exact", "near", "no"]] = "near"
 
     @property

@@ -71,6 +71,7 @@ class IA3:
     trains_backbone: ClassVar[bool] = True
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
     merge_order: ClassVar[int] = 1  # scales what the layer gives with other changes in it: those are folded first
 
     def attach(self, backbone: Backbone) -> None:

@@ -91,6 +91,7 @@ class LoRA:
     trains_backbone: ClassVar[bool] = True
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
     merges: ClassVar[bool] = True
+    shards: ClassVar[bool] = True
     touches: ClassVar[tuple[str, ...]] = ("rate",)
 
     @property

@@ -64,6 +64,7 @@ class Parallel(AdapterTuning):
     activation: Activation = "relu"
 
     method: ClassVar[str] = "parallel"
+    shards: ClassVar[bool] = True
     trains_pretrained: ClassVar[bool] = False
     identity: ClassVar[Literal["exact", "near", "no"]] = "exact"
 

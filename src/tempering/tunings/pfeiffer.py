@@ -35,6 +35,7 @@ class Pfeiffer(FeedForwardTuning):
     invertible: bool = False
 
     method: ClassVar[str] = "pfeiffer"
+    shards: ClassVar[bool] = True
     trains_pretrained: ClassVar[bool] = False
     identity: ClassVar[Literal["exact", "near", "no"]] = "near"
 

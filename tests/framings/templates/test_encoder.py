@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +38,23 @@ def test_the_strings_of_lm_bff() -> None:
     assert shown("*cls**sent-_0*?*mask*,*+sentl_1**sep+*") == "[CLS] the film was good [UNK] [MASK] [UNK] it was bad [SEP]"
     assert shown("{text} it was {mask}.") == shown("*cls**sent_0*_it_was*mask*.*sep+*")  # what stands at the ends comes by itself
     assert shown("*cls**mask*:*+sent_0**sep+*") == "[CLS] [MASK] [UNK] the film was good [UNK] [SEP]"
+
+
+SAID = """
+from tests.framings.templates.test_encoder import PAIR, encoder
+for template in ("{text}, so {text_pair:lower_first} was {mask}, and {text} is not {mask}.", "lm-bff/snli", "{text} it was {mask}"):
+    (laid,) = encoder(template, 14).encode([PAIR])
+    print(laid.ids, laid.types, laid.places)
+"""
+
+
+def test_prompts_are_the_same_in_every_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """Strings hash otherwise in each, and so do the sets that texts pass through."""
+    exec(compile(SAID, "said", "exec"), {})
+    mine, root = capsys.readouterr().out, Path(__file__).parents[3]
+    env = os.environ | {"PYTHONHASHSEED": "7" if os.environ.get("PYTHONHASHSEED") != "7" else "8", "PYTHONPATH": str(root)}
+    theirs = subprocess.run([sys.executable, "-c", SAID], cwd=root, env=env, capture_output=True, text=True, check=True).stdout
+    assert mine == theirs and len(set(mine.splitlines())) == 3
 
 
 def test_several_masks_vectors_labels_and_segments() -> None:

@@ -116,6 +116,81 @@ def test_written_out_and_read_again_it_is_the_same(source: str) -> None:
     assert found.fields() == ("text",) and dialect_of(str(found)) == "jinja"
 
 
+@pytest.mark.parametrize(
+    "choices",
+    ["['bad', 'good']", "\"{{['bad','good']}}\"", "\"{{ ['bad', 'good'] }}\"", "\"['bad', 'good']\"", "{0: bad, 1: good}", "bad ||| good"],
+)
+def test_choices_of_the_harness_are_evaluated(choices: str) -> None:
+    assert parse(f"doc_to_text: 'Is it? {{{{text}}}}'\ndoc_to_choice: {choices}").choices == ("bad", "good")  # type: ignore[union-attr]
+
+
+TASK = """
+tag: glue
+task: sst2
+dataset_path: glue
+process_docs: !function utils.process_docs
+output_type: multiple_choice
+doc_to_text: "{{sentence}}\\nQuestion: Is this sentence positive or negative?\\nAnswer:"
+doc_to_target: label
+doc_to_choice: ["negative", "positive"]
+metric_list:
+  - metric: acc
+    aggregation: !function metrics.mean
+metadata:
+  version: 1.0
+"""
+
+
+def test_a_task_of_the_harness_is_read_as_it_stands(tmp_path: Path) -> None:
+    inline = parse(TASK)
+    assert isinstance(inline, JinjaTemplate) and inline.choices == ("negative", "positive") and inline.fields() == ("sentence",)
+    (tmp_path / "sst2.yaml").write_text(TASK)
+    assert parse(f"lm-eval:{tmp_path}/sst2.yaml") == inline == parse(str(inline))
+    (tmp_path / "other.yaml").write_text("include: sst2.yaml\ntask: other\ndoc_to_text: sentence\n")
+    other = parse(f"lm-eval:{tmp_path}/other.yaml")
+    assert other.choices == ("negative", "positive") and other.source == "{{ sentence }}"  # type: ignore[union-attr]
+
+
+def test_a_text_of_the_harness_without_choices_comes_back() -> None:
+    found = parse("doc_to_text: 'Is it? {{text}}'")
+    assert parse(str(found)) == found and found.harness  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "doc_to_text: '{{text}}'\ndoc_to_choice: options",
+            "doc_to_choice 'options' is the name of a column, whose choices change by row; write the label words",
+        ),
+        ("doc_to_text: '{{text}}'\ndoc_to_choice: '{{[text, 1]}}'", "doc_to_choice .* change with the field 'text'"),
+        ("doc_to_text: '{{text}}'\ndoc_to_choice: \"{{['bad'\"", "line 1: not valid Jinja"),
+        ("doc_to_text: '{{text}}'\ndoc_to_choice: \"{{ ''.__class__.__mro__ }}\"", "not valid Jinja: .*unsafe"),
+        ("doc_to_text: '{{text}}'\ndoc_to_choice: '{{ 1 / 0 }}'", "not valid Jinja: division by zero"),
+        ("doc_to_text: '{{text}}'\ndoc_to_choice: !function utils.choices", "a function in Python, which is not run"),
+        ("doc_to_text: !function utils.text\ntask: x", "doc_to_text is 'utils.text', a function in Python"),
+        ("doc_to_text: '{{text}}'\ndoc_to_choices: [a, b]", "unknown entry 'doc_to_choices'; did you mean 'doc_to_choice'"),
+    ],
+)
+def test_what_a_task_of_the_harness_cannot_say_is_named(lines: str, expected: str) -> None:
+    with pytest.raises(RecipeError, match=expected):
+        parse(lines)
+
+
+def test_a_file_that_is_no_task_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").write_text("include: loop.yaml\n")
+    (tmp_path / "bare.yaml").write_text("task: x\n")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    for name, expected in (
+        ("loop", "includes itself"),
+        ("bare", "has no doc_to_text"),
+        ("list", "holds no entries"),
+        ("none", "cannot be read"),
+    ):
+        with pytest.raises(RecipeError, match=expected):
+            parse(f"lm-eval:{tmp_path}/{name}.yaml")
+
+
 def test_a_file_of_promptsource(tmp_path: Path) -> None:
     path = tmp_path / "templates.yaml"
     path.write_text(FILE)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tempering.contracts import Batch, Example, Prediction, Rendered, Scores
+from tempering.framings.asked import first_token
 from tempering.framings.asked.asking import Asked
 from tempering.framings.asked.left_to_right import cacheable, log_probabilities, picker, write
 from tempering.streams import numpy_stream
@@ -71,7 +72,7 @@ def _written(module: InContextModule, learner: Learner, batch: Batch) -> list[st
 
 def _continued(module: InContextModule, learner: Learner, asked: Sequence[Asked], text: str) -> list[str]:
     reader, v, body = module.reader, module.given, learner.backbone
-    pick = picker([numpy_stream(v.seed, "write", one.ids) for one in asked], v.decode == "sample", v.temperature, v.top_k)
+    pick = _picker(module, asked)
     if reader.masked:
         ids = [[token] for token in pick(log_probabilities(body, reader.states(body, asked, text))).tolist()]
         return [reader.tokenizer.decode(row).strip() for row in ids]
@@ -84,10 +85,17 @@ def _continued(module: InContextModule, learner: Learner, asked: Sequence[Asked]
     return [_said(reader.tokenizer, ids) for ids in found]
 
 
+def _picker(module: InContextModule, asked: Sequence[Asked]) -> first_token.Pick:
+    """How the tokens after ``asked`` are chosen: as the value says, and calibrated the first of them."""
+    v = module.given
+    pick = picker([numpy_stream(v.seed, "write", one.ids) for one in asked], v.decode == "sample", v.temperature, v.top_k)
+    return first_token.calibrated(pick, module.get_buffer("first")) if module.calibrated else pick
+
+
 def _slowly(module: InContextModule, learner: Learner, row: list[int], asked: Asked, ends: set[int]) -> list[int]:
     """Token by token with the whole row each time, for a body whose keys and values may not be reused."""
     v, ids = module.given, list(row)
-    pick = picker([numpy_stream(v.seed, "write", asked.ids)], v.decode == "sample", v.temperature, v.top_k)
+    pick = _picker(module, [asked])
     for _ in range(v.max_new_tokens):
         states = learner.backbone.encode({"input_ids": torch.tensor([ids], device=learner.device)}).last
         token = int(pick(log_probabilities(learner.backbone, states[:, -1]))[0])

@@ -35,6 +35,14 @@ def additive(log_probabilities: Tensor, prior: Tensor) -> Tensor:
     return log_probabilities.exp() - prior.exp()
 
 
+def remaining(log_probabilities: Tensor, prior: Tensor) -> Tensor:
+    """log max(p - p_cf, 0) [rows, vocabulary]: the decision of `additive`, to choose or draw a token by; a row that is nowhere above
+    p_cf is left as it is.
+    """
+    left = additive(log_probabilities, prior).clamp_min(0)
+    return torch.where((left > 0).any(-1, keepdim=True), left.log(), log_probabilities)
+
+
 def random_texts(texts: Sequence[str], rng: np.random.Generator, count: int = SAMPLES) -> list[str]:
     """Texts of words drawn at random from ``texts``, as many words each as ``texts`` have on average (Fei et al. 2023)."""
     words = [word for text in texts for word in text.split()]

@@ -94,10 +94,14 @@ def written_probes(module: InContextModule, learner: Learner, rng: np.random.Gen
 
 def answered(module: InContextModule, learner: Learner, texts: Sequence[Sequence[str]], context: int) -> Tensor:
     """log p of the classes, not calibrated, for ``texts`` asked under one context: [texts, classes] in main memory."""
+    return gathered(module, learner, under(module, texts, context))
+
+
+def under(module: InContextModule, texts: Sequence[Sequence[str]], context: int) -> list[Prompt]:
+    """``texts`` asked under one context."""
     rows = [Example(tuple(t)) for t in texts]
     shown = [found[min(context, len(found) - 1)] for found in module.shown_for(rows)]
-    prompts = [module.prompt_of(row, found, context) for row, found in zip(rows, shown, strict=True)]
-    return gathered(module, learner, prompts)
+    return [module.prompt_of(row, found, context) for row, found in zip(rows, shown, strict=True)]
 
 
 def gathered(module: InContextModule, learner: Learner, prompts: Sequence[Prompt], batch_size: int = 64) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
 from tempering.framings.asked.prompt_text import Pattern
+from tempering.framings.asked.scoring import encoded
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -49,6 +50,36 @@ def check_texts(examples: Sequence[Example], pattern: Pattern) -> None:
             raise DataError(
                 f"row {e.row}: template {pattern.source!r} asks for {'a pair of texts' if need == 2 else 'one text'}, found {len(e.texts)};"
                 " give another template"
+            )
+
+
+def shortest(sizes: Sequence[int], classes: Sequence[Any] | None, shots: int) -> tuple[int, ...]:
+    """Numbers of the ``shots`` smallest of ``sizes``, in all, or of each of the ``classes``."""
+    taken: Counter[Any] = Counter()
+    chosen = []
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        which = None if classes is None else classes[i]
+        taken[which] += 1
+        chosen += [i] if taken[which] <= shots else []
+    return tuple(chosen)
+
+
+def check_room(module: PromptedModule) -> None:
+    """Refuse demonstrations that would leave no query room beside them; where each query finds its own, even the shortest rows."""
+    value, limit, blank = module.value, module.reader.limit, Example(("",) * (1 + module.pattern.pair), "")
+    contexts = [context for context in module.contexts if context]
+    found = not contexts and value.shots > 0 and len(module.pool) > 0
+    if found:
+        rows = encoded(module.reader.tokenizer, [module.pattern.filled(e.texts, module.word_of(e.label)) for e in module.pool])
+        contexts = [shortest([len(ids) for ids in rows], [e.label for e in module.pool] if value.per_class else None, value.shots)]
+    for context in contexts:
+        need = module._ask(blank.texts, context, 0, module.answers_of(blank)).length
+        if need >= limit:
+            most = max(0, int(limit * len(context) / need) - 1)
+            raise RecipeError(
+                f"{module.method}: {'even the shortest ' if found else ''}{len(context)} demonstrations in the template"
+                f" {module.pattern.source!r} take {need} tokens, and the context holds {limit}; show at most {most} (shots), or take"
+                " shorter rows or a model with a longer context"
             )
 
 

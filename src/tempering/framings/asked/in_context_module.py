@@ -16,6 +16,7 @@ from tempering.errors import RecipeError
 from tempering.framings.asked import answering, calibration, choice
 from tempering.framings.asked.asking import Asked
 from tempering.framings.asked.drawing import prompt_length
+from tempering.framings.asked.first_token import first_prior
 from tempering.framings.asked.prompted import PromptedModule
 from tempering.framings.asked.retrieval import Neighbors, embedded, joined
 from tempering.framings.asked.scoring import classes_from, lengths_of, normalized
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class InContextModule(PromptedModule):
-    """Scores of answers under the backbone. Buffers: ``prior`` [contexts, classes], log p_cf; ``unconditional`` [answers] (pmi);
-    ``embeddings`` [rows, dim] of the rows that may be retrieved (knn).
+    """Scores of answers under the backbone. Buffers: ``prior`` [contexts, classes], log p_cf; ``first`` [vocabulary], that of the first
+    token (vocabulary); ``unconditional`` [answers] (pmi); ``embeddings`` [rows, dim] of the rows that may be retrieved (knn).
     """
 
     method: ClassVar[str] = "in_context"
@@ -48,6 +49,9 @@ class InContextModule(PromptedModule):
         index = {w: c for c, found in enumerate(self.words) for w in found} if words else {w: c for c, w in enumerate(value.candidates)}
         self.owners = torch.tensor([index.get(w, -1) for w in self.scored])
         self.register_buffer("prior", torch.zeros(value.contexts, len(self.answers) or 1))
+        if value.search == "vocabulary" and value.calibration != "none":
+            table: Any = backbone.embeddings.weight
+            self.register_buffer("first", torch.zeros(len(table)))
         self.calibrated = False
         self.found: dict[str, float] = {}  # what the search for an order told
         if value.scoring == "pmi":
@@ -176,9 +180,14 @@ class InContextModule(PromptedModule):
         """Measure what the prompt makes the model say by itself."""
         self.calibrated = False
         choice.measure_premise(self, learner)
-        if self.given.calibration != "none" and not self.free:
+        if self.given.calibration == "none":
+            return
+        if not self.free:
             self.get_buffer("prior").copy_(choice.prior(self, learner, examples, rng))
-            self.calibrated = True
+        if self.given.search == "vocabulary":
+            empty = choice.under(self, list(choice.without_content(self, examples, rng)), 0)
+            self.get_buffer("first").copy_(first_prior(self, learner, empty))
+        self.calibrated = True
 
     def shown_for(self, examples: Sequence[Example]) -> Iterator[list[tuple[int, ...]]]:
         """The demonstrations of each query: those of every context, or its neighbors."""
@@ -233,5 +242,5 @@ class InContextModule(PromptedModule):
         return Neighbors(self.pool, targets, v.shots, v.per_class, v.metric, self._embedder if v.retrieval == "knn" else ())
 
     def facts(self) -> dict[str, float]:
-        """Those of all such framings, and what the search for an order found."""
-        return super().facts() | self.found
+        """Those of all such framings, retrieved demonstrations counted too, and what the search for an order found."""
+        return super().facts() | ({} if self.neighbors is None else {"demonstrations": float(self.neighbors.most)}) | self.found

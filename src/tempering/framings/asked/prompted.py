@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Scores
 from tempering.errors import RecipeError
 from tempering.framings.asked.asking import Asked, Reader
-from tempering.framings.asked.drawing import check_texts, drawn, drawn_by_class, fresh_head
+from tempering.framings.asked.drawing import check_room, check_texts, drawn, drawn_by_class, fresh_head
 from tempering.framings.asked.prompt_text import FORMATS, Pattern, Prompting, label_words, unnamed
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import language_head
@@ -83,7 +83,7 @@ class PromptedModule(FramingBase):
         """Choose the demonstrations from the training rows, check that they fit, and put the first full prompt into the record."""
         check_texts(examples, self.pattern)
         self._choose(learner, [e for e in examples if e.label is not None], rng)
-        self._check_room()
+        check_room(self)
         self.notes = (*fresh_head(learner.backbone), *unnamed(self.instruction, self.words, self.labels))
         if examples:
             learner.record["prompt"] = self.text_of(examples[0])
@@ -103,18 +103,6 @@ class PromptedModule(FramingBase):
     def shown_rows(self) -> list[Example]:
         """Every row that some context shows, each once."""
         return [self.pool[i] for i in sorted({i for context in self.contexts for i in context})]
-
-    def _check_room(self) -> None:
-        """Refuse demonstrations that would leave no query room beside them."""
-        limit, blank = self.reader.limit, Example(("",) * (1 + self.pattern.pair), "")
-        for context in self.contexts:
-            need = self._ask(blank.texts, context, 0, self.answers_of(blank)).length
-            if need >= limit and context:
-                most = max(0, int(limit * len(context) / need) - 1)
-                raise RecipeError(
-                    f"{self.method}: {len(context)} demonstrations in the template {self.pattern.source!r} take {need} tokens, and the"
-                    f" context holds {limit}; show at most {most} (shots), or take shorter rows or a model with a longer context"
-                )
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """One prompt an example and context. A demonstration that is the query itself is left out."""

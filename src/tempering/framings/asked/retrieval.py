@@ -97,6 +97,11 @@ class Neighbors:
         self.embedder = embedder
         self.words = None if embedder else BM25([joined(e) for e in pool])
 
+    @property
+    def most(self) -> int:
+        """How many rows are found for a query that is none of them."""
+        return sum(min(self.k, count) for count in Counter(self.labels).values()) if self.per_class else min(self.k, len(self.pool))
+
     def of(self, examples: Sequence[Example], embeddings: Tensor | None) -> Iterator[tuple[int, ...]]:
         """Numbers of the rows for each of ``examples``, nearest first. A row with the query's own texts is never among them."""
         texts = [joined(e) for e in examples]

@@ -51,7 +51,10 @@ class ClozeModule(FramingBase):
         templates = cloze.templates_for(task, backbone)
         needed = bool(getattr(cloze.verbalizer, "needs_words", True))
         self.words = label_words.resolved(cloze.words, task, cloze.first, templates[0].choices, needed)
-        self.verbalizer = cloze.verbalizer.build(task, backbone, self.words)
+        try:
+            self.verbalizer = cloze.verbalizer.build(task, backbone, self.words)
+        except RecipeError as wrong:  # a verbalizer does not know where its words stand
+            raise RecipeError(f"template {str(templates[0])!r}: {wrong}") from None
         self.reads_lm_head = self.verbalizer.reads_head
         if self.reads_lm_head:
             language_head(backbone).requires_grad_(trains_matrices(backbone))

@@ -16,14 +16,15 @@ from tempering.errors import DataError, RecipeError
 from tempering.framings.around import Around
 from tempering.framings.gaps.cloze_module import ClozeModule
 from tempering.framings.gaps.draws import Pool, likenesses
+from tempering.framings.gaps.room import check_room, losses
 from tempering.framings.gaps.sentence_vectors import load, sentence_vectors
 from tempering.framings.gaps.shown import Beside
+from tempering.learner import Learner
 from tempering.streams import numpy_stream
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
     from tempering.framings.demonstrations import Demonstrations
-    from tempering.learner import Learner
 
 
 class DemonstrationsModule(Around):
@@ -57,7 +58,25 @@ class DemonstrationsModule(Around):
         if self.value.filter is not None and self.value.encoder is None and any(p.requires_grad for p in body.parameters()):
             self._first = (copy.deepcopy(body).requires_grad_(False),)
         self.cloze.prepare(learner, examples, rng)
-        self.notes = self.cloze.notes
+        self.notes = (*self.cloze.notes, *self._checked_room(examples))
+
+    def alone(self, learner: Learner) -> Learner:
+        """The same model under the cloze alone: the words that examples show are chosen before there are any."""
+        return Learner(learner.backbone, self.cloze, learner.tuning).train(learner.training)
+
+    def _checked_room(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """Refuse examples that could never be shown, and tell how many queries lose some."""
+        pool, ways = self._pool, self._ways()
+        if pool is None or not pool.examples:
+            return ()
+        for way in ways:
+            self._encode(way, pool, [range(len(pool.examples))])
+            check_room(self.value, way, pool, way.queries(examples))
+        return losses(self.value, ways, pool, examples, numpy_stream(self._seed, "room"))
+
+    def _ways(self) -> list[Beside]:
+        """From a query and examples to a prompt, under each template."""
+        return [Beside(whole, alone, self.value.place, self.value.floor) for whole, alone in zip(self._whole, self._alone, strict=True)]
 
     def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         """From here on the trained model says what is alike."""
@@ -97,7 +116,7 @@ class DemonstrationsModule(Around):
         assert pool is not None
         near = self._likeness(examples, pool)
         alike = [pool.alike(e, None if near is None else near[i], self.value.filter) for i, e in enumerate(examples)]
-        ways = [Beside(whole, alone, self.value.place, self.value.floor) for whole, alone in zip(self._whole, self._alone, strict=True)]
+        ways = self._ways()
         queries = [way.queries(examples) for way in ways]
         found = []
         for i, query in enumerate(examples):
@@ -114,7 +133,7 @@ class DemonstrationsModule(Around):
         count = len(self._whole)
         if rng is not None:
             return [(int(rng.integers(count)) if count > 1 else 0, rng)]
-        contexts = range(self.value.contexts)
+        contexts = range(self.value.sets)
         return [(t, numpy_stream(self._seed, "context", c, t, *query.texts)) for t in range(count) for c in contexts]
 
     def _likeness(self, examples: Sequence[Example], pool: Pool) -> Tensor | None:
@@ -146,7 +165,7 @@ class DemonstrationsModule(Around):
 
     def trunk_key(self) -> str:
         """The cloze's, and how many contexts there are: they are drawn anew, so that the trunk's output is never worth keeping."""
-        return f"demonstrations contexts={self.value.contexts} length={self._whole[0].length} {self.cloze.trunk_key()}"
+        return f"demonstrations contexts={self.value.sets} length={self._whole[0].length} {self.cloze.trunk_key()}"
 
     def combine(self, asked: Rendered, scores: Scores) -> list[Prediction]:
         """Class scores averaged over the contexts of a query; of values the mean of the predictions."""

@@ -9,8 +9,8 @@ from typing import Literal
 
 from tempering.contracts import Example
 from tempering.framings.templates.encoder import TemplateEncoder
-from tempering.framings.templates.gathering import Parts, gathered, tail_of
-from tempering.framings.templates.laying import Laid, cut_to, lay
+from tempering.framings.templates.gathering import Parts, gathered, least, tail_of
+from tempering.framings.templates.laying import Laid, cut_to, lay, size
 
 
 @dataclass
@@ -42,18 +42,31 @@ class Beside:
         """Which examples are encoded."""
         return set(self._demos)
 
+    def least(self, example: int) -> int:
+        """The fewest tokens that an example and what closes it come down to: it is shortened only after the query."""
+        parts, closing = self._demos[example], len(self.whole.coder.wrapping.after)
+        return closing + (size(parts) if self.place == "before" else least(parts, self.floor))
+
+    def stay(self, parts: Parts, rounds: Sequence[Sequence[int]]) -> int:
+        """How many examples of one context stay beside a query."""
+        return len(self._placed(parts, rounds)[1])
+
     def laid(self, parts: Parts, rounds: Sequence[Sequence[int]]) -> Laid:
         """One context of a query."""
-        wrapping, how = self.whole.coder.wrapping, self.whole.how
-        query = _copied(parts)
+        query, stays, cut = self._placed(parts, rounds)
+        groups = [*stays, query] if self.place == "before" else [query, *stays]
+        return lay(groups, self.whole.coder.wrapping, self.whole.segments, cut=cut)
+
+    def _placed(self, parts: Parts, rounds: Sequence[Sequence[int]]) -> tuple[Parts, list[Parts], bool]:
+        """The query, the examples that stay beside it, and whether anything was cut."""
+        query, how, closing = _copied(parts), self.whole.how, len(self.whole.coder.wrapping.after)
         cut = cut_to(query, self.alone.room, how)
-        closing = len(wrapping.after)
         shown = [[_copied(self._demos[i]) for i in found] for found in rounds]
         if self.place == "before":
             stays, less = tail_of(query, [p for found in shown for p in found], self.whole.room, closing, how)
-            return lay([*stays, query], wrapping, self.whole.segments, cut=cut or less)
-        stays, less = gathered(query, shown, self.whole.room, closing, self.floor, how)
-        return lay([query, *stays], wrapping, self.whole.segments, cut=cut or less)
+        else:
+            stays, less = gathered(query, shown, self.whole.room, closing, self.floor, how)
+        return query, stays, cut or less
 
 
 def _copied(parts: Parts) -> Parts:

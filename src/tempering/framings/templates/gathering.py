@@ -22,7 +22,7 @@ def gathered(
     for count in range(len(rounds), 0, -1):
         demos = [parts for found in rounds[:count] for parts in found]
         left = room - size(query) - closing * len(demos)
-        if sum(_least(parts, floor) for parts in demos) <= left:
+        if sum(least(parts, floor) for parts in demos) <= left:
             return demos, _shorten(demos, left, floor) or count < len(rounds)
     return [], cut_to(query, room, how) or bool(rounds)
 
@@ -40,7 +40,7 @@ def tail_of(query: Parts, demos: Sequence[Parts], room: int, closing: int, how: 
     return stays, (cut_to(query, room, how) if not stays else False) or cut
 
 
-def _least(parts: Parts, floor: int) -> int:
+def least(parts: Parts, floor: int) -> int:
     """Tokens of an example whose fields are down to the floor."""
     return sum(min(len(p.ids), floor) if p.shortenable else len(p.ids) for p in parts)
 

@@ -1,8 +1,7 @@
 """The way promptsource and lm-evaluation-harness write templates: Jinja, run in a sandbox for every example.
 
 ``{{ text }} It was ||| {{ answer_choices[label] }}``: the answer, and so the mask, stands after ``|||``; ``{{ mask }}`` puts it elsewhere.
-Or a few lines of YAML: ``jinja`` with ``answer_choices`` (``no ||| yes``) as promptsource keeps them, or ``doc_to_text`` with
-``doc_to_choice`` as lm-evaluation-harness does, where the answer follows the text. Filters beside Jinja's own: choice, most_frequent.
+Entries of files, which have more than a template, are read in `entries`. Filters beside Jinja's own: choice, most_frequent.
 
 What a variable prints is a field and may be shortened, also after filters such as lower and trim; all else is the template's own text.
 
@@ -32,8 +31,6 @@ OPEN, NAMED, CLOSE, HERE = "\ue000", "\ue001", "\ue002", "\ue003"  # private cha
 _PRIVATE = re.compile(f"[{OPEN}-{HERE}]")
 _PRINTED = re.compile(f"{OPEN}([^{NAMED}]*){NAMED}([^{CLOSE}]*){CLOSE}|({HERE})", re.DOTALL)
 _OWN = ("mask", "label", "answer_choices", "choices")
-_PROMPTSOURCE = ("name", "id", "jinja", "answer_choices", "metadata", "reference")
-_HARNESS = ("doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter")
 EITHER = "|||"
 
 
@@ -105,18 +102,19 @@ class JinjaTemplate:
             return self.source
         plain: dict[str, Any] = {"name": self.name} if self.name and not self.harness else {}
         if self.harness:
-            plain |= {"doc_to_text": self.source} | ({"doc_to_choice": list(self.choices)} if self.choices else {})
+            beside: dict[str, Any] = {"doc_to_choice": list(self.choices)} if self.choices else {"target_delimiter": " "}
+            plain |= {"doc_to_text": self.source} | beside  # one entry alone may look like a text with a colon
         else:
             plain |= {"jinja": self.source, "answer_choices": f" {EITHER} ".join(self.choices)}
         return _dump(plain)
 
     @cached_property
     def _compiled(self) -> Any:
-        return _environment().from_string(self.source)
+        return environment().from_string(self.source)
 
     @cached_property
     def _free(self) -> frozenset[str]:
-        return frozenset(meta.find_undeclared_variables(_environment().parse(self.source)))
+        return frozenset(meta.find_undeclared_variables(environment().parse(self.source)))
 
     def fields(self) -> tuple[str, ...]:
         """The variables it reads."""
@@ -163,7 +161,7 @@ def _filled(prompt: str) -> list[Filled]:
     return [(p, p.text if isinstance(p, Text) else next(said) if isinstance(p, Field) else "") for p in pieces]
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def environment() -> ImmutableSandboxedEnvironment:
     """A sandbox that prints fields between marks."""
     from jinja2 import pass_context
 
@@ -175,61 +173,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     found = ImmutableSandboxedEnvironment(finalize=_printed, keep_trailing_newline=True)
     found.filters |= {"choice": choice, "most_frequent": _most_frequent}
     return found
-
-
-def parse(source: str) -> JinjaTemplate:
-    """The template that ``source`` writes, as Jinja or as lines of YAML; a mistake is a `RecipeError`."""
-    made = _of_lines(source) if is_lines(source) else JinjaTemplate(source)
-    try:
-        _environment().parse(made.source)
-    except TemplateError as error:
-        line = getattr(error, "lineno", 1)
-        raise RecipeError(f"template {made.source!r}, line {line}: not valid Jinja: {error.message}") from None
-    return made
-
-
-def is_lines(source: str) -> bool:
-    """Whether ``source`` is YAML with a template in it: several entries, or one that is quoted or a block."""
-    head = re.search(r"^(jinja|doc_to_text)\s*:(?P<quoted>\s*[\"'|>])?", source, re.MULTILINE)
-    others = re.search(
-        r"^(name|id|answer_choices|metadata|reference|doc_to_choice|doc_to_target|target_delimiter)\s*:", source, re.MULTILINE
-    )
-    return head is not None and bool(head["quoted"] or others)
-
-
-def _of_lines(source: str) -> JinjaTemplate:
-    from tempering.framings.templates.promptsource import load_yaml
-
-    plain = load_yaml(source, "template")
-    if not isinstance(plain, Mapping):
-        raise RecipeError(f"template {source!r}: expected lines such as  jinja: ...  found {type(plain).__name__}")
-    known = _HARNESS if "doc_to_text" in plain else _PROMPTSOURCE
-    unknown = [key for key in plain if key not in known]
-    if unknown:
-        raise RecipeError(f"template {source!r}: unknown entry {unknown[0]!r}; known: {', '.join(known)}")
-    return of_entry(plain)
-
-
-def of_entry(plain: Mapping[str, Any]) -> JinjaTemplate:
-    """The template of one entry of promptsource or lm-evaluation-harness."""
-    if "doc_to_text" in plain:
-        given = plain.get("doc_to_choice") or ()
-        return JinjaTemplate(str(plain["doc_to_text"]), _choices(given), True)
-    return JinjaTemplate(str(plain["jinja"]), _choices(plain.get("answer_choices") or ()), False, str(plain.get("name") or ""))
-
-
-def _choices(given: Any) -> tuple[str, ...]:
-    """Label words from a list, or from an expression that prints them with ``|||`` between."""
-    if not isinstance(given, str):
-        return tuple(str(word) for word in given)
-    environment = _environment()
-    free = sorted(meta.find_undeclared_variables(environment.parse(given)))
-    if free:
-        raise RecipeError(
-            f"answer_choices {given!r} change with the field {free[0]!r}; a cloze needs the same label words for every example; write them"
-        )
-    printed = environment.from_string(given).render()
-    return tuple(word.strip() for word in printed.split(EITHER))
 
 
 def _dump(plain: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ PREFIX = "lm-bff/"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A task. ``classes``: label word -> names of its class in lower case, in the paper's order. ``max_length`` is that of one example,
-    which demonstrations double where ``doubled``; ``first`` and ``other`` are limits of the first and of other sentences; ``contexts``
-    are averaged at test time; ``bounds`` are those of the values of a regression task.
+    """A task. ``classes``: label word -> names of its class in lower case, in the paper's order. ``max_length`` is that of one example;
+    ``first`` and ``other`` are limits of the first and of other sentences; ``contexts`` are averaged at test time, with demonstrations;
+    ``bounds`` are those of the values of a regression task.
     """
 
     template: str
@@ -27,7 +27,6 @@ class Setting:
     max_length: int = 128
     first: int | None = None
     other: int | None = None
-    doubled: bool = False
     contexts: int = 16
     bounds: tuple[float, float] | None = None
 
@@ -64,12 +63,12 @@ _EQUAL = (("No", ("0", "not_paraphrase", "not_equivalent", "not_duplicate")), ("
 
 SETTINGS = {
     "sst2": Setting(_WAS, (_BAD, _GOOD)),
-    "sst5": Setting(_WAS, _STARS, first=110, other=20, doubled=True),
-    "mr": Setting(_WAS, (_BAD, _GOOD), first=110, other=50, doubled=True),
-    "cr": Setting(_WAS, (_BAD, _GOOD), first=110, other=50, doubled=True),
-    "mpqa": Setting(_WAS, (_BAD, _GOOD), first=110, doubled=True),
-    "subj": Setting(_THIS, (("subjective", ("0", "subjective")), ("objective", ("1", "objective"))), first=110, other=50, doubled=True),
-    "trec": Setting("*cls**mask*:*+sent_0**sep+*", _TYPES, first=110, doubled=True),
+    "sst5": Setting(_WAS, _STARS, first=110, other=20),
+    "mr": Setting(_WAS, (_BAD, _GOOD), first=110, other=50),
+    "cr": Setting(_WAS, (_BAD, _GOOD), first=110, other=50),
+    "mpqa": Setting(_WAS, (_BAD, _GOOD), first=110),
+    "subj": Setting(_THIS, (("subjective", ("0", "subjective")), ("objective", ("1", "objective"))), first=110, other=50),
+    "trec": Setting("*cls**mask*:*+sent_0**sep+*", _TYPES, first=110),
     "cola": Setting(_THIS, (("incorrect", ("0", "unacceptable")), ("correct", ("1", "acceptable")))),
     "mnli": Setting(_NLI, _THREE, max_length=256, contexts=4),
     "snli": Setting(_NLI, _THREE, max_length=256, contexts=4),

@@ -13,18 +13,24 @@ PREFIX = "promptsource:"
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """Plain data of YAML whose tags (promptsource's ``!Template``) say nothing more; a mistake is a `RecipeError`."""
+    """Plain data of YAML, a mistake in which is a `RecipeError`. Tags of mappings (promptsource's ``!Template``) say nothing more; a text
+    keeps its tag in front (lm-evaluation-harness's ``!function``), so that nobody takes it for what it names.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.constructor import SafeConstructor
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.nodes import MappingNode, ScalarNode
 
     class Plain(SafeConstructor):
-        """Reads what any tag marks as the mapping it is."""
+        """Reads what any tag marks as the mapping, the list or the text it is."""
 
-    def mapping(loader: Any, _suffix: str, node: Any) -> Any:
-        return SafeConstructor.construct_mapping(loader, node, deep=True)
+    def plainly(loader: Any, suffix: str, node: Any) -> Any:
+        if isinstance(node, ScalarNode):
+            return f"!{suffix} {node.value}"
+        read = SafeConstructor.construct_mapping if isinstance(node, MappingNode) else SafeConstructor.construct_sequence
+        return read(loader, node, deep=True)
 
-    Plain.add_multi_constructor("!", mapping)
+    Plain.add_multi_constructor("!", plainly)
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = Plain
     try:

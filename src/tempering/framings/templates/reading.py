@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tempering.errors import RecipeError
-from tempering.framings.templates import jinja, lm_bff, openprompt, plain, promptsource, starred
+from tempering.framings.templates import entries, harness, lm_bff, openprompt, plain, promptsource, starred
 from tempering.framings.templates.pieces import AnyTemplate, Template
 
 _STARRED = re.compile(r"\*(cls|mask|sep\+?|\+?sent[lu]?-?_\d+|labelx?_\d+)\*")
@@ -16,8 +17,9 @@ PARSERS: dict[str, Callable[[str], AnyTemplate]] = {
     "plain": plain.parse,
     "lm-bff": starred.parse,
     "openprompt": openprompt.parse,
-    "jinja": jinja.parse,
+    "jinja": entries.parse,
 }
+FILES: dict[str, Callable[[str], Mapping[str, Any]]] = {promptsource.PREFIX: promptsource.entry_of, harness.PREFIX: harness.entry_of}
 
 
 def parse(source: str, dialect: str | None = None) -> AnyTemplate:
@@ -26,14 +28,14 @@ def parse(source: str, dialect: str | None = None) -> AnyTemplate:
     if dialect is not None and dialect not in PARSERS:
         raise RecipeError(f"unknown way to write a template {dialect!r}; known: {', '.join(PARSERS)}")
     prefix, colon, rest = source.partition(":")
-    if colon and prefix in PARSERS and dialect is None and not jinja.is_lines(source):
+    if colon and prefix in PARSERS and dialect is None and not entries.is_lines(source):
         dialect, source = prefix, rest.removeprefix(" ")
     return PARSERS[dialect or dialect_of(source)](source)
 
 
 def dialect_of(source: str) -> str:
     """How ``source`` is written: Jinja by its double braces or ``|||``, OpenPrompt by a quote after a brace, LM-BFF by its stars."""
-    if jinja.is_lines(source) or _JINJA.search(source):
+    if entries.is_lines(source) or _JINJA.search(source):
         return "jinja"
     if _OPENPROMPT.search(source):
         return "openprompt"
@@ -41,11 +43,12 @@ def dialect_of(source: str) -> str:
 
 
 def resolve(source: str) -> str:
-    """The template itself where ``source`` is a name: ``lm-bff/sst2`` of the table, or ``promptsource:FILE#NAME``."""
+    """The template itself where ``source`` is a name: ``lm-bff/sst2`` of the table, ``promptsource:FILE#NAME`` or ``lm-eval:FILE``."""
     if source.startswith(lm_bff.PREFIX):
         return lm_bff.setting(source).template
-    if source.startswith(promptsource.PREFIX):
-        return str(jinja.of_entry(promptsource.entry_of(source)))
+    for prefix, entry_of in FILES.items():
+        if source.startswith(prefix):
+            return str(entries.of_entry(entry_of(source)))
     return source
 
 

@@ -36,7 +36,7 @@ from tempering.framings.verbalizers.word_search import (
     pearson_of,
     petal_words,
 )
-from tempering.framings.verbalizers.words import WordCoder, given_words
+from tempering.framings.verbalizers.words import Table, WordCoder, given_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ class AutoWords:
     candidates come from the rows below and above the median, and which are scored by Pearson's r. *Costs*: a pass over the training
     rows; scoring k^classes assignments, or beyond ``limit`` coordinate ascent. *Differs*: words that begin inside another word,
     special and reserved tokens are no candidates whatever the tokenizer; no two classes share a word; PETAL's frequent words are
-    those of the training texts; several prompts of a row are averaged.
+    those of the training texts; several prompts of a row are averaged; inside demonstrations words are chosen before any are shown.
     """
 
     method: Method = "lm_bff"
@@ -130,6 +130,11 @@ class AutoWordsModule(VerbalizerModule):
         return found
 
     @property
+    def table(self) -> Table:
+        """The chosen tokens of each class, as a demonstration shows them."""
+        return self.inner.table
+
+    @property
     def words(self) -> dict[str, list[str]]:
         """The chosen words of each class."""
         return {str(c): [self.coder.word(word[0]) for word in row] for c, row in zip(self.labels, self.inner.table, strict=True)}
@@ -137,6 +142,7 @@ class AutoWordsModule(VerbalizerModule):
     @torch.no_grad()
     def prepare(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         """Choose the words from the training rows and the model as it is."""
+        learner = learner.framing.alone(learner)
         targets, rows = self._targets(examples)
         chosen = unlabeled(rows)
         if self.value.method == "lm_bff":

@@ -16,6 +16,7 @@ from tempering.errors import DataError, RecipeError
 from tempering.framings.asked.calibration import content_free, diagonal
 from tempering.framings.verbalizers.base import Run, VerbalizerModule, Words, checked, class_scores, over_prompts, unlabeled
 from tempering.framings.verbalizers.manual import Manual
+from tempering.framings.verbalizers.words import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,11 @@ class CalibratedModule(VerbalizerModule):
     def reads_head(self) -> bool:
         """Whether the verbalizer inside does."""
         return self.inner.reads_head
+
+    @property
+    def table(self) -> Table | None:
+        """The label words of the verbalizer inside."""
+        return getattr(self.inner, "table", None)
 
     def forward(self, read: Tensor) -> Tensor:
         """What the verbalizer inside reads -> calibrated class scores [rows, classes]."""

@@ -15,6 +15,7 @@ from tempering.contracts import Example, Slab
 from tempering.errors import RecipeError
 from tempering.framings.verbalizers.base import VerbalizerModule, Words, checked, mask_states, targets_of
 from tempering.framings.verbalizers.manual import Manual
+from tempering.framings.verbalizers.words import Table
 from tempering.streams import torch_stream
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class ProtoVerbModule(VerbalizerModule):
     def reads_head(self) -> bool:
         """While the model trains, and under "multi", as the verbalizer inside does."""
         return self.inner.reads_head
+
+    @property
+    def table(self) -> Table | None:
+        """The label words of the verbalizer inside."""
+        return getattr(self.inner, "table", None)
 
     def forward(self, read: Tensor) -> Tensor:
         """Last states [rows, 1, dim] -> cosine to each prototype [rows, classes]."""

@@ -14,6 +14,8 @@ from tempering.errors import RecipeError
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import ensure_output_head
 from tempering.framings.text import pad, tensors
+from tempering.framings.wrapping import Wrapping
+from tempering.framings.writing.encoding import Parts
 from tempering.framings.writing.source import Source
 from tempering.framings.writing.states import end_id, output_head
 from tempering.framings.writing.targets import Targets, Values, targets_of
@@ -53,25 +55,33 @@ class Writing(FramingBase, ABC):
         self.tokenizer = backbone.tokenizer
         self.source = Source(backbone.tokenizer, framing.source, cue, length, task.kind)
         self.targets: Targets = targets_of(task, dict(framing.words), framing.step)
+        self.around = Wrapping.of(backbone.tokenizer, target=True)
         self.end, self.pad_id = end_id(backbone), int(backbone.tokenizer.pad_token_id or 0)
         output_head(backbone)
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a target, the one that ends it last; a longer one than there is room for loses its end."""
-        given = self._after_cue(text) if not self.source_only else list(self.tokenizer(text_target=text, verbose=False)["input_ids"])
+        given = [*self.around.before, *self.bare(text), *self.around.after] if self.source_only else self.bare(text)
         given = given[:-1] if given and given[-1] == self.end else given
         return [*given[: self.room - 1], self.end]
 
+    def _cut(self, text: str) -> Parts:
+        """A target: special tokens may stand in words that the recipe gives, and in no text of the data."""
+        return self.source.encoder.parts(text) if self.framing.words else [text]
+
+    def bare(self, text: str) -> list[int]:
+        """All tokens of a target without those that begin and end every one."""
+        return self.source.encoder.ids([self._cut(text)])[0] if self.source_only else self._after_cue(text)
+
     def _after_cue(self, text: str) -> list[int]:
         """What a text adds behind the cue: its tokens after the longest prefix that the two encodings share, a space before it."""
-        alone, joined = (
-            list(ids)
-            for ids in self.tokenizer([self.source.cue, f"{self.source.cue} {text}"], add_special_tokens=False, verbose=False)["input_ids"]
-        )
+        encoder, (first, *rest) = self.source.encoder, self._cut(text)
+        *before, last = encoder.parts(self.source.cue)
+        alone, joined = encoder.ids([[*before, last], [*before, f"{last} {first}", *rest]])
         shared = next((i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b), min(len(alone), len(joined)))
         if joined[shared:] and shared == len(alone):
             return joined[shared:]
-        return list(self.tokenizer(f" {text}", add_special_tokens=False, verbose=False)["input_ids"])
+        return encoder.ids([[f" {first}", *rest]])[0]
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """One source an example, with its target where it has a label."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tempering.framings.text_to_text import TextToText
 
 TOKENS = 8192  # tokens of choices whose logits over the vocabulary are held at once where no gradient is wanted
+_NUMBERS = "give a larger step, or answers: free; if its vocabulary has no digits, another model or the framing head"
 
 
 class LabelScorer(Writing):
@@ -43,8 +44,8 @@ class LabelScorer(Writing):
         for i, ids in enumerate(self.choices):
             if ids in self.choices[:i]:
                 raise RecipeError(
-                    f"text_to_text: {texts[i]!r} and {texts[self.choices.index(ids)]!r} are the same tokens to this model's tokenizer;"
-                    " give words that differ, as in  words: {label: word}"
+                    f"text_to_text: {texts[self.choices.index(ids)]!r} and {texts[i]!r} are the same tokens to this model's tokenizer; "
+                    + (_NUMBERS if isinstance(self.targets, Values) else "give words that differ, as in  words: {label: word}")
                 )
         if self.framing.max_source_length is None and not self.source_only:  # the choices need no more than this
             self.source = replace(self.source, length=self.limit - max(map(len, self.choices)))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tempering.contracts import Example, Kind
 from tempering.errors import DataError, RecipeError
+from tempering.framings.wrapping import filler
+from tempering.framings.writing.encoding import Encoder, Parts
 
 NAMES = ("text", "text_pair")
 _FIELD = re.compile(r"\{(\w*)\}")
@@ -53,10 +56,10 @@ class Source:
             )
         return chosen
 
-    def fill(self, example: Example, texts: Sequence[str] | None = None) -> str:
+    def fill(self, example: Example, texts: Sequence[str] | None = None) -> Parts:
         """The whole source of ``example``, or of other ``texts`` in their place."""
         given = dict(zip(NAMES, example.texts if texts is None else texts, strict=False))
-        return _FIELD.sub(lambda place: given[place[1]], self.template_of(example)) + self.cue
+        return [_FIELD.sub(lambda place: given[place[1]], part) for part in self.encoder.parts(self.template_of(example) + self.cue)]
 
     def encode(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of every source, with the special tokens that the tokenizer adds, at most ``length`` of them."""
@@ -67,17 +70,16 @@ class Source:
         """Token ids of a source that says nothing: ``template`` as it stands, or our own with empty texts (`Decoding.guidance`)."""
         usual = self.template or (_QUESTION if self.kind == "question_answering" else _SINGLE)
         text = _FIELD.sub("", usual if template is None else template)
-        return self._ids([text + self.cue])[0] or [self._filler]
+        return self._ids([self.encoder.parts(text + self.cue)])[0]
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        rows = self.tokenizer(texts, truncation=False, verbose=False, return_attention_mask=False)["input_ids"]
-        return [list(row) or [self._filler] for row in rows]
+    def _ids(self, rows: list[Parts]) -> list[list[int]]:
+        around = self.encoder.coder.wrapping
+        return [[*around.before, *ids, *around.after] or [filler(self.tokenizer)] for ids in self.encoder.ids(rows)]
 
-    @property
-    def _filler(self) -> int:
-        """What stands for a source of no tokens: a model cannot read an empty row."""
-        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
-        return next((int(i) for i in known if i is not None), 0)
+    @cached_property
+    def encoder(self) -> Encoder:
+        """How texts become tokens: the template may name special tokens, the texts in it hold none."""
+        return Encoder(self.tokenizer)
 
     def _shortened(self, example: Example) -> list[int]:
         texts = list(example.texts)
@@ -100,5 +102,6 @@ class Source:
         """Where in ``text`` each of its tokens ends; every character counts as one where the tokenizer cannot tell."""
         if not self.tokenizer.is_fast:
             return list(range(1, len(text) + 1))
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        found = self.tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
         return [end for _, end in found if end]

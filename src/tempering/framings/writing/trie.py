@@ -36,16 +36,20 @@ class Trie:
 
 
 class Stretches:
-    """Any stretch of ``source``, or one of ``others``, each followed by ``end``."""
+    """Any stretch of ``source``, or one of ``others``, each followed by ``end`` and, where every text ``begins`` so, after that."""
 
-    def __init__(self, source: Sequence[int], others: Sequence[Sequence[int]], end: int) -> None:
+    def __init__(self, source: Sequence[int], others: Sequence[Sequence[int]], end: int, begins: Sequence[int] = ()) -> None:
         self.source = [int(t) for t in source]
         self.others = Trie([[*other, end] for other in others])
         self.end = end
+        self.begins = [int(t) for t in begins]
 
     def after(self, written: Sequence[int]) -> list[int]:
         """The tokens that follow ``written`` somewhere in the source, and the end once something is written."""
-        done = [int(t) for t in written]
+        first = len(self.begins)
+        if len(written) < first:
+            return [self.begins[len(written)]]
+        done = [int(t) for t in written[first:]]
         if done and done[-1] == self.end:
             return []
         n = len(done)

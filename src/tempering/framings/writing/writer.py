@@ -141,8 +141,8 @@ class TextWriter(Writing):
         if not self.bound:
             return None
         if isinstance(self.targets, Answers):
-            nothing = self.ids(NONE)[:-1]
-            return Limits([Stretches(self.ids(e.texts[1])[:-1], [nothing], self.end) for e in examples], 0, {})
+            nothing, begins = self.bare(NONE), self.around.before if self.source_only else ()
+            return Limits([Stretches(self.bare(e.texts[1]), [nothing], self.end, begins) for e in examples], 0, {})
         choices = {tuple(self.ids(text)): text for text in self.targets.choices()}
         every = len(choices) if self.framing.num_beams >= len(choices) > 1 else 0
         return Limits([Trie(list(choices))] * len(examples), every, choices)
