@@ -26,7 +26,8 @@ class MMR:
     in the batch of 1 / (1 + ||m_c - m_d||), m_c [dim] the mean of the features that the head's last linear map reads, over the
     batch's rows of class c. ``normalize`` divides the distances by the mean norm of the features, which growing them cannot cheat.
     *Needs*: labels, weights inside the model that are trained. *Costs*: no pass. Rows of a batch are coupled, so that it cannot be cut
-    when memory runs out; a batch of one class adds 0.
+    when memory runs out; a batch of one class adds 0. With alpha 1 its gradient is several times that of the loss in the first steps
+    (2.4 to 0.5 on 128 questions of six classes), and both are clipped together: a hundred steps then teach less; with 0.1 they do not.
     *Differs*: the paper's text was not at hand: the form for two classes is a reconstruction, and three things are decisions here: pairs
     of more classes; multi-label data, where each label is a pair (rows with it, rows without); values, split at the batch's median.
     """

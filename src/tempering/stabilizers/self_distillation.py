@@ -50,8 +50,8 @@ class SelfDistillation:
 
     def start(self, learner: Learner, trained: Weights, seed: int) -> Hooks:
         """Hooks with a term and a ring of the weights now and of the k steps before."""
-        now = _copy(trained)
-        ring: deque[Weights] = deque([now] * (1 + self.k if self.teacher == "vote" else 1), maxlen=1 + self.k)
+        first = 1 + self.k if self.teacher == "vote" else 1
+        ring: deque[Weights] = deque([_copy(trained) for _ in range(first)], maxlen=1 + self.k)
 
         def term(passes: Passes) -> Tensor:
             before = list(ring)[:-1] or list(ring)

@@ -109,7 +109,7 @@ class SeveralFeed:
         inner = sum(mass(b) for b in whole)
         for batch in mine:
             batch.task = name
-            batch.extra["mass"] = mass(batch) * rows / inner
+            batch.extra["mass"] = mass(batch) * rows / inner if inner else 0.0  # nothing in it is to be learned
         return mine
 
 
