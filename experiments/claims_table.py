@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from claims_statistics import Average, average, holm
 
@@ -69,11 +70,18 @@ def _how(results: Sequence[Result], args: argparse.Namespace) -> str:
     runs = {id(cell): cell for r in results for cell in (r.plain, r.cell)}  # plain runs are those of several methods
     hours = sum(cell.seconds * cell.interval.n for cell in runs.values()) / 3600
     took = f" {sum(cell.interval.n for cell in runs.values())} runs took {hours:.1f} hours." if runs else ""
+    model, mlm = Path(args.model).name, Path(args.mlm).name
+    if model == mlm:
+        backbone = f"Backbone of all runs: {mlm}, a MiniLM with a trained masked-LM head; SURT re-trains it for"
+    else:
+        backbone = (
+            f"Backbone {model}; for SURT, and the plain runs beside it, {mlm}, a MiniLM with a trained masked-LM head, re-trained for"
+        )
     return (
         f"Written by `python experiments/claims-stability.py`; do not edit. {args.rows} training rows, up to {args.seeds} seeds, at most"
         f" {args.dev_rows} development and {args.test_rows} test rows a task; recipes as shipped{given}, nothing searched{trial}. "
-        f"Backbone {args.model}; for SURT, and the plain runs beside it, a MiniLM with a trained masked-LM head and {args.surt_steps} "
-        f"steps of re-training at most. Each seed draws its own rows, initialization and order, the same for every method.{took}"
+        f"{backbone} {args.surt_steps} steps at most. Each seed draws its own rows, initialization and order, the same for every method."
+        + took
     )
 
 

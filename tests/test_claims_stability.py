@@ -231,7 +231,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_all_studies_get_three_seeds_before_any_gets_more(data: Path) -> None:
-    words = ["--data", str(data), "--tasks", "rte,stsb", "--seeds", "4", "--model", str(data), "--mlm", "elsewhere"]
+    words = ["--data", str(data), "--tasks", "rte,stsb", "--more", "rte", "--seeds", "4", "--model", str(data), "--mlm", "elsewhere"]
     found = [(folder.name, [r.name for r in recipes], model, seeds) for folder, _, recipes, model, seeds in claims.studies(given(*words))]
     first, second = ["full", "multi-head", "mmr"], ["full", *claims.SECOND]
     once = [
