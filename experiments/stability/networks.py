@@ -57,6 +57,9 @@ class _Target:
         return torch.stack(gaps).mean(0)
 
 
+Measure = Callable[[int], Measured]  # of so many sets
+
+
 def _levels(levels: list[float], of: Callable[[float], Tensor]) -> Measured:
     return Measured(levels, torch.stack([of(level) for level in levels], 1))
 
@@ -71,14 +74,23 @@ def full_rows_seeds(count: int) -> Measured:
     return _levels([24, 48, 96, 192], lambda n: target.seeds(Tuning(), sets=target.sets.first(int(n))))
 
 
-def full_lipschitz(count: int) -> Measured:
-    target = _Target.draw(count)
-    return _levels([0.25, 0.5, 1.0, 2.0], lambda scale: target.removal(Tuning(scale=scale)))
+def _both(levels: list[float], tuning: Callable[[float], Tuning]) -> tuple[Measure, Measure]:
+    """Both quantities, where a row is left out and between seeds, over ``levels`` of what ``tuning`` makes of them."""
+
+    def removal(count: int) -> Measured:
+        target = _Target.draw(count)
+        return _levels(levels, lambda level: target.removal(tuning(level)))
+
+    def seeds(count: int) -> Measured:
+        target = _Target.draw(count)
+        return _levels(levels, lambda level: target.seeds(tuning(level)))
+
+    return removal, seeds
 
 
-def full_lipschitz_seeds(count: int) -> Measured:
-    target = _Target.draw(count)
-    return _levels([0.25, 0.5, 1.0, 2.0], lambda scale: target.seeds(Tuning(scale=scale)))
+full_lipschitz, full_lipschitz_seeds = _both([0.25, 0.5, 1.0, 2.0], lambda scale: Tuning(scale=scale))
+full_steps, full_steps_seeds = _both([25, 50, 100, 200], lambda steps: Tuning(steps=int(steps)))
+full_rate, full_rate_seeds = _both([0.02, 0.05, 0.1, 0.2], lambda rate: Tuning(rate=rate))
 
 
 def full_start(count: int) -> Measured:
@@ -89,26 +101,6 @@ def full_start(count: int) -> Measured:
 def full_start_seeds(count: int) -> Measured:
     target = _Target.draw(count)
     return _levels([0.5, 1.0, 2.0, 4.0, 8.0], lambda away: target.seeds(Tuning(), away=away))
-
-
-def full_steps(count: int) -> Measured:
-    target = _Target.draw(count)
-    return _levels([25, 50, 100, 200], lambda steps: target.removal(Tuning(steps=int(steps))))
-
-
-def full_steps_seeds(count: int) -> Measured:
-    target = _Target.draw(count)
-    return _levels([25, 50, 100, 200], lambda steps: target.seeds(Tuning(steps=int(steps))))
-
-
-def full_rate(count: int) -> Measured:
-    target = _Target.draw(count)
-    return _levels([0.02, 0.05, 0.1, 0.2], lambda rate: target.removal(Tuning(rate=rate)))
-
-
-def full_rate_seeds(count: int) -> Measured:
-    target = _Target.draw(count)
-    return _levels([0.02, 0.05, 0.1, 0.2], lambda rate: target.seeds(Tuning(rate=rate)))
 
 
 def full_heads(count: int) -> Measured:

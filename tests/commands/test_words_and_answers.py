@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import tempering
 from tempering.choosing import choose
+from tempering.study.records import Record
 from tempering.tasks import Task
 from tests.commands.shared import QUICK, done, refuses
 from tests.tiny import tiny_examples
@@ -111,22 +113,24 @@ def test_answers(bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     done("evaluate", "model", "dev.jsonl", "--metric", "answerable_f1")
 
 
-def test_a_study_of_tags(bert: str, tmp_path: Path) -> None:
-    train, dev, test = (conll(tmp_path / f"{name}.conll", n, seed=n) for name, n in (("a", 24), ("b", 8), ("c", 8)))
-    words = ("--recipes", "tagging,head", "--seeds", "2", "--workers", "0", "--output-dir", str(tmp_path / "study"))
-    done("compare", str(train), "--dev", str(dev), "--test", str(test), "--model", bert, *words, *QUICK)
-    records = tempering.Study.open(tmp_path / "study").records()
+def studied(recipes: str, files: Sequence[Path], model: str, folder: Path, judged: int) -> list[Record]:
+    """The cells of a finished study of two recipes and seeds, each of which judged so many rows."""
+    words = ("--recipes", recipes, "--seeds", "2", "--workers", "0", "--output-dir", str(folder))
+    done("compare", str(files[0]), "--dev", str(files[1]), "--test", str(files[2]), "--model", model, *words, *QUICK)
+    records = tempering.Study.open(folder).records()
     assert len(records) == 4 and {r.status for r in records} == {"done"}
-    assert all(len(r.items) == 8 and len(r.predictions) == 8 for r in records)
+    assert all(len(r.items) == len(r.predictions) == judged for r in records)
+    return records
+
+
+def test_a_study_of_tags(bert: str, tmp_path: Path) -> None:
+    files = [conll(tmp_path / f"{name}.conll", n, seed=n) for name, n in (("a", 24), ("b", 8), ("c", 8))]
+    studied("tagging,head", files, bert, tmp_path / "study", judged=8)
 
 
 def test_a_study_of_answers(bert: str, tmp_path: Path) -> None:
-    train, dev, test = (squad(tmp_path / f"{name}.jsonl", n, seed=n) for name, n in (("a", 24), ("b", 8), ("c", 10)))
-    words = ("--recipes", "question-answering,bitfit", "--seeds", "2", "--workers", "0", "--output-dir", str(tmp_path / "study"))
-    done("compare", str(train), "--dev", str(dev), "--test", str(test), "--model", bert, *words, *QUICK)
-    records = tempering.Study.open(tmp_path / "study").records()
-    assert len(records) == 4 and {r.status for r in records} == {"done"}
-    assert all(len(r.items) == 10 and len(r.predictions) == 10 for r in records)
+    files = [squad(tmp_path / f"{name}.jsonl", n, seed=n) for name, n in (("a", 24), ("b", 8), ("c", 10))]
+    records = studied("question-answering,bitfit", files, bert, tmp_path / "study", judged=10)
     assert all({"f1", "exact_match"} <= set(r.test) for r in records)
 
 
