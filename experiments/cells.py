@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from scipy import stats
 
 from tempering.contracts import Seeds
@@ -33,6 +34,7 @@ class Cells:
     """Finished cells by key, in ``path``. Every cell is written as soon as it is there, and never made again.
 
     ``settings`` is what all cells have in common; a file made with other settings is refused, since its cells would not be comparable.
+    Commands with different ``--tasks`` may run beside each other: each keeps what the other has written.
     """
 
     path: Path
@@ -81,10 +83,13 @@ class Cells:
             raise OutOfTimeError
 
     def write(self) -> None:
-        """The whole file anew, renamed into place."""
+        """The whole file anew, renamed into place, with what another command has written meanwhile."""
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({"settings": self.settings, "cells": self.done}, indent=1), encoding="utf-8")
-        part.replace(self.path)
+        with FileLock(self.path.with_suffix(".lock")):
+            if self.path.exists():
+                self.done = json.loads(self.path.read_text(encoding="utf-8"))["cells"] | self.done
+            part.write_text(json.dumps({"settings": self.settings, "cells": self.done}, indent=1), encoding="utf-8")
+            part.replace(self.path)
 
     def scores(self, keys: Iterable[str]) -> list[float]:
         """The score of each key, nan where it is not there yet."""

@@ -122,6 +122,15 @@ def test_cells_of_other_settings_are_refused(script: Loader, tmp_path: Path) -> 
         opened(module, tmp_path, rows=6)
 
 
+def test_two_commands_beside_each_other_keep_the_cells_of_both(script: Loader, tmp_path: Path) -> None:
+    module = script("tagging")
+    first, second = opened(module, tmp_path), opened(module, tmp_path)
+    first.get("a", lambda: {"score": 1.0})
+    second.get("b", lambda: {"score": 2.0})
+    first.get("c", lambda: {"score": 3.0})
+    assert first.scores("abc") == opened(module, tmp_path).scores("abc") == [1.0, 2.0, 3.0]
+
+
 def test_no_cell_is_begun_once_the_hours_are_spent(script: Loader, tmp_path: Path) -> None:
     script("tagging")
     import cells

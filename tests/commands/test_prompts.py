@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from tempering.backbone import Backbone
 from tempering.commands.prompts import read_words
@@ -18,7 +16,7 @@ from tempering.recipe import Recipe
 from tempering.tasks import Task
 from tests.commands.shared import done, refuses, write_rows
 from tests.framings.test_masked_lm import save_masked_lm
-from tests.prompting.test_templates_search import save_span_filler
+from tests.prompting.test_templates_search import let_gaps_end, save_span_filler
 from tests.tiny import tiny_task
 
 DATA = ("train.csv", "--dev", "dev.csv")
@@ -95,14 +93,8 @@ def test_autoprompt_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
 
 
 def test_a_t5_writes_the_templates(here: Path, masked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, following = save_span_filler(here / "t5"), SpanFiller._next
-
-    def ending(self: SpanFiller, written: tuple[int, ...], memories: Any) -> torch.Tensor:
-        found = following(self, written, memories)
-        found[190:] += 8.0 * (len(written) > 1)  # a random model would hardly ever end a gap
-        return found
-
-    monkeypatch.setattr(SpanFiller, "_next", ending)
+    folder = save_span_filler(here / "t5")
+    let_gaps_end(monkeypatch)
     quick = ("max_steps=2", "num_train_epochs=1", "min_steps=0")
     more = ("--search", "--filler", folder, "--candidates", "4", "--beam", "6", "--finalists", "2", "--output", "found.yaml", "--json")
     done("prompts", *DATA[:1], *quick, *DATA[1:], "--model", masked, *WORDS, *more)
