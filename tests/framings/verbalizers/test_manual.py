@@ -121,10 +121,12 @@ def test_each_scheme_encodes_a_word_as_it_stands_inside_a_sentence() -> None:
 
 
 def test_only_tokens_that_begin_a_word_are_candidates() -> None:
-    assert [word_piece().tokens[i] for i in word_piece().initial] == ["good", "ter", "bad", "Bad", ".", "story"]
+    assert [word_piece().tokens[i] for i in word_piece().initial] == ["good", "ter", "bad", "Bad", "story"]  # and "." is no word
     assert [sentence_piece().tokens[i] for i in sentence_piece().initial] == ["\u2581good", "\u2581bad"]
     bytes_ = WordCoder.of(tiny_backbone("qwen2"))
     assert all(bytes_.tokens[i].startswith("\u0120") and len(bytes_.tokens[i]) > 1 for i in bytes_.initial)
+    known = SimpleNamespace(get_vocab=lambda: {"\u0120good": 0, "\u0120.": 1, "\u0120": 2, "good": 3, "\u01207": 4}, all_special_ids=[])
+    assert WordCoder(known, "m").initial == (0, 4)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,9 @@ class AutoWords:
     `tempering.framings.verbalizers.word_search`. *Needs*: labeled rows of every class; one mask; for a value two poles, whose
     candidates come from the rows below and above the median, and which are scored by Pearson's r. *Costs*: a pass over the training
     rows; scoring k^classes assignments, or beyond ``limit`` coordinate ascent. *Differs*: words that begin inside another word,
-    special and reserved tokens are no candidates whatever the tokenizer; no two classes share a word; PETAL's frequent words are
-    those of the training texts; several prompts of a row are averaged; inside demonstrations words are chosen before any are shown.
+    punctuation, special and reserved tokens are no candidates whatever the tokenizer; no two classes share a word; PETAL's frequent
+    words are those of the training texts; several prompts of a row are averaged; inside demonstrations words are chosen before any
+    are shown.
     """
 
     method: Method = "lm_bff"

@@ -57,17 +57,18 @@ class WordCoder:
 
     @cached_property
     def initial(self) -> tuple[int, ...]:
-        """Ids of the tokens that begin a word: what may serve as a label word. Special and reserved tokens do not."""
+        """Ids of the tokens that begin a word: what may serve as a label word. Special and reserved tokens do not, nor does punctuation."""
         special = set(self.tokenizer.all_special_ids)
         return tuple(i for i, token in enumerate(self.tokens) if i not in special and self._begins(token))
 
     def _begins(self, token: str) -> bool:
-        if not token or RESERVED.fullmatch(token):
+        mark = "" if self.scheme == "words" else MARKS[self.scheme]
+        bare = token.removeprefix(mark)
+        if RESERVED.fullmatch(token) or not any(map(str.isalnum, bare)):
             return False
-        if self.scheme == "words":
-            return True
-        marked, mark = token.startswith(MARKS[self.scheme]), MARKS[self.scheme]
-        return not marked if self.scheme == "continuations" else marked and len(token) > len(mark) and token[len(mark)] != mark
+        if self.scheme in ("words", "continuations"):
+            return self.scheme == "words" or bare == token
+        return bare != token and bare[0] != mark
 
     def word(self, token_id: int) -> str:
         """The word that a word-initial token stands for."""
