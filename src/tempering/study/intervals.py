@@ -20,6 +20,7 @@ from tempering.study.variance import Array, crossed_spread, is_binary, matching_
 ONE_SEED = "items only: one seed says nothing about other seeds"
 SEEDS = "t over seeds, on this test set"
 CROSSED = "seeds x items"
+ALIKE = "equal scores: no interval"
 NAN = math.nan
 
 
@@ -27,8 +28,8 @@ NAN = math.nan
 class Interval:
     """A mean over ``n`` seeds with its interval, and the standard deviation between seeds with its chi-square interval.
 
-    ``method`` says what the interval speaks of. Whatever the seeds do not tell is nan: the interval without any run (or with
-    one run and no items), the standard deviation of one run, and the interval of the standard deviation of equal scores.
+    ``method`` says what the interval speaks of. Whatever the seeds do not tell is nan: the interval without any run (or, without
+    items, with one run or equal scores), the standard deviation of one run, and the interval of the standard deviation of equal scores.
     """
 
     mean: float
@@ -56,8 +57,8 @@ def interval(scores: Sequence[float], items: Array | None = None, confidence: fl
         return Interval(NAN, NAN, NAN, NAN, 0, "no finished run", NAN, NAN)
     mean = float(values.mean())
     spread = _deviation(values, level)
-    if table is None and len(values) == 1:
-        return Interval(mean, NAN, NAN, NAN, 1, "one seed: no interval", NAN, NAN)
+    if table is None and (len(values) == 1 or spread[0] == 0):
+        return Interval(mean, NAN, NAN, spread[0], len(values), "one seed: no interval" if len(values) == 1 else ALIKE, NAN, NAN)
     if table is None:
         half = seed_spread(values).half(level)
         return Interval(mean, mean - half, mean + half, spread[0], len(values), SEEDS, *spread[1:])
