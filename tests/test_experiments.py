@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -270,41 +271,60 @@ def test_lm_bff_arms_are_recipes_that_pass_their_checks(script: Loader, few: Tas
     assert arms.GRIDS["paper"] == ((1e-5, 2e-5, 5e-5), (2, 4, 8))
 
 
-def test_lm_bff_chooses_on_dev_and_tests_the_best_alone(script: Loader, few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = script("run in lm-bff")
-    import arms
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], list[float]]:
+    """The rates that are fitted, and those that are tested; nothing is trained, and 1e-4 is best."""
     import runner
 
-    args = module.parsed(["--tasks", "sst2", "--seeds", "1", "--output", str(tmp_path)])
     fits: list[float] = []
     tested: list[float] = []
 
-    class Learner:
-        def __init__(self, rate: float, dev: float) -> None:
-            self.rate, self.record = (
-                rate,
-                {"main_metric": "accuracy", "metrics": {"dev": {"accuracy": dev, "loss": 1.0}}, "train_seconds": 0},
-            )
-
-    def fit(recipe: Recipe, task: Task, *_: Any, **__: Any) -> Learner:
+    def fit(recipe: Recipe, task: Task, *_: Any, **__: Any) -> SimpleNamespace:
         assert task.test is None
-        rate = recipe.stages[-1].learning_rate
-        fits.append(rate)
-        return Learner(rate, 0.9 if rate == 1e-4 else 0.7)
+        fits.append(getattr(recipe.stages[-1], "learning_rate", 0.0))
+        dev = {"accuracy": 0.9 if fits[-1] == 1e-4 else 0.7, "loss": 1.0}
+        return SimpleNamespace(rate=fits[-1], record={"main_metric": "accuracy", "metrics": {"dev": dev}, "train_seconds": 0})
 
-    def evaluate(learner: Learner, task: Task, metrics: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    def evaluate(learner: SimpleNamespace, task: Task, metrics: tuple[str, ...]) -> dict[str, dict[str, float]]:
         tested.append(learner.rate)
         return {"test": dict.fromkeys(metrics, 0.8)}
 
     monkeypatch.setattr(runner, "fit", fit)
     monkeypatch.setattr(runner, "evaluate", evaluate)
+    return fits, tested
+
+
+def test_lm_bff_chooses_on_dev_and_tests_the_best_alone(script: Loader, few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("run in lm-bff")
+    import arms
+    import runner
+
+    fits, tested = watched(monkeypatch)
+    args = module.parsed(["--tasks", "sst2", "--seeds", "1", "--output", str(tmp_path)])
     cells = opened(module, tmp_path)
-    made = runner.Runner(cells, args, {"sst2": few})
-    made.run("sst2", arms.ARMS["fine-tuning"], 0)
+    runner.Runner(cells, args, {"sst2": few}).run("sst2", arms.ARMS["fine-tuning"], 0)
     assert fits == [2e-5, 1e-4] and tested == [1e-4] and cells["sst2/fine-tuning/0"]["chosen"] == "0.0001 x 8"
     del cells.done["sst2/fine-tuning/0"]  # as if stopped before the test: the chosen point alone is fitted again
     runner.Runner(cells, args, {"sst2": few}).run("sst2", arms.ARMS["fine-tuning"], 0)
     assert fits[2:] == [1e-4] and tested == [1e-4, 1e-4]
+
+
+def test_lm_bff_trains_nothing_twice(script: Loader, few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("run in lm-bff")
+    import arms
+    import runner
+
+    fits, tested = watched(monkeypatch)
+    args = module.parsed(["--tasks", "sst2", "--seeds", "1", "--output", str(tmp_path)])
+    cells = opened(module, tmp_path)
+    made = runner.Runner(cells, args, {"sst2": few})
+    made.run("sst2", arms.ARMS["automatic words"], 0)
+    assert fits == [1e-4] * args.candidates + [2e-5] and tested == [1e-4]  # the best candidate is one of the grid's points
+    made.run("sst2", arms.ARMS["zero-shot"], 0)
+    assert len(fits) == args.candidates + 2 and tested == [1e-4, 0.0]  # what is not trained reads the test split once, too
+    _, variant = arms.variants()["great/terrible"]
+    cells.done["sst2/prompt/0"] = {"score": 0.25}
+    made.run("sst2", variant, 0)
+    assert len(fits) == args.candidates + 2 and cells["sst2/words great/terrible/0"] == {"score": 0.25}
 
 
 def test_lm_bff_tables(script: Loader, tmp_path: Path) -> None:
@@ -315,7 +335,9 @@ def test_lm_bff_tables(script: Loader, tmp_path: Path) -> None:
     assert len(keys) == len(set(keys)) and sum(k.startswith("sst2/majority/") for k in keys) == 1
     fake(cells, keys, lambda k: 0.9 + 0.001 * int(k[-1]) if "prompt" in k else 0.5)
     said = module.report(cells, args)
-    assert "| sst2 | prompt | fine-tuning | +40.1" in said and "| trec6 | prompt | fine-tuning |" not in said
+    assert "| prompt | fine-tuning | +40.1 (+39.9 to +40.3), p = 0.000 | holds | +40.1 | (not said) |" in said
+    assert "| zero-shot | majority | +0.0 | one measurement | +0.0 | +0.0 |" in said
+    assert "| fine-tuning, all rows | fine-tuning | +0.0 | one measurement |" in said
     assert "| sst2 | great/terrible | 50.0 ± 0.0" in said and "words permuted" in said
     assert "population standard deviations, which are 0.816 of these" in said  # sqrt(2 / 3)
     assert statistics.pstdev([1.0, 2.0, 6.0]) == pytest.approx(module.population(3) * statistics.stdev([1.0, 2.0, 6.0]))

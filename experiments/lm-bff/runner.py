@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from tempering.fitting import evaluate, fit
 from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
 from tempering.prompting.search import Settings, find_prompts
-from tempering.recipe import Recipe
+from tempering.recipe import Recipe, parse_settings
 from tempering.stages.use import Use
 from tempering.tasks import Task
 from tempering.tasks.metrics import compute
@@ -31,9 +31,14 @@ def split(task: Task, seed: int) -> Task:
     return replace(task.with_train(drawn[:half], Seeds.of(seed).sampling), dev=Split("dev", dev, task.train.source))
 
 
-def recipe(framing: Any, rate: float, batch: int, steps: int, main: str) -> Recipe:
-    """One grid point, chosen by the metric ``main``; LM-BFF's settings are those of the shipped recipe."""
-    changes = {"learning_rate": rate, "per_device_train_batch_size": batch, "max_steps": steps, "eval_steps": max(1, steps // 10)}
+def recipe(framing: Any, rate: float, batch: int, steps: int, main: str, settings: Sequence[str] = ()) -> Recipe:
+    """One grid point, chosen by the metric ``main``; LM-BFF's settings are those of the shipped recipe, but for ``settings``."""
+    changes = parse_settings(settings) | {
+        "learning_rate": rate,
+        "per_device_train_batch_size": batch,
+        "max_steps": steps,
+        "eval_steps": max(1, steps // 10),
+    }
     changes |= {"metric_for_best_model": main}
     shipped = Recipe.load("lm-bff").override(changes)
     return replace(shipped, stages=(replace(shipped.stages[-1], framing=framing),), search=())
@@ -61,8 +66,11 @@ class Runner:
 
     def run(self, name: str, arm: Arm, seed: int) -> None:
         """The cell of an arm, if it is not there."""
-        key = f"{name}/{arm.name}/{seed}"
+        key, same = f"{name}/{arm.name}/{seed}", f"{name}/{arm.same}/{seed}"
         if key in self.cells:
+            return
+        if same in self.cells:
+            self.cells.get(key, lambda: self.cells[same])
             return
         whole = self.task(name)
         task = whole if arm.whole else split(whole, seed)
@@ -70,14 +78,18 @@ class Runner:
         if arm.name == "majority":
             self.cells.get(key, lambda: majority(name, task))
         elif arm.whole:
-            made = Recipe.load("full").override({"metric_for_best_model": metric(name, task)})
-            self.cells.get(key, lambda: self.measured(fit(made, task, self.args.model, seed=seed), task, "recipe full", name))
+            changes = parse_settings(self.args.settings) | {"metric_for_best_model": metric(name, task)}
+            made = Recipe.load("full").override(changes)
+            self.cells.get(key, lambda: self.once(made, name, task, seed, "recipe full"))
         elif not arm.trained:
             (framing,) = arm.candidates(name, task, self.args).values()
-            made = Recipe("untrained", (Use(framing),))
-            self.cells.get(key, lambda: self.measured(fit(made, task, self.args.model, seed=seed), task, "untrained", name))
+            self.cells.get(key, lambda: self.once(Recipe("untrained", (Use(framing),)), name, task, seed, "untrained"))
         else:
             self.grid(key, name, task, self.framing(name, arm, task, seed), seed)
+
+    def once(self, made: Recipe, name: str, task: Task, seed: int, chosen: str) -> dict[str, Any]:
+        """The cell of a recipe for which nothing is chosen."""
+        return self.measured(fit(made, replace(task, test=None), self.args.model, seed=seed), task, chosen, name)
 
     def framing(self, name: str, arm: Arm, task: Task, seed: int) -> Any:
         """What the grid trains: the only candidate, or the best of the search."""
@@ -91,11 +103,16 @@ class Runner:
         if len(candidates) == 1:
             return next(iter(candidates.values()))
         rate, batch = SEARCH[self.args.grid]
-        points = {
-            which: self.point(f"{name}/{arm.name}/{seed}/{which}", name, task, framing, (rate, batch), seed)
-            for which, framing in candidates.items()
-        }
-        return candidates[best(points)]
+        where = f"{name}/{arm.name}/{seed}"
+        points = {which: self.point(f"{where}/{which}", name, task, framing, (rate, batch), seed) for which, framing in candidates.items()}
+        chosen = best(points)
+        self.take(f"{where}/{chosen}", f"{where}/{rate:g} x {batch}")
+        return candidates[chosen]
+
+    def take(self, key: str, point: str) -> None:
+        """The fit ``key`` of a search is the grid's ``point``, too."""
+        self.cells.get(point, lambda: self.cells[key])
+        self.fitted = {point: self.fitted[key]} if key in self.fitted else {}
 
     def point(self, key: str, name: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
         """The development score of one fit."""
@@ -104,7 +121,7 @@ class Runner:
 
     def fit(self, key: str, name: str, task: Task, framing: Any, setting: tuple[float, int], seed: int) -> dict[str, Any]:
         main = metric(name, task)
-        made = recipe(framing, *setting, self.args.steps, main)
+        made = recipe(framing, *setting, self.args.steps, main, self.args.settings)
         learner = fit(made, replace(task, test=None), self.args.model, seed=seed, metrics=(main,))
         dev = learner.record["metrics"]["dev"]
         found = {"dev": dev[main], "loss": dev["loss"], "seconds": learner.record["train_seconds"]}
@@ -116,7 +133,6 @@ class Runner:
         """Every grid point on the development rows, then the best of them, and it alone, on the test rows."""
         rates, batches = GRIDS[self.args.grid]
         settings = {f"{key}/{rate:g} x {batch}": (rate, batch) for rate in rates for batch in batches}
-        self.fitted = {}
         points = {where: self.point(where, name, task, framing, setting, seed) for where, setting in settings.items()}
         chosen = best(points)
 
@@ -132,7 +148,7 @@ class Runner:
         """A template written by the masked model itself and chosen on the development rows; the label words stay the manual ones."""
         rate, batch = SEARCH[self.args.grid]
         settings = Settings(candidates=4 * self.args.candidates, beam=self.args.beam, finalists=self.args.candidates)
-        base = recipe(Cloze(), rate, batch, self.args.steps, metric(name, task))
+        base = recipe(Cloze(), rate, batch, self.args.steps, metric(name, task), self.args.settings)
         found = find_prompts(task, self.args.model, Cloze(template(name), bounds=bounds(task)), settings, base, seed)
         cloze = found.recipe.stages[-1].framing
         words = [[str(label), list(said)] for label, said in cloze.words]
