@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
 from tempering.passes import altered
-from tempering.pretrained import locate
+from tempering.pretrained import loaded, locate
 from tests.tiny import FAMILIES, LENGTH, save_tiny, tiny_backbone
 
 TEXTS = ["the film was good", "bad"]
@@ -196,6 +197,17 @@ def test_loading_disturbs_no_random_stream(tmp_path: Path) -> None:
     torch.manual_seed(3)
     Backbone.load(folder)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("before", ["true", None])
+def test_every_process_reads_the_weights_whatever_a_launcher_says(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this variable transformers leaves the weights out of all processes but the first."""
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    assert loaded(lambda where, local_files_only: os.environ[name], "a model") == "false"
+    assert os.environ.get(name) == before
 
 
 def test_what_is_not_a_model_folder_is_refused(tmp_path: Path) -> None:

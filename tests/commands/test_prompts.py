@@ -103,7 +103,9 @@ def test_a_t5_writes_the_templates(here: Path, masked: str, capsys: pytest.Captu
     words = {"bad": ("sad",), "good": ("great",)}
     written = search(task, words, SpanFiller(Backbone.load(folder), 6), 4)
     assert written and {c.template for c in written} <= {t for c in found["candidates"] for t in c["templates"]}
-    assert found["notes"] == [f"templates were written by {folder} (span filling, as LM-BFF does) and chosen on 12 development rows"]
+    assert found["notes"] == [
+        f"templates were written by {folder} (span filling, as LM-BFF does) and chosen on 12 development rows by accuracy"
+    ]
     assert Recipe.load("found.yaml").stages[-1].framing.templates == (found["tuned"][0]["template"],)
 
 
@@ -124,6 +126,9 @@ def test_a_t5_writes_the_templates(here: Path, masked: str, capsys: pytest.Captu
         (("--search", "--by", "loss"), "--by is for --method autoprompt; add it"),
         (("--search", "--method", "autoprompt", "--by", "f1", *WORDS), "--by 'f1': expected accuracy (a swap raises it) or loss"),
         (("--search", "--method", "autoprompt", "--beam", "3"), "--beam is for --method fill; add it"),
+        (("--search", "--method", "autoprompt", "--keep", "3"), "--keep is for --method fill; add it"),
+        (("--finalists", "3"), "--finalists is for a search; add --search"),
+        (("--search", "--auto-words", *WORDS), "--words gives the label words, and --auto-words looks for others; leave one of them out"),
         (("--search", "--method", "autoprompt", *WORDS, "--template", "{text} {mask}"), "has no slots to search words for; write {soft:3}"),
         (
             ("--search", "--method", "autoprompt", "--label", "id", "--kind", "regression", *WORDS),

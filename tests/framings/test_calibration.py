@@ -37,7 +37,15 @@ def test_of_what_is_written_the_first_token_alone_is_calibrated() -> None:
     assert [int(pick(P)) for _ in range(3)] == [1, 0, 0]
     left = remaining(P, content_free(FREE))
     assert left.exp()[0].tolist() == pytest.approx([0.0, 0.05, 0.0], abs=1e-6)
-    assert torch.equal(remaining(P, P[0] + 1.0), P)  # nowhere above: left as it is
+    assert torch.equal(remaining(P, P[0]), P)  # nowhere above: left as it is
+
+
+def test_of_the_first_token_the_candidates_alone_are_weighed() -> None:
+    """Zhao et al. 2021 for generation: p = (.5, .4) and p_cf = (.02, .005) are (.556, .444) and (.8, .2) over the two candidates."""
+    p, least = (torch.tensor([[*head, *[rest / 20] * 20]]).log() for head, rest in (((0.5, 0.4), 0.1), ((0.02, 0.005), 0.975)))
+    left = remaining(p, content_free(least), k=2)
+    assert left.exp()[0, :2].tolist() == pytest.approx([0.0, 0.4 / 0.9 - 0.2]) and not left.exp()[0, 2:].any()
+    assert int(p.argmax()) == int(additive(p, least).argmax()) == 0 and int(left.argmax()) == 1
 
 
 @settings(deadline=None, max_examples=50)

@@ -255,7 +255,9 @@ def test_the_first_token_written_is_that_of_p_less_the_least_said_of_nothing(fam
     least = p[-2:].amin(0) / p[-2:].amin(0).sum()
     torch.testing.assert_close(learner.framing.get_buffer("first").exp(), least, rtol=0, atol=1e-6)
     ends = reader.tokenizer.eos_token_id if family == "gpt2" else None
-    said = ["" if i == ends else reader.tokenizer.decode([i]).strip() for i in (p[:-2] - least).argmax(-1).tolist()]
+    first = [row.topk(100).indices for row in p[:-2]]
+    chosen = [int(ids[(row[ids] / row[ids].sum() - least[ids] / least[ids].sum()).argmax()]) for row, ids in zip(p, first, strict=False)]
+    said = ["" if i == ends else reader.tokenizer.decode([i]).strip() for i in chosen]
     assert [p.label for p in learner.predictions(rows)] == [next((w for w in task.labels if text.startswith(w)), text) for text in said]
     assert [p.label for p in learner.predictions(rows)] != [p.label for p in learner_of(family, **given).predictions(rows)]
 
@@ -409,6 +411,7 @@ def test_a_pair_gets_the_plain_format_of_pairs() -> None:
         ({"order": "global_entropy", "retrieval": "bm25"}, "set retrieval to none"),
         ({"order": "local_entropy", "shots": 1}, "needs at least 2 shots"),
         ({"retrieval": "knn", "calibration": "contextual"}, "use batch"),
+        ({"retrieval": "knn", "calibration": "additive", "search": "vocabulary"}, "set calibration or retrieval to none"),
         ({"retrieval": "knn", "contexts": 2}, "set it to 1"),
         ({"search": "candidates"}, "give both"),
         ({"candidates": ("x",)}, "give both"),

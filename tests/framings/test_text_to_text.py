@@ -226,6 +226,13 @@ def test_a_long_source_loses_text_and_never_the_template(texts: tuple[str, ...],
     )
 
 
+@pytest.mark.parametrize("length", range(12, 30))
+def test_a_character_of_several_tokens_at_the_end_is_cut_whole(length: int) -> None:
+    module = learner(TextToText(max_source_length=length), "qwen2").framing
+    (ids,) = module.source.encode([Example(("\U0001f642" * 10,))])
+    assert length - 4 < len(ids) <= length
+
+
 def test_user_text_is_no_template() -> None:
     module = learner(TextToText("a {text} b")).framing
     assert module.source.fill(Example(("{text_pair} {text}",))) == ["a {text_pair} {text} b"]

@@ -77,7 +77,8 @@ def test_equal_scores_have_no_spread_and_no_interval_of_it(value: float) -> None
         assert math.isnan(found.sd_low)
         assert math.isnan(found.sd_high)
     alike = interval([value] * 3)
-    assert alike.mean == pytest.approx(value) and math.isnan(alike.low) and math.isnan(alike.high) and alike.method == "equal scores: no interval"
+    assert alike.mean == pytest.approx(value) and alike.method == "equal scores: no interval"
+    assert math.isnan(alike.low) and math.isnan(alike.high)
     assert interval([value, value, value + 1e-3]).sd_high > 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tempering.backbone import Backbone
 from tempering.fitting import fit
 from tempering.framings import causal_lm
 from tempering.framings.causal_lm import CausalLM
@@ -62,7 +63,7 @@ CORPUS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "causal-chunks": ("llama", CausalLM(), {}),
     "causal-recompute": ("gpt2", CausalLM(packed=True), {"gradient_checkpointing": True}),
 }
-CASES = (*HEADS, *KINDS, *FAMILIES, *CORPUS, "chain")
+CASES = (*HEADS, *KINDS, *FAMILIES, *CORPUS, "chain", "by-name")
 
 
 def stages(case: str, folder: Path) -> tuple[tuple[Train, ...], str, str]:
@@ -91,6 +92,13 @@ def spied(found: dict[str, Any]) -> Iterator[None]:
 
     with mock.patch.object(stage_module, "fit", fitted):
         yield
+
+
+def saved(backbone: Backbone, folder: Path) -> Backbone:
+    """The same model, read from a folder."""
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return Backbone.load(str(folder))
 
 
 class Interrupted(Exception):
@@ -123,6 +131,8 @@ def run(case: str, folder: Path, stop: bool = False) -> dict[str, Any]:
         for name in DROPOUT:
             if isinstance(getattr(owner, name, None), float):
                 setattr(owner, name, 0.0)
+    if case == "by-name":  # transformers would leave the weights out of the second process
+        backbone = saved(backbone, folder / f"model-{int(first_process())}")
     chunks = mock.patch.object(causal_lm.log_likelihoods, "__defaults__", (HELD,)) if case == "causal-chunks" else nullcontext()
     task = tiny_task(40, kind)
     try:

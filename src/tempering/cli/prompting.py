@@ -30,8 +30,8 @@ def prompts(
     iterations: o.Iterations = None,
     by: o.SwapBy = None,
     beam: o.Beam = None,
-    finalists: o.Finalists = 10,
-    keep: o.Keep = 1,
+    finalists: o.Finalists = None,
+    keep: o.Keep = None,
     recipe: o.RecipeFor = None,
     output: o.RecipeFile = None,
     seed: o.Seed = 0,
@@ -49,19 +49,23 @@ def prompts(
     command.refuse_method(method)
     if not search:
         swapping = {"--method autoprompt": method == "autoprompt", "--iterations": iterations, "--by": by, "--recipe": recipe}
+        swapping |= {"--finalists": finalists, "--keep": keep}
         command.refuse_search_words({"KEY=VALUE": settings, "--filler": filler, "--auto-words": auto_words, "--output": output, **swapping})
         command.run(request, json)
-    elif method == "autoprompt":
+        return
+    command.refuse_two_sources_of_words(words, auto_words)
+    if method == "autoprompt":
         from tempering.prompting import autoprompt
 
-        command.refuse_search_words({"--filler": filler, "--beam": beam}, "--method fill; add it")
+        filling = {"--filler": filler, "--beam": beam, "--finalists": finalists, "--keep": keep}
+        command.refuse_search_words(filling, "--method fill; add it")
         swaps = autoprompt.Settings(candidates, rows, iterations or 50, auto_words, command.measure(by))
         command.triggers(request, swaps, recipe or "cloze-zero-shot", list(settings or ()), output, json)
     else:
         from tempering.prompting.search import Settings
 
         command.refuse_search_words({"--iterations": iterations, "--by": by}, "--method autoprompt; add it")
-        wanted = Settings(candidates, beam, finalists, keep, rows, filler, auto_words)
+        wanted = Settings(candidates, beam, finalists or 10, keep or 1, rows, filler, auto_words)
         command.search(request, wanted, recipe or "cloze", list(settings or ()), output, json)
 
 

@@ -94,8 +94,10 @@ FillerModel = _option(str | None, "--filler", metavar="NAME", text="With --searc
 AutoLabelWords = _option(bool, "--auto-words", text="With --search: choose the label words as well.")
 CandidateCount = _option(int, "--candidates", metavar="N", text="With --search: templates, or words tried in a swap.", least=1)
 Beam = _option(int | None, "--beam", metavar="N", text="With --search: width of the beam; else 100, without --filler 10.", least=1)
-Finalists = _option(int, "--finalists", metavar="N", text="With --search: templates that are fine-tuned.", least=1)
-Keep = _option(int, "--keep", metavar="N", text="With --search: templates in the recipe, as an ensemble.", least=1)
+Finalists = _option(
+    int | None, "--finalists", metavar="N", text="With --search: templates (and sets of label words) that are fine-tuned; else 10.", least=1
+)
+Keep = _option(int | None, "--keep", metavar="N", text="With --search: templates in the recipe, as an ensemble; else 1.", least=1)
 RecipeFor = _option(str | None, "--recipe", metavar="NAME|FILE", text="With --search: recipe that takes the prompt; else cloze.")
 PromptFolder = _argument(str, "DIR", "Folder of a short run of prompt tuning on your task.")
 PromptFolders = _argument(list[str], "SOURCE...", "Folders of prompt tuning on other tasks, with the same model.")

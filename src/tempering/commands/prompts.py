@@ -100,6 +100,12 @@ def refuse_method(method: str) -> None:
         raise RecipeError(f"--method {method!r}: expected fill (a model writes templates) or autoprompt (words are searched by gradient)")
 
 
+def refuse_two_sources_of_words(words: Sequence[str] | None, automatic: bool) -> None:
+    """Refuse label words that the search for label words would not read."""
+    if words and automatic:
+        raise RecipeError("--words gives the label words, and --auto-words looks for others; leave one of them out")
+
+
 def measure(given: str | None) -> By:
     """What a swap of AutoPrompt must better."""
     if given not in (None, "accuracy", "loss"):
@@ -194,9 +200,8 @@ def _score_lines(scored: Sequence[Scored], task: Task, where: str) -> list[str]:
 
 def _search_lines(found: Search, task: Task) -> list[str]:
     from tempering.prompting.selecting import told
-    from tempering.tasks.metrics import default_metric
 
-    main = default_metric(task.kind, task.labels)
+    main = found.metric
     lines = _score_lines(found.candidates[:10], task, "training rows, nothing trained, the ten best candidates")
     if found.worded:
         lines += ["", "label words fine-tuned, on the development rows:"]

@@ -20,6 +20,7 @@ Order = Literal["random", "nearest_last", "nearest_first", "global_entropy", "lo
 Count = Annotated[int, Field(ge=1)]
 _COMPARES = "compares given answers, and search: vocabulary writes one; set search: labels or candidates, or drop it"
 _DIVIDES = "divides by what the prompt says anyway, which lifts the rarest tokens of a vocabulary; with search: vocabulary use additive"
+_NOTHING = "with search: vocabulary asks a query without content, which has no neighbors; set calibration or retrieval to none"
 _AMONG = "draws among the likeliest tokens of the vocabulary; set search: vocabulary and decode: sample with it, or drop it"
 
 
@@ -33,7 +34,7 @@ class InContext:
     *Formula*: prompt = instruction + sep + demo_1 + sep + ... + demo_k + sep + query; score(w) = sum_t log P(w_t | prompt, w_<t),
     divided or compared as ``scoring`` says (`tempering.framings.asked.scoring.normalized`); log p_y = log sum over its words w of exp
     score(w), normalized over the classes; calibrated: p / p_cf or p - p_cf (`tempering.framings.asked.calibration`). An answer searched
-    in the vocabulary is written token by token; of the first one p - p_cf is taken with ``calibration`` additive.
+    in the vocabulary is written token by token; of the first one's candidates p - p_cf chooses with ``calibration`` additive.
     *Needs*: a causal language model, or one with a mask token. ``template``: a format of
     `tempering.framings.asked.prompt_text.FORMATS` or a string with {text}, {text_pair} and {answer}; ``words``: label -> word or words,
     by default the label's name. Rows for ``shots`` (in all, or of each class with ``per_class``) come from the training split alone.
@@ -104,6 +105,7 @@ class InContext:
             (retrieved and self.sensitivity > 0, "sensitivity orders the same demonstrations anew, and retrieval has none; set it to 0"),
             (retrieved and not self.shots, "retrieval needs shots of at least 1"),
             (retrieved and self.contexts > 1, "contexts of more than 1 are draws of demonstrations, and retrieval draws none; set it to 1"),
+            (retrieved and writes and self.calibration != "none", f"calibration {self.calibration} {_NOTHING}"),
             (retrieved and free, f"calibration {self.calibration} asks a query without content, which has no neighbors; use batch"),
             ((self.search == "candidates") != bool(self.candidates), "search: candidates and a list of candidates go together; give both"),
             (self.premise is not None and self.scoring != "pmi", "premise is what scoring: pmi compares with; set that, or drop it"),

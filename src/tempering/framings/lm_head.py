@@ -60,7 +60,8 @@ def read_rows(features: Tensor, matrix: Tensor, bias: Tensor | None, ids: Tensor
     """features [..., width] by the rows ``ids`` (None: all) of ``matrix`` [vocabulary, width], plus their bias."""
     if ids is None:
         return F.linear(features, matrix, bias)
-    return F.linear(features, matrix[ids], None if bias is None else bias[ids])
+    # Not matrix[ids], whose gradient is written twice: all zeros, then a copy with these rows.
+    return F.linear(features, F.embedding(ids, matrix), None if bias is None else bias[ids])
 
 
 def ensure_lm_head(backbone: Backbone) -> LMHead:

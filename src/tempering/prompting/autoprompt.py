@@ -95,7 +95,8 @@ def find_autoprompt(
     made = dataclasses.replace(cloze, template=triggers.template)
     rows = rows_on(task, "dev", len(task.dev or ()), seed)
     scored = tuple(score(one, task, backbone, rows, seed) for one in (made, _without(cloze)))
-    return Search(with_framing(recipe, made, name="found-triggers", description=f"{'; '.join(notes)}."), scored, (), tuple(notes))
+    filled = with_framing(recipe, made, name="found-triggers", description=f"{'; '.join(notes)}.")
+    return Search(filled, scored, (), tuple(notes), settings.by)
 
 
 def _without(cloze: Cloze) -> Cloze:

@@ -13,7 +13,7 @@ from tempering.framings.cloze import Cloze
 from tempering.framings.gaps import label_words
 from tempering.prompting.fillers import Filler, MaskFiller, SpanFiller
 from tempering.prompting.scoring import Scored, check_kind, ranked, rows_on, score
-from tempering.prompting.selecting import Tuned, fine_tuned, with_framing
+from tempering.prompting.selecting import Tuned, deciding, fine_tuned, with_framing
 from tempering.prompting.templates_search import search
 from tempering.prompting.wording import best_words
 from tempering.recipe import Recipe
@@ -46,19 +46,27 @@ class Settings:
 @dataclass(frozen=True)
 class Search:
     """What was found: the ``recipe``, all candidates with their zero-shot scores, those that were fine-tuned (of templates ``tuned``, of
-    label words ``worded``), and ``notes``.
+    label words ``worded``) by the ``metric`` of development rows, and ``notes``.
     """
 
     recipe: Recipe
     candidates: tuple[Scored, ...]
     tuned: tuple[Tuned, ...]
     notes: tuple[str, ...]
+    metric: str
     worded: tuple[Tuned, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         scored, tuned, worded = ([found.as_dict() for found in some] for some in (self.candidates, self.tuned, self.worded))
-        return {"recipe": self.recipe.to_plain(), "candidates": scored, "tuned": tuned, "worded": worded, "notes": list(self.notes)}
+        return {
+            "recipe": self.recipe.to_plain(),
+            "candidates": scored,
+            "tuned": tuned,
+            "worded": worded,
+            "metric": self.metric,
+            "notes": list(self.notes),
+        }
 
 
 def find_prompts(
@@ -95,9 +103,10 @@ def find_prompts(
     finalists = [dataclasses.replace(bare, template=s.templates[0]) for s in scored[: settings.finalists]]
     tuned = fine_tuned(finalists, recipe, task, model, seed, listener) if len(finalists) > settings.keep else []
     best = [str(one.first) for one in ([t.cloze for t in tuned] or finalists)[: settings.keep]]
-    notes.append(f"templates were written by {how} and chosen on {len(task.dev or ())} development rows")
+    metric = deciding(recipe, task)
+    notes.append(f"templates were written by {how} and chosen on {len(task.dev or ())} development rows by {metric}")
     made = with_framing(recipe, dataclasses.replace(bare, template=tuple(best)), name="found-prompts", description=_words(notes))
-    return Search(made, tuple(scored), tuple(tuned), tuple(notes), tuple(worded))
+    return Search(made, tuple(scored), tuple(tuned), tuple(notes), metric, tuple(worded))
 
 
 def _filler(settings: Settings, backbone: Backbone, seed: int) -> tuple[Filler, str]:

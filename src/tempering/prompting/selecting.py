@@ -13,6 +13,7 @@ from tempering.framings.cloze import Cloze
 from tempering.framings.gaps.label_words import is_mapping
 from tempering.prompting.scoring import ranked
 from tempering.recipe import Recipe
+from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Task
 from tempering.train.progress import Listener, silent
 
@@ -57,14 +58,19 @@ def fine_tuned(
     if task.dev is None:
         raise RecipeError(f"{task.name} has no development rows, and prompts are chosen on them; give --dev")
     rows, found = dataclasses.replace(task, test=None), list[Tuned]()
-    own = getattr(recipe.stages[-1], "metric_for_best_model", None)
-    metrics = (own,) if own and own != "loss" else ()
+    metrics = (deciding(recipe, task),)
     for i, cloze in enumerate(clozes, start=1):
         one = Tuned(cloze, {}, 0.0)
         listener({"event": "note", "text": f"{what} {i} of {len(clozes)}: {one.template if what == 'template' else told(one.words)}"})
         record = fit(with_framing(recipe, cloze), rows, model, seed=seed, metrics=metrics).record
         found.append(dataclasses.replace(one, metrics=record["metrics"]["dev"], seconds=record["seconds"]))
     return ranked(found, task, *metrics)
+
+
+def deciding(recipe: Recipe, task: Task) -> str:
+    """The metric of development rows that says which is best."""
+    own = getattr(recipe.stages[-1], "metric_for_best_model", None)
+    return str(own) if own and own != "loss" else default_metric(task.kind, task.labels)
 
 
 def told(words: Mapping[str, Sequence[str]]) -> str:

@@ -20,9 +20,10 @@ from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.pet_sets import Labelled, draw, ensemble, others, sizes
 from tempering.stages.pet_training import AuxiliaryLM, Distill
-from tempering.stages.setup import Surroundings, assemble, evaluator_of, metric_of, prepared
+from tempering.stages.setup import Surroundings, assemble, evaluator_of, metric_of, prepared, tell_notes
 from tempering.streams import key_of, numpy_stream
 from tempering.tasks.task import Task
 from tempering.train.device import place
@@ -160,6 +161,7 @@ def distilled(
     learner.to(place(stage).device)
     held = task.dev.examples if task.dev is not None else ()
     learner.framing.prepare(learner, pool, numpy_stream(seeds.sampling, "framing"))
+    tell_notes(learner, around, notes := dropout_notes(stage, learner))
     rendered = learner.framing.render(pool, (), np.random.default_rng(0))
     ready = [dataclasses.replace(found[0], target=i) for i, found in enumerate(rendered)]
     feed = Feed(learner.framing, pool, stage, seeds, ready=ready)
@@ -178,6 +180,7 @@ def distilled(
         "cached": False,
         "split": run.split,
         "rows": len(pool),
+        **({"notes": notes} if notes else {}),
     }
     return learner.eval()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 Calibration = Literal["none", "contextual", "additive", "domain", "batch"]
 SAMPLES = 20  # Fei et al. 2023: texts of random in-domain words
+CANDIDATES = 100  # tokens that may begin an answer, as in the code of Zhao et al. 2021
 ROWS = 256  # training texts whose answers batch calibration averages
 
 
@@ -35,12 +36,17 @@ def additive(log_probabilities: Tensor, prior: Tensor) -> Tensor:
     return log_probabilities.exp() - prior.exp()
 
 
-def remaining(log_probabilities: Tensor, prior: Tensor) -> Tensor:
-    """log max(p - p_cf, 0) [rows, vocabulary]: the decision of `additive`, to choose or draw a token by; a row that is nowhere above
-    p_cf is left as it is.
+def remaining(log_probabilities: Tensor, prior: Tensor, k: int = CANDIDATES) -> Tensor:
+    """log max(p - p_cf, 0) [rows, vocabulary]: the decision of `additive`, to choose or draw a token by.
+
+    Only the ``k`` likeliest tokens of a row are candidates, and both p and p_cf sum to 1 over them: over a whole vocabulary hardly any of
+    p_cf falls on what a row may say, and nothing would be taken off. A row that is nowhere above p_cf is left as it is.
     """
-    left = additive(log_probabilities, prior).clamp_min(0)
-    return torch.where((left > 0).any(-1, keepdim=True), left.log(), log_probabilities)
+    p, ids = log_probabilities.topk(min(k, log_probabilities.shape[-1]))
+    anyway = prior.expand_as(log_probabilities).gather(-1, ids)
+    left = additive(p.log_softmax(-1), anyway.log_softmax(-1)).clamp_min(0)
+    spread = torch.full_like(log_probabilities, -torch.inf).scatter(-1, ids, left.log())
+    return torch.where((left > 0).any(-1, keepdim=True), spread, log_probabilities)
 
 
 def random_texts(texts: Sequence[str], rng: np.random.Generator, count: int = SAMPLES) -> list[str]:

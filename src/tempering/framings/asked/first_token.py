@@ -38,7 +38,7 @@ def first_prior(module: PromptedModule, learner: Learner, prompts: Sequence[Prom
 
 
 def calibrated(pick: Pick, prior: Tensor) -> Pick:
-    """``pick`` with p_cf taken off the first token that it chooses; all others are chosen as they are (Zhao et al. 2021)."""
+    """``pick`` with p_cf taken off the candidates for the first token; all others are chosen as they are (Zhao et al. 2021)."""
     begins = True
 
     def picked(logp: Tensor) -> Tensor:

@@ -95,7 +95,8 @@ class Source:
             over, others = len(row) - self.length, max([0, *(n for i, n in enumerate(sizes) if i != longest)])
             cut = min(over, max(1, sizes[longest] - others)) if others else over  # the longer loses until both are alike
             kept = max(0, sizes[longest] - cut)
-            texts[longest] = texts[longest][: ends[longest][kept - 1]] if kept else ""
+            end = min(ends[longest][kept - 1], len(texts[longest]) - 1) if kept else 0  # the last character may be several tokens
+            texts[longest] = texts[longest][:end]
         return row
 
     def _ends(self, text: str) -> list[int]:
