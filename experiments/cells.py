@@ -7,7 +7,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from filelock import FileLock
 from scipy import stats
 
 from tempering.contracts import Seeds
-from tempering.recipe import parse_settings
+from tempering.recipe import Recipe, parse_settings
+from tempering.registry import name_of
 from tempering.study.pairs import Pair, compare_all
 from tempering.tasks import Task, nested_subsets
 from tempering.tasks.task import Split
@@ -34,7 +36,8 @@ class Cells:
     """Finished cells by key, in ``path``. Every cell is written as soon as it is there, and never made again.
 
     ``settings`` is what all cells have in common; a file made with other settings is refused, since its cells would not be comparable.
-    Commands with different ``--tasks`` may run beside each other: each keeps what the other has written.
+    Commands for different cells may run beside each other: each keeps what the other has written, and what several cells start from is made
+    by one of them (`making`).
     """
 
     path: Path
@@ -96,6 +99,14 @@ class Cells:
         return [float(self.done[key]["score"]) if key in self.done else math.nan for key in keys]
 
 
+@contextmanager
+def making(path: Path) -> Iterator[bool]:
+    """Whether ``path`` is still to be made. While open no other command makes it: one that wants it, too, waits, and then finds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield not path.exists()
+
+
 def everywhere(settings: Sequence[str], where: str = "") -> dict[str, Any]:
     """Those of the ``key=value`` words for a last stage that hold for the stages before it, too, as settings of the stage ``where``."""
     return {f"{where}{name}": value for name, value in parse_settings(settings).items() if name in EVERYWHERE}
@@ -107,13 +118,26 @@ def told(cell: Any) -> str:
     return f"{100 * score:5.1f}" if isinstance(score, float) else ""
 
 
-def load(data: Path, name: str, test_rows: int | None = None) -> Task:
-    """A data set by name, with at most ``test_rows`` test rows, drawn once for all cells."""
+def last_stage(name: str, args: argparse.Namespace, more: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe ``name`` with the options of `options.with_last_stage`, ``more``, and the settings of the command, which come last."""
+    recipe = Recipe.load(name)
+    settings = {"min_steps": max(recipe.stages[-1].min_steps, args.min_steps)}
+    rate = {"learning_rate": args.learning_rate} if name_of(recipe.stages[-1].tuning)[1] == "full" else {}
+    return recipe.override(settings | rate | dict(more or {}) | parse_settings(args.settings))
+
+
+def load(data: Path, name: str, test_rows: int | None = None, dev_rows: int | None = None) -> Task:
+    """A data set by name, with at most so many test and development rows, drawn once for all cells."""
     task = Task.from_file(data / name)
-    if task.test is None or not test_rows or test_rows >= len(task.test):
-        return task
-    chosen = sorted(np.random.default_rng(0).permutation(len(task.test))[:test_rows])
-    return replace(task, test=Split("test", tuple(task.test.examples[i] for i in chosen), task.test.source))
+    return replace(task, dev=few(task.dev, dev_rows), test=few(task.test, test_rows))
+
+
+def few(split: Split | None, rows: int | None) -> Split | None:
+    """At most ``rows`` rows of a split, always the same ones, in their order."""
+    if split is None or not rows or rows >= len(split):
+        return split
+    chosen = sorted(np.random.default_rng(0).permutation(len(split))[:rows])
+    return replace(split, examples=tuple(split.examples[i] for i in chosen))
 
 
 def cut(task: Task, rows: int | None, seed: int) -> Task:
@@ -132,11 +156,16 @@ def outcome(learner: Any) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float], scale: float = 100) -> str:
-    """Mean, sample standard deviation, and the 95 % t interval of the mean; what is missing is left out."""
+    """Mean, sample standard deviation, and the 95 % t interval of the mean; what is missing is left out.
+
+    Equal values have no interval: they are rounded ones, and one of no width would call the mean certain.
+    """
     found = [scale * v for v in values if math.isfinite(v)]
     if len(found) < 2:
         return f"{found[0]:.1f}" if found else ""
     mean, deviation = statistics.mean(found), statistics.stdev(found)
+    if max(found) == min(found):
+        return f"{mean:.1f} ± 0.0"
     half = float(stats.t.isf(0.025, len(found) - 1)) * deviation / math.sqrt(len(found))
     return f"{mean:.1f} ± {deviation:.1f} ({mean - half:.1f} to {mean + half:.1f})"
 
@@ -149,11 +178,15 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Pair:
 
 def difference(pair: Pair, tests: int = 1) -> str:
     """A difference in points with its interval and its p value, times the number of ``tests``; empty where a side is missing."""
+    return gap(pair) + (f", p = {min(1.0, pair.p * tests):.3f}" if math.isfinite(pair.low) else "")
+
+
+def gap(pair: Pair) -> str:
+    """A difference in points with its interval, where seeds differ; empty where a side is missing."""
     if not math.isfinite(pair.difference):
         return ""
-    if not math.isfinite(pair.low):
-        return f"{100 * pair.difference:+.1f}"
-    return f"{100 * pair.difference:+.1f} ({100 * pair.low:+.1f} to {100 * pair.high:+.1f}), p = {min(1.0, pair.p * tests):.3f}"
+    interval = f" ({100 * pair.low:+.1f} to {100 * pair.high:+.1f})" if math.isfinite(pair.low) else ""
+    return f"{100 * pair.difference:+.1f}{interval}"
 
 
 def verdict(pair: Pair, tests: int = 1, margin: float = 0.05) -> str:

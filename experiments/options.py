@@ -10,6 +10,7 @@ SHARED = Path(__file__).parents[1] / ".." / "shared"
 DATA = SHARED / "data"
 MODEL = SHARED / "models" / "minilm-mlm"
 RUNS = Path("runs")
+LAST = ("min_steps", "learning_rate", "dev_rows")  # the options of `with_last_stage`, by which runs in one folder must agree
 
 
 def names(text: str) -> list[str]:
@@ -45,6 +46,15 @@ def of_cells(doc: str | None, here: Path, *, model: Path | str, seeds: int, task
     made.add_argument("--output", type=Path, default=RUNS / (here.parent.name if here.stem == "run" else here.stem))
     made.add_argument("--table", type=Path, default=here.with_name(table), help="where the Markdown table is written")
     return made
+
+
+def with_last_stage(made: argparse.ArgumentParser) -> None:
+    """How the last stage of every run is trained and judged (`cells.last_stage`). The shipped 100 steps of 5e-5 leave a small model at the
+    majority class where rows are few, so that no arm could be told from another.
+    """
+    made.add_argument("--min-steps", type=int, default=300, help="steps of the last stage at least: few rows need steps, not epochs")
+    made.add_argument("--learning-rate", type=float, default=1e-4, help="of full fine-tuning; other tunings keep that of their recipe")
+    made.add_argument("--dev-rows", type=int, default=300, help="development rows that choose the best weights, drawn once")
 
 
 def check(made: argparse.ArgumentParser, option: str, given: Collection[str], known: Collection[str], between: str = ", ") -> None:

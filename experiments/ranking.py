@@ -3,7 +3,8 @@
     python experiments/ranking.py [--models A,B,C] [--tasks sst2,trec6,cola,rte] [--recipes head,lora,full] [--seeds 3] [--hours H]
         [--output runs/ranking] [--table experiments/ranking.md] [key=value for every recipe ...]
 
-Every model is tuned on every task by each recipe (development score, mean over seeds). For each task and measure: Kendall's tau and
+Every model is tuned on every task by each recipe, in --min-steps steps at least (score on at most --dev-rows development rows, drawn once;
+mean over seeds). For each task and measure: Kendall's tau and
 Pearson's r between the measure and the tuned score over the models, and whether the model ranked first was the best. With three models a
 single tau says little: the mean over tasks, and the share of right first places, are the figures to read. Measures read training rows
 alone, and the test split is never opened. Finished runs are kept.
@@ -19,48 +20,53 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cells import Cells, carry_out, markdown
-from options import MODEL, RUNS, basic, names, with_settings
+from cells import Cells, carry_out, few, last_stage, markdown
+from options import LAST, MODEL, RUNS, basic, names, with_last_stage, with_settings
 from scipy.stats import kendalltau, pearsonr
 
 from tempering.cache import TrunkCache
 from tempering.contracts import Seeds
 from tempering.fitting import fit
 from tempering.ranking.rank import MEASURES, rank_models
-from tempering.recipe import Recipe, parse_settings
+from tempering.recipe import Recipe
 from tempering.tasks import Task, nested_subsets
 
 
 def measured(task: Task, models: Sequence[str], rows: int) -> dict[str, Any]:
-    """Every measure of every model, and the seconds it took."""
+    """Every measure of every model, of how many rows, and the seconds it took."""
     start = time.perf_counter()
     found = rank_models(list(models), task, rows=rows)
     scores = {c.name: c.scores for c in found.candidates}
-    return {"scores": scores, "seconds": time.perf_counter() - start, "by_model": {c.name: c.seconds for c in found.candidates}}
+    return {
+        "scores": scores,
+        "rows": found.candidates[0].rows,
+        "seconds": time.perf_counter() - start,
+        "by_model": {c.name: c.seconds for c in found.candidates},
+    }
 
 
-def rows_of(task: Task, rows: int | None) -> Task:
+def rows_of(task: Task, rows: int | None, dev_rows: int | None = None) -> Task:
     """The task without its test split, and with at most ``rows`` training rows in the proportions of their classes."""
-    task, sampling = replace(task, test=None), Seeds.of(0).sampling
+    task, sampling = replace(task, dev=few(task.dev, dev_rows), test=None), Seeds.of(0).sampling
     return task if not rows or rows >= len(task.train) else task.with_train(nested_subsets(task, [rows], sampling)[rows], sampling)
 
 
-def tuned(task: Task, model: str, recipe: str, seed: int, settings: Sequence[str], cache: TrunkCache) -> dict[str, Any]:
+def tuned(task: Task, model: str, recipe: Recipe, seed: int, cache: TrunkCache) -> dict[str, Any]:
     """The development score after fine-tuning; what a frozen model makes of the texts serves all seeds."""
-    learner = fit(Recipe.load(recipe).override(parse_settings(settings)), task, model, seed=seed, cache=cache)
-    record = learner.record
+    record = fit(recipe, task, model, seed=seed, cache=cache).record
     return {"score": record["metrics"]["dev"][record["main_metric"]], "seconds": record["train_seconds"]}
 
 
 def run(cells: Cells, args: argparse.Namespace) -> None:
     """All measures and runs that are not there, task by task."""
+    recipes = {name: last_stage(name, args) for name in args.recipes}
     for name in args.tasks:
-        small, cache = rows_of(Task.from_file(args.data / name), args.train_rows), TrunkCache()
+        small, cache = rows_of(Task.from_file(args.data / name), args.train_rows, args.dev_rows), TrunkCache()
         cells.get(_measures(name, args), lambda task=small: measured(task, args.models, args.rows))
         for recipe in args.recipes:
             for model in args.models:
                 for seed in range(args.seeds):
-                    given = (small, model, recipe, seed, args.settings, cache)
+                    given = (small, model, recipes[recipe], seed, cache)
                     cells.get(f"{name}/{recipe}/{model}/{seed}", lambda given=given: tuned(*given))
 
 
@@ -91,11 +97,22 @@ def report(cells: Cells, args: argparse.Namespace) -> str:
     }
     parts = [
         "# Rankings by frozen features, and tuned scores",
-        f"Written by `python experiments/ranking.py`: {args.rows} rows are measured; scores are means over {args.seeds} seeds, in percent.",
+        about(cells, tasks, args),
         scores_table(tasks, measures, mean, args),
         agreement_table(tasks, measures, mean, args),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def about(cells: Cells, tasks: Sequence[str], args: argparse.Namespace) -> str:
+    """How the figures came about. Measures read training rows, and no more of them than there are."""
+    measured = {t: cells[_measures(t, args)]["rows"] for t in tasks}
+    counts = ", ".join(f"{rows} of {t}" for t, rows in measured.items()) if len(set(measured.values())) > 1 else str(measured[tasks[0]])
+    return (
+        f"Written by `python experiments/ranking.py`: measures read training rows ({counts}); tuned on {args.train_rows or 'all'} training"
+        f" rows in {args.min_steps} steps at least, full fine-tuning at a rate of {args.learning_rate:g}; scores on at most {args.dev_rows}"
+        f" development rows are means over {args.seeds} seeds, in percent."
+    )
 
 
 Measures = Mapping[str, Mapping[str, Mapping[str, float | None]]]  # task -> model -> measure -> value
@@ -142,11 +159,12 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--tasks", type=names, default=["sst2", "trec6", "cola", "rte"])
     made.add_argument("--recipes", type=names, default=["head", "lora", "full"])
     made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--rows", type=int, default=2000, help="rows that the measures read")
+    made.add_argument("--rows", type=int, default=2000, help="training rows that the measures read, at most")
     made.add_argument("--train-rows", type=int, default=None, help="rows that are tuned on; default: all")
     made.add_argument("--output", type=Path, default=RUNS / "ranking")
     made.add_argument("--table", type=Path, default=Path(__file__).with_name("ranking.md"))
     made.add_argument("--hours", type=float, default=None, help="begin no run after so many hours; the same command goes on later")
+    with_last_stage(made)
     with_settings(made, "every recipe")
     return made.parse_args(words)
 
@@ -154,7 +172,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run what is missing; write the tables."""
     args = parsed()
-    carry_out(args, ("rows", "train_rows", "settings"), lambda cells: run(cells, args), report)
+    carry_out(args, ("rows", "train_rows", *LAST, "settings"), lambda cells: run(cells, args), report)
 
 
 if __name__ == "__main__":

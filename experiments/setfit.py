@@ -1,10 +1,12 @@
 """The recipe ``setfit`` beside the ``setfit`` package: accuracy and seconds, paired over seeds, on sst2 and trec6.
 
-    python experiments/setfit.py --peer .venv-setfit/bin/python [--data ../shared/data] [--k 8 16] [--seeds 5] [--rows 400]
+    python experiments/setfit.py --peer .venv-setfit/bin/python [--data ../shared/data] [--k 8 16] [--seeds 5] [--rows 400] [--margin 3]
 
 Both sides get the same model, the same training rows of each seed, the mean over tokens as vector and the package's defaults (oversampled
 pairs, squared error of the cosine, batches of 16, one epoch, rate 2e-5 with a tenth of warm-up, logistic regression). Seconds are those of
 training alone: reading the model, and the rows that are judged, do not count. Nothing is chosen on the development rows that are judged.
+"Level" is said only where the whole 95 % interval of the difference, paired by seed, lies within --margin points on either side of 0: that
+no difference is shown is not enough. The last row is the mean over all tasks and sizes, by seed.
 Finished runs are kept in --output and not made again. The package lives in an environment of its own:
 
     python -m venv .venv-setfit && .venv-setfit/bin/pip install setfit==1.2.0
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cells import Cells, carry_out, paired
+from cells import Cells, carry_out, gap, markdown, paired
 from options import RUNS, basic
 
 from tempering.backbone import Backbone
@@ -36,6 +38,7 @@ from tempering.contracts import Seeds
 from tempering.fitting import fit
 from tempering.pretrained import locate
 from tempering.recipe import Recipe
+from tempering.study.pairs import Pair
 from tempering.tasks import Task
 from tempering.tasks.sampling import few_shot
 
@@ -81,29 +84,52 @@ def theirs(python: str, task: Task, judged: list[Any], model: str, seed: int, no
     return Run(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def line(name: str, k: int, mine: list[Run], other: list[Run]) -> str:
+def line(name: str, k: str, mine: list[Run], other: list[Run], margin: float) -> list[str]:
     """A row of the table."""
 
     def shown(values: list[float], digits: int) -> str:
         spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.{digits}f}{spread}"
 
-    cells = [name, str(k), str(len(mine)), shown([r.accuracy for r in mine], 3), shown([r.seconds for r in mine], 1)]
+    cells = [name, k, str(len(mine)), shown([r.accuracy for r in mine], 3), shown([r.seconds for r in mine], 1)]
     if other:
-        gaps = [a.accuracy - b.accuracy for a, b in zip(mine, other, strict=True)]
         pair = paired([r.accuracy for r in mine], [r.accuracy for r in other])
-        p = f"{pair.p:.2f}" if math.isfinite(pair.low) else "-"
         faster = statistics.median(b.seconds / a.seconds for a, b in zip(mine, other, strict=True))
-        cells += [shown([r.accuracy for r in other], 3), shown([r.seconds for r in other], 1), f"{statistics.mean(gaps):+.3f}", p]
-        cells.append(f"{faster:.1f}x")
-    return f"| {' | '.join(cells)} |"
+        cells += [
+            shown([r.accuracy for r in other], 3),
+            shown([r.seconds for r in other], 1),
+            gap(pair),
+            said(pair, margin),
+            f"{faster:.1f}x",
+        ]
+    return cells
 
 
-def heading(paired: bool) -> list[str]:
-    """The first two lines of the table."""
+def said(pair: Pair, margin: float) -> str:
+    """What the interval of a difference shows: it holds together with nothing else, so that each row is to be read alone."""
+    if not math.isfinite(pair.low):
+        return "no interval"
+    level = "level" if -margin <= 100 * pair.low and 100 * pair.high <= margin else ""
+    side = "better" if pair.low > 0 else "worse" if pair.high < 0 else ""
+    return ", ".join(word for word in (level, side) if word) or "not shown to be level"
+
+
+def heading(paired: bool, margin: float) -> list[str]:
+    """The names of the columns."""
     names = ["task", "rows a class", "seeds", "accuracy, tempering", "seconds, tempering"]
-    names += ["accuracy, setfit", "seconds, setfit", "difference", "p (paired t)", "setfit's time / ours"] if paired else []
-    return [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    more = [
+        "accuracy, setfit",
+        "seconds, setfit",
+        "difference in points (95 %)",
+        f"level within {margin:g} points?",
+        "setfit's time / ours",
+    ]
+    return names + (more if paired else [])
+
+
+def mean(runs: Sequence[Run]) -> Run:
+    """The mean of a seed's runs."""
+    return Run(statistics.mean(r.accuracy for r in runs), statistics.mean(r.seconds for r in runs))
 
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -113,6 +139,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--k", nargs="+", type=int, default=[8, 16], help="training rows a class")
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--rows", type=int, default=400, help="development rows that are judged")
+    made.add_argument("--margin", type=float, default=3.0, help="points within which two sides are level")
     made.add_argument("--model", default="minilm")
     made.add_argument("--normalize", action="store_true", help="vectors of length one, on both sides")
     made.add_argument("--peer", help="the python of an environment with setfit")
@@ -140,14 +167,24 @@ def run(cells: Cells, args: argparse.Namespace) -> None:
 def report(cells: Cells, args: argparse.Namespace) -> str:
     """The table of what is there: seeds that both sides have, or ours alone where the package was never run."""
     paired = any(key.endswith("/setfit") for key in cells.done)
-    lines = heading(paired)
+    rows, found = [], {}
     for name in args.tasks:
         for k in args.k:
-            wanted = [[f"{name}/{k}/{seed}/{side}" for side in SIDES[: 1 + paired]] for seed in range(args.seeds)]
-            found = [[Run(**cells[key]) for key in keys] for keys in wanted if all(key in cells for key in keys)]
-            if found:
-                lines.append(line(name, k, [runs[0] for runs in found], [runs[1] for runs in found] if paired else []))
-    return "\n".join(lines) + "\n"
+            wanted = {seed: [f"{name}/{k}/{seed}/{side}" for side in SIDES[: 1 + paired]] for seed in range(args.seeds)}
+            runs = {seed: [Run(**cells[key]) for key in keys] for seed, keys in wanted.items() if all(key in cells for key in keys)}
+            if runs:
+                found[name, k] = runs
+                rows.append(line(name, str(k), *sides(runs, paired), args.margin))
+    seeds = [seed for seed in range(args.seeds) if all(seed in runs for runs in found.values())]
+    if len(found) > 1 and seeds:
+        means = {seed: [mean(side) for side in zip(*(runs[seed] for runs in found.values()), strict=True)] for seed in seeds}
+        rows.append(line("mean", "", *sides(means, paired), args.margin))
+    return markdown(heading(paired, args.margin), rows) + "\n"
+
+
+def sides(runs: dict[int, list[Run]], paired: bool) -> tuple[list[Run], list[Run]]:
+    """Ours and theirs by seed; theirs are none where the package was never run."""
+    return [both[0] for both in runs.values()], [both[1] for both in runs.values()] if paired else []
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
     python experiments/tagging.py [--tasks wnut17,ncbi_disease,wikiann_de,ud_en_ewt_pos,ud_fr_sequoia_pos] [--seeds 3] [--rows N]
         [--recipes tagging,tagging-lora,tagging-adapters] [--hours H] [--output runs/tagging] [key=value for every recipe ...]
 
-Entity F1 (whole entities, seqeval's rule) or accuracy of words, on the test split, read once a fit; the development split chooses the best
-of the evaluations inside a run. With --rows so many training rows, drawn anew for every seed. The floors were measured on these files with
-all training and all test rows, so that with --test-rows they are no more than a guide. The model read English only: German and French
-are hard for it. Finished cells are kept in OUTPUT/cells.json.
+Entity F1 (whole entities, seqeval's rule) or accuracy of words, on the test split, read once a fit; at most --dev-rows development rows
+choose the best of the evaluations inside a run, of --min-steps steps at least. With --rows so many training rows, drawn anew for each
+seed. The floors were measured on these files with all training and all test rows, so that with --test-rows they are no more than a guide.
+The model read English only: German and French are hard for it. Finished cells are kept in OUTPUT/cells.json.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cells import Cells, carry_out, cut, difference, load, markdown, outcome, paired, spread
-from options import names, of_cells, with_settings
+from cells import Cells, carry_out, cut, difference, last_stage, load, markdown, outcome, paired, spread
+from options import LAST, names, of_cells, with_last_stage, with_settings
 
 from tempering.fitting import fit
-from tempering.recipe import Recipe, parse_settings
 
 FLOORS = {  # in percent: each word's most frequent tag in the training rows (majority tag where a word is new)
     "wnut17": ("entity F1", 6.0),
@@ -46,12 +45,12 @@ def key(task: str, recipe: str, seed: int) -> str:
 
 def run(cells: Cells, args: argparse.Namespace) -> None:
     """Every cell that is not there."""
-    recipes = {name: Recipe.load(name).override(parse_settings(args.settings)) for name in args.recipes}
+    recipes = {name: last_stage(name, args) for name in args.recipes}
     for task, recipe, seed in plan(args):
         cells.get(
             key(task, recipe, seed),
             lambda t=task, r=recipe, s=seed: outcome(
-                fit(recipes[r], cut(load(args.data, t, args.test_rows), args.rows, s), args.model, seed=s)
+                fit(recipes[r], cut(load(args.data, t, args.test_rows, args.dev_rows), args.rows, s), args.model, seed=s)
             ),
         )
 
@@ -73,7 +72,10 @@ def table(cells: Cells, args: argparse.Namespace) -> str:
         [
             f"# Tagging, {Path(args.model).name}, {amount}, {args.seeds} seeds",
             "",
-            "Written by `python experiments/tagging.py`. Test split: mean ± standard deviation over seeds (95 % interval of the mean).",
+            (
+                f"Written by `python experiments/tagging.py`. {args.min_steps} steps at least; rate of full fine-tuning"
+                f" {args.learning_rate:g}. Test split: mean ± standard deviation over seeds (95 % interval of the mean)."
+            ),
             "",
             markdown(["task", "metric", "floor", *args.recipes], rows),
             "",
@@ -92,6 +94,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made = of_cells(__doc__, Path(__file__), model="minilm", seeds=3, tasks=TASKS, table="tagging.md")
     made.add_argument("--recipes", type=names, default=list(RECIPES))
     made.add_argument("--rows", type=int, default=None, help="training rows; default: all")
+    with_last_stage(made)
     with_settings(made, "every recipe")
     return made.parse_args(words)
 
@@ -99,7 +102,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run what is missing; write the table."""
     args = parsed()
-    carry_out(args, ("model", "rows", "test_rows", "settings"), lambda cells: run(cells, args), table)
+    carry_out(args, ("model", "rows", "test_rows", *LAST, "settings"), lambda cells: run(cells, args), table)
 
 
 if __name__ == "__main__":

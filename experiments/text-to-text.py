@@ -4,7 +4,8 @@
 
 No pretrained text-to-text model is taken: a tokenizer of 2,000 pieces is made of the training rows, and a T5 of two layers a half is
 drawn at random. It is trained on the training rows; greedy decoding, four beams, and words that must occur are then compared on the
-test rows. All of it is one seed of one model: it says that the machinery works, not how good T5 is.
+test rows. All of it is one seed of one model: it says that the machinery works, not how good T5 is. Training saves a checkpoint every few
+hundred steps; the same command goes on from there, and writes with each finished decoding once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +22,17 @@ from typing import Any
 from options import DATA, RUNS, basic
 
 import tempering as tp
+from tempering.contracts import Example
 from tempering.fitting import fit
 from tempering.framings.text_to_text import TextToText
+from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.streams import torch_stream
 from tempering.tasks import Task
 from tempering.tasks.metrics import compute
 
 PIECES = 2_000
+SAVE_STEPS = 250
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beams": {"num_beams": 4},
@@ -38,7 +43,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def from_nothing(texts: list[str], folder: Path, width: int, seed: int) -> Path:
-    """A random T5 with a tokenizer of its own, as a folder that loads like any pretrained model."""
+    """A random T5 with a tokenizer of its own, as a folder that loads like any pretrained model; one that is there is taken as it is."""
+    if folder.exists():
+        return folder
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    draw(texts, part, width, seed)
+    return part.rename(folder)
+
+
+def draw(texts: list[str], folder: Path, width: int, seed: int) -> None:
+    """Make the tokenizer of the texts, draw the model, write both."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -57,7 +72,6 @@ def from_nothing(texts: list[str], folder: Path, width: int, seed: int) -> Path:
     with torch_stream(seed, "from nothing"):
         transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 def recipe(steps: int) -> Recipe:
@@ -71,6 +85,8 @@ def recipe(steps: int) -> Recipe:
         per_device_train_batch_size=32,
         warmup_steps=0.05,
         eval_strategy="no",
+        save_strategy="steps",
+        save_steps=SAVE_STEPS,
         load_best_model_at_end=False,
     )
     return Recipe("text-to-text", (stage,), description="a small T5 from nothing")
@@ -87,28 +103,47 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     return made.parse_args(words)
 
 
+def data(args: argparse.Namespace) -> Task:
+    """Training and test rows; nothing is looked at while training."""
+    files = {split: args.data / f"{split}.jsonl" for split in ("train", "dev", "test")}
+    task = Task.from_file(files["train"], text="source", label="target", kind="text", dev=files["dev"], test=files["test"])
+    return dataclasses.replace(task, dev=None)
+
+
+def train(task: Task, args: argparse.Namespace) -> Learner:
+    """The T5, trained; what was begun with the same size, seed and steps goes on, and what is finished is only read."""
+    texts = [text for e in task.train for text in (*e.texts, str(e.label))]
+    folder = from_nothing(texts, args.output / f"from-nothing-{args.width}-{args.seed}", args.width, args.seed)
+    run = args.output / f"run-{args.steps}-{args.width}-{args.seed}"
+    return fit(recipe(args.steps), dataclasses.replace(task, test=None), str(folder), seed=args.seed, output_dir=run, resume=True)
+
+
+def write(learner: Learner, name: str, rows: Sequence[Example]) -> dict[str, float]:
+    """Scores of one way of decoding, and the seconds it took."""
+    learner.framing.framing = dataclasses.replace(learner.record["framing"], **SETTINGS[name])
+    started = time.perf_counter()
+    said = [p.label for p in learner.predictions(rows)]
+    seconds = time.perf_counter() - started
+    print(f"{'':20} {rows[0].texts[0]} -> {said[0]}")
+    return compute("text", (), [e.label for e in rows], said) | {"seconds": seconds}
+
+
 def main() -> None:
     """Train, write, compare."""
     args = parsed()
-    files = {split: args.data / f"{split}.jsonl" for split in ("train", "dev", "test")}
-    task = Task.from_file(files["train"], text="source", label="target", kind="text", dev=files["dev"], test=files["test"])
+    task = data(args)
     rows = task.test.examples[: args.rows] if task.test else ()
-    task = dataclasses.replace(task, dev=None, test=None)
-    texts = [text for e in task.train for text in (*e.texts, str(e.label))]
-    folder = from_nothing(texts, args.output / "from-nothing", args.width, args.seed)
-    started = time.perf_counter()
-    learner = fit(recipe(args.steps), task, str(folder), seed=args.seed, output_dir=args.output / "run")
-    trained = time.perf_counter() - started
-    found: dict[str, Any] = {"train_seconds": trained, "parameters": learner.record["total_parameters"], "steps": args.steps}
-    for name, given in SETTINGS.items():
-        learner.framing.framing = dataclasses.replace(learner.record["framing"], **given)
-        started = time.perf_counter()
-        said = [p.label for p in learner.predictions(rows)]
-        seconds = time.perf_counter() - started
-        found[name] = compute("text", (), [e.label for e in rows], said) | {"seconds": seconds}
+    learner = train(task, args)
+    asked = {name: getattr(args, name) for name in ("steps", "width", "seed", "rows")}
+    path = args.output / "result.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = before if {name: before.get(name) for name in asked} == asked else asked | {"parameters": learner.record["total_parameters"]}
+    for name in SETTINGS:
+        if name not in found:
+            found[name] = write(learner, name, rows)
+            path.write_text(json.dumps(found, indent=1), encoding="utf-8")
         print(f"{name:20} " + "  ".join(f"{k} {v:.4f}" for k, v in found[name].items()), flush=True)
-        print(f"{'':20} {rows[0].texts[0]} -> {said[0]}")
-    (args.output / "result.json").write_text(json.dumps(found, indent=1))
+    learner.framing.framing = learner.record["framing"]
     learner.save_pretrained(args.output / "model")
 
 

@@ -165,6 +165,7 @@ def test_means_and_intervals_are_right(script: Loader) -> None:
 
     assert cells.spread([0.5, 0.6, 0.7, math.nan]) == "60.0 ± 10.0 (35.2 to 84.8)"  # t(0.975, 2) = 4.303, times 10 / sqrt(3)
     assert cells.spread([0.5]) == "50.0" and cells.spread([math.nan]) == ""
+    assert cells.spread([0.5, 0.5, 0.5]) == "50.0 ± 0.0"  # equal values are rounded ones: an interval of no width would call them certain
     pair = cells.paired([0.6, 0.7, 0.81], [0.5, 0.6, 0.7])
     assert pair.difference == pytest.approx(0.31 / 3) and cells.verdict(pair) == "holds"
     assert cells.verdict(cells.paired([0.5, 0.6, 0.7], [0.6, 0.7, 0.81])) == "is reversed"
@@ -179,24 +180,26 @@ def test_tagging_compares_with_floor_and_full(script: Loader, tmp_path: Path) ->
     cells = opened(module, tmp_path)
     fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.3 + 0.01 * int(k[-1]) if "lora" in k else 0.5)
     said = module.table(cells, args)
-    assert "| wnut17 | entity F1 | 6.0 | 50.0 ± 0.0" in said
+    assert "| wnut17 | entity F1 | 6.0 | 50.0 ± 0.0 |" in said
     assert "ud_en_ewt_pos, tagging-lora: 2 of 2 runs are not above the floor." in said
 
 
 def test_intermediate_training_names_its_sources(script: Loader, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = script("intermediate")
-    args = module.parsed(["--seeds", "1", "--rows", "9", "--source-rows", "200", "--arms", "none,stilts,multi-task,muppet"])
+    words = ["--seeds", "1", "--rows", "9", "--source-rows", "200", "--many-rows", "150"]
+    args = module.parsed([*words, "--arms", "none,stilts,multi-task,muppet"])
     assert ("snli_10k", "stilts", 0) not in module.plan(args) and len(module.plan(args)) == 15
-    assert len(set(module.MANY)) == len(module.MANY) >= module.LEAST == 16  # fewer are known to hurt
+    assert len(set(module.MANY)) == len(module.MANY) >= 16  # fewer are known to hurt
     assert set(module.FOUR) <= set(module.MANY)
     assert module.rows_for("rte", "multi-task", args) == 9 and module.rows_for("snli_10k", "stilts", args) == 200
-    stilts = module.first_stage("stilts", ["a.jsonl"], 7)
-    assert stilts.data == "a.jsonl" and stilts.max_steps == 7
-    assert [t.data for t in module.first_stage("muppet", ["a", "b", "c"], None).tasks] == ["a", "b", "c"]
-    module.parsed(["--arms", "none,stilts", "--source-rows", "149"])
+    assert module.rows_for("rte", "muppet", args) == 9 and module.rows_for("cola", "muppet", args) == 150
+    stilts = module.first_stage("stilts", ["a.jsonl"], module.parsed(["--first-steps", "7", "--max-length", "64"]))
+    assert (stilts.data, stilts.max_steps, stilts.framing.max_length) == ("a.jsonl", 7, 64)
+    assert [t.data for t in module.first_stage("muppet", ["a", "b", "c"], args).tasks] == ["a", "b", "c"]
+    module.parsed(["--arms", "none,stilts", "--many-rows", "149"])
     with pytest.raises(SystemExit):
-        module.parsed(["--arms", "none,muppet", "--source-rows", "149"])
-    assert "--source-rows 149: muppet needs 150 at least" in capsys.readouterr().err
+        module.parsed(["--arms", "none,muppet", "--many-rows", "149"])
+    assert "--many-rows 149: muppet needs 150 at least" in capsys.readouterr().err
     cells = opened(module, tmp_path)
     fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.5)
     assert "| rte | accuracy | 50.0 | 50.0 | 50.0 | 50.0 |" in module.table(cells, args)
@@ -228,8 +231,10 @@ def test_adaptation_stages_and_table(script: Loader, tmp_path: Path) -> None:
     assert (module.stage("dapt", exact, None).stages[0].bf16, module.stage("dapt", exact, None).stages[0].learning_rate) == (True, 1e-4)
     cells = opened(module, tmp_path)
     fake(cells, [module.key(*c) for c in module.plan(args)], lambda k: 0.9 + 0.001 * int(k[-1]) if "DAPT" in k else 0.8)
+    cells.done["before/sst2"] = {"perplexity": 9.0}
     said = module.report(cells, args)
-    assert "Of the published order (6 claims on each task): " in said and "| sst2 | 7.5 ± 0.0" in said
+    assert "Of the published order (6 claims): " in said and "| sst2 | 9.0 | 7.5 ± 0.0 | 7.5 ± 0.0 |" in said
+    assert "| task | before | after DAPT | after TAPT |" in said
     assert "read both imdb_reviews.txt and books.txt" in said and "hyperpartisan has 515 articles" in said
 
 
@@ -395,10 +400,10 @@ def test_the_tables_of_in_context_learning_hold_what_is_there(script: Loader, tm
         cells.done[name] = {"seconds": 0.25, "shown": [], "prior": [0.3, 0.7], "frequency": {"no": 0.75, "yes": 0.25}} | forms
     said = module.report(cells, args)
     assert "| sst2 | 0 | 50.0 | 50.0 | 40.0 | 40.0 | 1 |" in said
-    wide, same = "65.0 ± 7.1 (1.5 to 128.5)", "40.0 ± 0.0 (40.0 to 40.0)"  # t(0.975, 1) = 12.7, times 7.1 / sqrt(2)
+    wide, same = "65.0 ± 7.1 (1.5 to 128.5)", "40.0 ± 0.0"  # t(0.975, 1) = 12.7, times 7.1 / sqrt(2)
     assert f"| sst2 | 2 | {wide} | {wide} | {same} | {same} | 2 |" in said
     assert "| sst2 | 85.0 ± 7.1 (21.5 to 148.5) | 80.0 to 90.0 |" in said
-    assert "| sst2 | 2 | yes | 25.0 | 70.0 ± 0.0 (70.0 to 70.0) | 10.0 ± 0.0 (10.0 to 10.0) |" in said
+    assert "| sst2 | 2 | yes | 25.0 | 70.0 ± 0.0 | 10.0 ± 0.0 |" in said
     assert "median 0.250" in said
 
 
@@ -411,8 +416,27 @@ def test_setfit_is_compared_on_the_seeds_both_sides_have(script: Loader, tmp_pat
         if theirs is not None:
             cells.done[f"sst2/8/{seed}/setfit"] = {"accuracy": theirs, "seconds": 2.0}
     said = module.report(cells, args)
-    assert "| sst2 | 8 | 2 | 0.750 ± 0.071 | 1.0 ± 0.0 | 0.650 ± 0.071 | 2.0 ± 0.0 | +0.100 |" in said
-    assert "2.0x" in said
+    assert "| sst2 | 8 | 2 | 0.750 ± 0.071 | 1.0 ± 0.0 | 0.650 ± 0.071 | 2.0 ± 0.0 | +10.0 | no interval | 2.0x |" in said
+    assert "| mean |" not in said  # one line is its own mean
+
+
+def test_setfit_is_level_only_where_the_whole_interval_is_within_the_margin(script: Loader, tmp_path: Path) -> None:
+    module = script("setfit")
+    args = module.parsed(["--tasks", "sst2", "trec6", "--k", "8", "--seeds", "5", "--peer", "python"])
+    cells = opened(module, tmp_path)
+    gaps = {"sst2": (0.01, -0.01, 0.0, 0.01, -0.01), "trec6": (0.09, -0.08, 0.0, 0.07, -0.08)}  # both have a mean of 0
+    for task, found in gaps.items():
+        for seed, gap in enumerate(found):
+            cells.done[f"{task}/8/{seed}/tempering"] = {"accuracy": 0.7 + gap, "seconds": 1.0}
+            cells.done[f"{task}/8/{seed}/setfit"] = {"accuracy": 0.7, "seconds": 2.0}
+    said = module.report(cells, args)
+    assert "| +0.0 (-1.2 to +1.2) | level | 2.0x |" in said  # t(0.975, 4) = 2.776, times 1 / sqrt(5)
+    assert "| trec6 | 8 | 5 |" in said and "| +0.0 (-10.0 to +10.0) | not shown to be level |" in said
+    assert "| mean |  | 5 |" in said and "level within 3 points?" in said
+    args.margin = 1.0
+    assert "| level |" not in module.report(cells, args)
+    pair = module.paired([0.75, 0.76, 0.74], [0.74, 0.75, 0.73001])
+    assert module.said(pair, 3.0) == "level, better" and module.said(pair, 0.5) == "better"
 
 
 def test_rankings_agree_or_not_on_finished_tasks(script: Loader, tmp_path: Path) -> None:
@@ -422,15 +446,20 @@ def test_rankings_agree_or_not_on_finished_tasks(script: Loader, tmp_path: Path)
     assert module.report(cells, args) == "No task is finished.\n"
     scores = {"a": dict.fromkeys(module.MEASURES, 1.0), "b": dict.fromkeys(module.MEASURES, 2.0)}
     scores["a"][module.MEASURES[0]] = None  # a measure that could not be taken
-    cells.done |= {"sst2/measures/a,b": {"scores": scores}, "sst2/head/a/0": {"score": 0.5}, "sst2/head/b/0": {"score": 0.75}}
+    cells.done |= {"sst2/measures/a,b": {"scores": scores, "rows": 1000}, "sst2/head/a/0": {"score": 0.5}, "sst2/head/b/0": {"score": 0.75}}
     said = module.report(cells, args)
     assert f"| head | {module.MEASURES[1]} | 1.00 | 1.00 | 1.00 of 1 | 0.0 |" in said
     assert f"| head | {module.MEASURES[0]} |" not in said and "rte" not in said
     assert "| sst2 | a | - | 1.000 |" in said
+    assert "measures read training rows (1000); tuned on all training rows in 300 steps at least" in said  # not the 2000 of --rows
+    cells.done |= {"rte/measures/a,b": {"scores": scores, "rows": 800}, "rte/head/a/0": {"score": 0.5}, "rte/head/b/0": {"score": 0.75}}
+    assert "measures read training rows (1000 of sst2, 800 of rte)" in module.report(cells, args)
 
 
 def test_priming_is_compared_with_none_over_all_languages(script: Loader, tmp_path: Path) -> None:
     module = script("run in priming")
+    import tables
+
     args = module.parsed(["--languages", "x,y", "--recipes", "prime-none,prime", "--sizes", "100", "--seeds", "3"])
     cells = opened(module, tmp_path)
     for seed in range(3):
@@ -438,12 +467,15 @@ def test_priming_is_compared_with_none_over_all_languages(script: Loader, tmp_pa
             cells.done[f"{language}/prime-none/{seed}/100"] = {"score": base}
             cells.done[f"{language}/prime/{seed}/100"] = {"score": base + 0.1 + 0.01 * seed}
     said = module.report(cells, args)
-    assert "| 100 | prime-none | 20.0 ± 0.0 (20.0 to 20.0) | 40.0 ± 0.0 (40.0 to 40.0) | 30.0 ± 0.0 (30.0 to 30.0) |  |" in said
+    assert "| 100 | prime-none | 20.0 ± 0.0 | 40.0 ± 0.0 | 30.0 ± 0.0 |  |" in said
     assert "| 41.0 ± 1.0 (38.5 to 43.5) | +11.0 (+8.5 to +13.5), p = 0.003 |" in said
     assert "| 100 | prime | +11.0 (+8.5 to +13.5), p = 0.005 | +11.0 (+8.5 to +13.5), p = 0.005 |" in said  # a test for each target
     assert "MiniLM read English only" in said and "WikiANN repeats" not in said
     args.sizes = ["100", "500"]
-    assert "+11.0 (+8.5 to +13.5), p = 0.005 |" in module.table(cells, args)  # sizes are tests, too
-    assert "p = 0.011 |" in module.by_target(cells, args)
+    assert "+11.0 (+8.5 to +13.5), p = 0.005 |" in tables.table(cells, args)  # sizes are tests, too
+    assert "p = 0.011 |" in tables.by_target(cells, args)
+    args.largest = ["prime-none"]  # with 500 rows there is nothing to compare
+    assert "p = 0.003 |" in tables.table(cells, args) and "| 500 | prime |" not in module.report(cells, args)
+    assert "500 rows: only prime-none." in module.report(cells, args)
     del cells.done["y/prime/2/100"]
     assert "40.5 ± 0.7" in module.report(cells, args)  # a seed counts where all languages have it

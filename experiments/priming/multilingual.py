@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from cells import making
+
 from tempering.corpora.worker import text_hash
 from tempering.exporting import save_body
 from tempering.fitting import fit
@@ -27,15 +29,24 @@ VOCABULARY, WIDTH, LAYERS, HEADS = 8000, 256, 4, 4
 
 def texts_of(folders: Sequence[Path]) -> list[str]:
     """The training texts of data sets of tokens, words between spaces, but for those that are development or test texts of any of them."""
-    judged = {text_hash(text.lower()) for folder in folders for split in ("dev", "test") for text in lines(folder, split)}
-    return [text for folder in folders for text in lines(folder, "train") if text_hash(text.lower()) not in judged]
+    judged = frozenset[int]().union(*(judged_by(folder) for folder in folders))
+    return [text for folder in folders for text in map(text_of, lines(folder, "train")) if text_hash(text.lower()) not in judged]
+
+
+def judged_by(folder: Path) -> frozenset[int]:
+    """Hashes of the development and test texts of a data set, whatever their case."""
+    return frozenset(text_hash(text_of(line).lower()) for split in ("dev", "test") for line in lines(folder, split))
 
 
 def lines(folder: Path, split: str) -> list[str]:
-    """The texts of a split, if it is there."""
+    """The rows of a split, if it is there, as they stand in the file."""
     path = folder / f"{split}.jsonl"
-    found = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    return [" ".join(json.loads(line)["tokens"]) for line in found if line.strip()]
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()] if path.exists() else []
+
+
+def text_of(line: str) -> str:
+    """The text of a row, words between spaces."""
+    return " ".join(json.loads(line)["tokens"])
 
 
 def untrained(texts: Sequence[str], folder: Path, seed: int = 0) -> Path:
@@ -64,13 +75,23 @@ def untrained(texts: Sequence[str], folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def build(folders: Sequence[Path], target: Path, steps: int = 3000, seed: int = 0, listener: Listener = silent) -> Path:
+def build(
+    folders: Sequence[Path], target: Path, steps: int = 3000, seed: int = 0, listener: Listener = silent, bf16: bool | None = None
+) -> Path:
     """The model in ``target``, trained for ``steps`` steps of 64 texts; one that is there is taken as it is."""
-    if (target / "config.json").exists():
-        return target
-    texts = texts_of(folders)
-    start = untrained(texts, target.with_name(f"{target.name}-untrained"), seed)
-    corpus = target.with_name(f"{target.name}.txt")
+    with making(target) as wanted:
+        if wanted:
+            make(folders, target, steps, seed, listener, bf16)
+    return target
+
+
+def make(folders: Sequence[Path], target: Path, steps: int, seed: int, listener: Listener, bf16: bool | None) -> None:
+    """Train the model and leave it in ``target``; it goes on where it was killed."""
+    texts, part = texts_of(folders), target.with_name(f"{target.name}-part")
+    start, corpus = target.with_name(f"{target.name}-untrained"), target.with_name(f"{target.name}.txt")
+    if not start.exists():  # what a checkpoint goes on from must be the same model with the same vocabulary
+        shutil.rmtree(part, ignore_errors=True)
+        untrained(texts, part, seed).rename(start)
     corpus.write_text("\n".join(texts), encoding="utf-8")
     stage = Train(
         framing=MaskedLM(max_length=64),
@@ -81,11 +102,11 @@ def build(folders: Sequence[Path], target: Path, steps: int = 3000, seed: int = 
         weight_decay=0.01,
         warmup_steps=0.06,
         save_strategy="steps",
+        bf16=bf16,
     )
-    recipe, work, part = Recipe("multilingual", (stage,)), target.with_name(f"{target.name}-run"), target.with_name(f"{target.name}-part")
+    recipe, work = Recipe("multilingual", (stage,)), target.with_name(f"{target.name}-run")
     learner = fit(recipe, Task.from_file(folders[0]), str(start), seed=seed, listener=listener, output_dir=work, resume=True)
     shutil.rmtree(part, ignore_errors=True)
     save_body(learner.backbone, part)
     part.rename(target)
     shutil.rmtree(work)
-    return target

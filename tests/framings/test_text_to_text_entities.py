@@ -47,7 +47,8 @@ def test_entities_are_learned_and_predicted_with_their_places() -> None:
     score = compute("tagging", task.labels, [e.label for e in rows[140:]], [p.label for p in predictions])
     assert score["f1"] > 0.9
     told = [(e.texts[0][s.start : s.end], s.label) for e, p in zip(rows[140:], predictions, strict=True) for s in p.spans]
-    assert told and all(word in NAMES[kind] for word, kind in told)
+    named = sum(any(tag != "O" for tag in e.label) for e in rows[140:])
+    assert len(told) >= 0.75 * named > 6 and all(word in NAMES[kind] for word, kind in told)
     unseen = found.predict(["the film was good", "the film was very"])
     assert [p.label if hasattr(p, "label") else p for p in unseen] == [("O", "O", "O", "B-PER"), ("O",) * 4]
 
