@@ -64,13 +64,12 @@ def ask(cell: Cell, backbone: Any, task: Any, args: argparse.Namespace) -> dict[
     name, shots, seed, order = cell
     value = InContext(shots=shots, calibration="contextual", **FORMATS[name])
     with torch.autocast("cpu", torch.bfloat16) if args.bf16 else nullcontext():
-        learner = Use(value).run(backbone, task, Seeds.of(seed))
+        learner = Use(value, per_device_eval_batch_size=args.batch_size).run(backbone, task, Seeds.of(seed))
         if order:  # the same demonstrations, otherwise arranged
             turned = np.random.default_rng(order).permutation(shots)
             learner.framing.contexts = [tuple(learner.framing.contexts[0][i] for i in turned)]
             learner.framing.finish(learner, task.train.examples, np.random.default_rng(0))
         start, asked = time.perf_counter(), evaluator_of(learner, task, task.test)
-        asked.batch_size = args.batch_size
         _, predictions = asked(learner)
         seconds = (time.perf_counter() - start) / len(task.test)
     calibrated = np.array([[p.probabilities[label] for label in task.labels] for p in predictions])

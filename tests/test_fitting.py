@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,21 @@ def test_a_recipe_that_cannot_work_is_refused_before_the_model_is_looked_for() -
 def test_auto_says_what_it_chose() -> None:
     learner = fit("auto", tiny_task(24), tiny_backbone(), metrics=())
     assert learner.record["recipe"]["name"] == "head" and "24 training rows are few" in learner.record["notes"][0]
+
+
+@pytest.mark.parametrize("recipe", ["in-context", "full"])
+def test_the_final_evaluation_reads_as_many_rows_at_once_as_the_stage_says(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    scored = Learner.score
+
+    def score(self: Learner, prompts: Any, batch_size: int = 64, features: Any = None) -> Any:
+        sizes.append(batch_size)
+        return scored(self, prompts, batch_size, features)
+
+    monkeypatch.setattr(Learner, "score", score)
+    task = tiny_task()
+    task = dataclasses.replace(task, test=task.dev)
+    quick = {"max_steps": 1, "min_steps": 0, "num_train_epochs": 1} if recipe == "full" else {"framing.shots": 1}
+    made = Recipe.load(recipe).override({"per_device_eval_batch_size": 5} | quick)
+    fit(made, task, tiny_backbone("gpt2"))
+    assert sizes and set(sizes) == {5}

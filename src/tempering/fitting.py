@@ -241,7 +241,7 @@ def evaluator_of(
     listener: Listener = silent,
 ) -> Evaluator:
     """An evaluator on ``split``; a frozen trunk's outputs come from the cache."""
-    evaluator = Evaluator(split.examples, task.kind, task.labels, metrics, listener=listener)
+    evaluator = Evaluator(split.examples, task.kind, task.labels, metrics, learner.eval_batch_size, listener=listener)
     if cache is not None and learner.record.get("stage", {}).get("cached"):
         evaluator.features = lambda prompts: cache.features(learner, prompts)
     return evaluator

@@ -35,6 +35,7 @@ class Learner(nn.Module):
         self.tuning = tuning
         self.record: dict[str, Any] = record or {}
         self.fits: int | None = None  # rows of an evaluation batch that memory held, once it ran out
+        self.eval_batch_size = 64  # rows of an evaluation batch where nobody says otherwise; the stage that made it may
         self.sharded = False  # weights are spread over processes, which then have to do all passes together
         self.steps = 0  # optimizer steps of the run that trains it, for schedules of a method's own; set before hooks start
 

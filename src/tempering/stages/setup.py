@@ -85,6 +85,7 @@ def assemble(stage: Any, backbone: Backbone, task: Any, seeds: Seeds) -> Learner
     framing.smoothing = stage.label_smoothing_factor
     _check_trains(stage, backbone, framing)
     learner = Learner(backbone, framing, stage.tuning, {"framing": stage.framing, "positive": positive_class(task)})
+    learner.eval_batch_size = stage.per_device_eval_batch_size
     return learner if getattr(stage, "trains", True) else learner.requires_grad_(False)
 
 
