@@ -28,6 +28,22 @@ def length_batches(lengths: Sequence[int], size: int, rng: np.random.Generator |
     return cuts if rng is None else [cuts[i] for i in rng.permutation(len(cuts))]
 
 
+def close_batches(lengths: Sequence[int], size: int, spare: int) -> list[Rows]:
+    """Batches of at most ``size`` row numbers in the order of their lengths, cut as well where more than ``spare`` tokens would be padding.
+
+    ``spare`` is what one more pass costs, in tokens: a small split has rows of all lengths, and in one batch most of it would be padding.
+    """
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    cuts, begin, waste, last = list[Rows](), 0, 0, 0
+    for i, length in enumerate(np.asarray(lengths)[order].tolist()):
+        waste += (i - begin) * (length - last)
+        last = length
+        if i - begin == size or waste > spare:
+            cuts.append(order[begin:i])
+            begin, waste = i, 0
+    return [*cuts, order[begin:]] if len(order) else cuts
+
+
 def random_batches(count: int, size: int, rng: np.random.Generator) -> list[Rows]:
     """Batches of ``size`` row numbers in plain random order."""
     order = rng.permutation(count)

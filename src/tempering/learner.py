@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering import tags
-from tempering.batching import Rows, halving, length_batches
+from tempering.batching import Rows, close_batches, halving
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab, Weights
 from tempering.errors import DataError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tempering.backbone import Backbone
 
 Found = TypeVar("Found")
+SPARE, SPARE_ON_DEVICE = 256, 4096  # tokens of padding that cost about as much as another evaluation pass
 
 
 class Learner(nn.Module):
@@ -85,7 +86,8 @@ class Learner(nn.Module):
 
         def all_of(size: int) -> list[tuple[Rows, Found]]:
             rng = np.random.default_rng(0)
-            order = length_batches([len(p.input_ids) for p in prompts], size)[::-1]
+            spare = SPARE if self.device.type == "cpu" else SPARE_ON_DEVICE
+            order = close_batches([len(p.input_ids) for p in prompts], size, spare)[::-1]
             return [(rows, work(self.framing.collate([prompts[i] for i in rows], rng), rows)) for rows in order]
 
         wanted = min(batch_size, len(prompts), self.fits or batch_size)
