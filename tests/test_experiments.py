@@ -332,6 +332,27 @@ def test_lm_bff_trains_nothing_twice(script: Loader, few: Task, tmp_path: Path, 
     assert len(fits) == args.candidates + 2 and cells["sst2/words great/terrible/0"] == {"score": 0.25}
 
 
+def test_lm_bff_searches_templates_without_the_manual_one(
+    script: Loader, few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("run in lm-bff")
+    import runner
+
+    begun: list[Any] = []
+
+    def find(task: Task, model: str, cloze: Any, settings: Any, base: Recipe, seed: int) -> SimpleNamespace:
+        begun.append(cloze)
+        made = replace(base, stages=(replace(base.stages[-1], framing=replace(cloze, template="{text} so {mask}")),))
+        return SimpleNamespace(recipe=made, notes=(), candidates=())
+
+    monkeypatch.setattr(runner, "find_prompts", find)
+    args = module.parsed(["--tasks", "sst2", "--output", str(tmp_path)])
+    rows = [replace(e, label={"a": "negative", "b": "positive"}[e.label]) for e in few.train]
+    found = runner.Runner(opened(module, tmp_path), args).search("sst2", Task.from_examples(rows), 0)
+    assert begun[0].templates == () and dict(begun[0].words) == {"negative": ("terrible",), "positive": ("great",)}
+    assert found["template"] == "{text} so {mask}" and found["words"] == [["negative", ["terrible"]], ["positive", ["great"]]]
+
+
 def test_lm_bff_tables(script: Loader, tmp_path: Path) -> None:
     module = script("run in lm-bff")
     args = module.parsed(["--tasks", "sst2,trec6", "--seeds", "3", "--sensitivity"])

@@ -14,6 +14,7 @@ from tempering.contracts import Seeds
 from tempering.fitting import evaluate, fit
 from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
+from tempering.framings.gaps import label_words
 from tempering.prompting.search import Settings, find_prompts
 from tempering.recipe import Recipe, parse_settings
 from tempering.stages.use import Use
@@ -149,7 +150,9 @@ class Runner:
         rate, batch = SEARCH[self.args.grid]
         settings = Settings(candidates=4 * self.args.candidates, beam=self.args.beam, finalists=self.args.candidates)
         base = recipe(Cloze(), rate, batch, self.args.steps, metric(name, task), self.args.settings)
-        found = find_prompts(task, self.args.model, Cloze(template(name), bounds=bounds(task)), settings, base, seed)
+        words = label_words.resolved((), task, template(name), ())
+        bare = Cloze(words=tuple(words.items()), bounds=bounds(task))  # the manual template is no candidate
+        found = find_prompts(task, self.args.model, bare, settings, base, seed)
         cloze = found.recipe.stages[-1].framing
         words = [[str(label), list(said)] for label, said in cloze.words]
         return {"template": cloze.template, "words": words, "notes": list(found.notes), "candidates": len(found.candidates)}
