@@ -14,10 +14,12 @@ from tempering.contracts import Seeds
 from tempering.errors import RecipeError, ResumeError
 from tempering.fitting import fit
 from tempering.recipe import Recipe
+from tempering.stages.pet import PET
 from tempering.tasks import Task
 from tempering.train import checkpoint
 from tempering.trying import Tries, fit_tries
-from tests.tiny import save_tiny, tiny_examples
+from tests.framings.test_masked_lm import save_masked_lm
+from tests.tiny import save_tiny, tiny_examples, tiny_task
 
 FAST = {"min_steps": 6, "num_train_epochs": 3, "learning_rate": 3e-3, "metric_for_best_model": "loss"}
 HOW = Tries(4, stop_worst=0.5, stop_at=0.3)
@@ -150,6 +152,18 @@ def test_earlier_stages_are_not_where_tries_are_judged(model: str, task: Task) -
     tapt = Recipe.load("tapt-lora").override({"min_steps": 3, "num_train_epochs": 3})
     found = tries(fit_tries(tapt, task, model, tries=2))
     assert sorted(t["state"] for t in found) == ["finished", "stopped"]
+
+
+def test_tries_of_pet_are_judged_by_its_classifier(tmp_path: Path) -> None:
+    """Its models under patterns, which are trained before and saved below the same folder, are not judged."""
+    save_masked_lm("bert", tmp_path / "m")
+    stage = PET(
+        patterns=("{text} was {mask}", "{mask} {text}"), words={"bad": "bad", "good": "good"}, pattern_steps=2, repetitions=1,
+        max_steps=4, num_train_epochs=1, min_steps=0, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1,
+    )  # fmt: skip
+    learner = fit_tries(Recipe("pet", (stage,)), tiny_task(), str(tmp_path / "m"), tries=Tries(2, stop_worst=0.5))
+    assert all(one["score"] is not None for one in tries(learner))
+    assert sorted(one["state"] for one in tries(learner)) == ["finished", "stopped"]
 
 
 def test_what_cannot_be_judged_is_refused(model: str, task: Task) -> None:

@@ -93,7 +93,7 @@ class _Watch:
     pausing: bool
 
     def __call__(self, event: Event) -> None:
-        judged = event["event"] == "save" and Path(event["folder"]).name == self.stage and self.read(event)
+        judged = event["event"] == "save" and Path(event["folder"]).match(self.stage) and self.read(event)
         self.listener(event)
         if judged:
             raise Paused
@@ -203,9 +203,8 @@ class _Race:
         self._write()
         best: tuple[Attempt, Learner] | None = None
         for attempt in (a for a in ranked if a.state != "stopped"):
-            self.listener(
-                {"event": "note", "text": f"try {attempt.number + 1} {'goes on' if attempt.state == 'paused' else 'is finished'}"}
-            )
+            how = "goes on" if attempt.state == "paused" else "is finished"
+            self.listener({"event": "note", "text": f"try {attempt.number + 1} {how}"})
             learner = self._fit(attempt, pausing=False)
             if learner is not None and (best is None or attempt.rank < best[0].rank):
                 best = attempt, learner
@@ -218,7 +217,8 @@ class _Race:
 
     def _fit(self, attempt: Attempt, pausing: bool) -> Learner | None:
         """Run a try on from where it stands, to the checkpoint where it is judged or to its end; None if it was only paused."""
-        last, started = f"stage-{len(self.recipe.stages) - 1}", time.perf_counter()
+        inside, started = getattr(self.recipe.stages[-1], "trained_in", ""), time.perf_counter()
+        last = f"stage-{len(self.recipe.stages) - 1}/{inside}".rstrip("/")
         was, learner = attempt.state, None
         watch = _Watch(attempt, last, self.how.stop_at, self.listener, pausing)
         try:

@@ -245,6 +245,8 @@ def test_unlabelled_texts_come_from_a_file_and_never_from_dev(body: Backbone, tm
         ({"patterns": ("{text} {mask}",), "repetitions": 1, "generations": 1}, "need other models"),
         ({"framing": "cloze"}, "take framing head, not cloze"),
         ({"stabilizers": ("freelb",)}, "replaces the loss"),
+        ({"class_weights": "balanced"}, "class_weights is for labels, and pet's classifier learns the soft labels"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is for labels"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict[str, Any], said: str) -> None:

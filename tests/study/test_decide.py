@@ -237,7 +237,7 @@ def test_without_test_rows_the_dev_scores_are_compared() -> None:
 
 def test_runs_without_item_scores_fall_back_to_seeds() -> None:
     records = runs({"full": 0.9, "lora": 0.8})
-    records[0] = run("full", 0.9, 0, items=[1.0])
+    records[:2] = [run("full", 0.9, 0, items=[1.0]), run("full", 0.8, 1)]
     result = only(conclude(info(), records))
     assert result.pairs[0].method == SEEDS
     assert [cell.interval.method for cell in result.cells] == [SEEDS, CROSSED]

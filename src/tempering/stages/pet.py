@@ -77,6 +77,7 @@ class PET(Loop, Acting):
     cached: ClassVar[bool] = False
     why_not_cached: ClassVar[str] = "models under patterns are trained before"
     data: ClassVar[str | None] = None
+    trained_in: ClassVar[str] = "classifier"  # the folder of its checkpoints in that of the stage
 
     @field_validator("framing", "tuning", "stabilizers", "verbalizer", mode="before")
     @classmethod
@@ -120,6 +121,9 @@ class PET(Loop, Acting):
             )
         if taken := [name_of(s)[1] for s in self.live if "base" in s.touches]:
             raise RecipeError(f"{where}: {taken[0]} replaces the loss, and pet's is that of the soft labels; leave it out")
+        if self.class_weights != "none" or self.label_smoothing_factor:
+            asked = "class_weights" if self.class_weights != "none" else "label_smoothing_factor"
+            raise RecipeError(f"{where}: {asked} is for labels, and pet's classifier learns the soft labels of its models; leave it out")
         return check_train(_Classifier(self), where, last)
 
     def run(self, backbone: Backbone, task: Any, seeds: Seeds, **context: Any) -> Learner:

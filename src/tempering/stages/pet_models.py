@@ -114,7 +114,7 @@ class Teachers:
             save_strategy=stage.save_strategy, save_steps=stage.save_steps,
             per_device_eval_batch_size=stage.per_device_eval_batch_size,
         )  # fmt: skip
-        parts = _Parts(stage.cloze(pattern), stage.tuning)
+        parts = _Parts(stage.cloze(pattern), stage.tuning, per_device_eval_batch_size=stage.per_device_eval_batch_size)
         learner = assemble(parts, copy.deepcopy(self.backbone), task, seeds).to(place(settings).device)
         added = [dataclasses.replace(self.pool[n.row], label=task.labels[n.label]) for n in new]
         rows = [*self.labelled, *added]
@@ -139,6 +139,7 @@ class _Parts:
     stabilizers: tuple[Any, ...] = ()
     label_smoothing_factor: float = 0.0
     students: int = 1
+    per_device_eval_batch_size: int = 64
 
 
 def accuracy(learner: Learner, examples: Sequence[Example]) -> float:
@@ -168,7 +169,7 @@ def distilled(
     evaluator, metric = evaluator_of(stage, task, held, around), metric_of(stage, task, around.metrics)
     named = [("distill", Distill(soft, stage.temperature)), *((name_of(part)[1], part) for part in stage.acting)]
     backbone.recompute(stage.gradient_checkpointing)
-    folder = None if around.folder is None else around.folder / "classifier"
+    folder = None if around.folder is None else around.folder / stage.trained_in
     plan = Plan(stage, named, seeds.dropout, evaluator, metric, folder, around.resume, dict(around.identity), around.listener)
     run = fit(learner, feed, prepared(stage, learner, feed, plan, seeds))
     learner.record["stage"] = {
