@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from tempering import cli
+from tempering.commands import predict
+from tempering.tasks.readers import read_table
 from tests.commands.shared import QUICK, done, fitted, refuses, write_rows
 from tests.tiny import save_tiny, tiny_examples
 
@@ -43,6 +45,37 @@ def test_predictions_go_to_the_screen_as_csv(here: Path, bert: str, capsys: pyte
     assert list(rows[0]) == ["number", "text", "prediction", "prob_bad", "prob_good"]
     done("predict", "model", "new.tsv", "--output", "out.tsv")
     assert Path("out.tsv").read_text().startswith("number\ttext\tprediction\t") and not list(here.glob(".out*"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_every_line_end_in_a_cell_is_read_back(ending: str, here: Path) -> None:
+    cells = ["a\rb", "a\nb", "a\r\nb", "b\r\n", 'say "no"', "", "plain, though\twith marks"]
+    predict._write([{"text": cell, "prediction": 1} for cell in cells], here / f"out.{ending}")
+    assert read_table(here / f"out.{ending}").columns["text"] == cells
+    predict._write([{"text": "plain", "prediction": 1}], here / f"out.{ending}")
+    mark = "," if ending == "csv" else "\t"
+    assert (here / f"out.{ending}").read_bytes() == f"text{mark}prediction\nplain{mark}1\n".encode()
+
+
+def test_half_a_surrogate_pair_is_written_escaped(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted(bert)
+    given = {"text": "a good film", "user": "\ud83d é \\", "tags": ["\ude00"]}
+    (here / "new.jsonl").write_text(json.dumps(given) + "\n", encoding="utf-8")
+    done("predict", "model", "new.jsonl", "--output", "out.jsonl")
+    line = Path("out.jsonl").read_text(encoding="utf-8")
+    assert json.loads(line).items() >= given.items() and "é" in line
+    done("predict", "model", "new.jsonl", "--output", "out.csv")
+    assert read_table("out.csv").columns["user"] == ["\\ud83d é \\"]
+    capsys.readouterr()
+    done("predict", "model", "new.jsonl")
+    assert capsys.readouterr().out == Path("out.csv").read_text(encoding="utf-8")
+
+
+def test_a_failed_write_leaves_nothing_behind(here: Path) -> None:
+    (here / "out.csv").mkdir()
+    with pytest.raises(OSError, match="out.csv"):
+        predict._put("text\n", here / "out.csv")
+    assert not list(here.glob(".out*"))
 
 
 def test_predicting_a_predicted_file_replaces_its_columns(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,10 @@ def test_squad_json(tmp_path: Path) -> None:
         (GOOD, ((36, "London"),)),
         ([{"text": "London", "start": 44}], ((44, "London"),)),
         ([[36, "London"], [44, "London"]], ((36, "London"), (44, "London"))),
+        ({"text": ["London"], "answer_start": [44.0]}, ((44, "London"),)),
+        ([{"text": "London", "answer_start": "44.0"}], ((44, "London"),)),
+        ({"text": "London", "answer_start": math.nan}, ((36, "London"),)),
+        ({"text": ["London"], "answer_start": [-1.0]}, ()),
         (NONE, ()),
         (None, ()),
         ({"text": [""], "answer_start": [-1]}, ()),
@@ -66,12 +70,26 @@ def test_an_answer_without_a_place_is_sought(tmp_path: Path) -> None:
     assert task.train[0].label == ((36, "London"),) and any("taken where they first occur" in note for note in task.notes)
 
 
+def test_places_beside_the_answers_may_be_floats(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = {"question": ["Where?"] * 3, "context": [CONTEXT] * 3, "answer": ["London", None, "London"], "answer_start": [44, None, 36]}
+    frame = pandas.DataFrame(rows)
+    assert frame["answer_start"].dtype == float
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    tasks = [Task.from_frame(frame, dev_fraction=0), *(Task.from_file(tmp_path / f"a.{e}", dev_fraction=0) for e in ("parquet", "csv"))]
+    for task in tasks:
+        assert [e.label for e in task.train] == [((44, "London"),), (), ((36, "London"),)]
+        assert not any("taken where they first occur" in note for note in task.notes)
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
         ({"text": ["London"], "answer_start": [35]}, "expected the answer 'London' at character 35 of the context, found ' Londo'"),
         ({"text": ["Paris"], "answer_start": [36]}, "expected the answer to stand in the context, and 'Paris' does not"),
         ([1, 2], "expected answers such as"),
+        ([[36.5, "London"]], "expected answers such as"),
     ],
 )
 def test_an_answer_that_is_not_there_names_its_row(tmp_path: Path, answers: Any, said: str) -> None:

@@ -70,6 +70,27 @@ def test_unquoted_tsv_keeps_its_quotation_marks(tmp_path: Path) -> None:
     assert read_table(path).columns["text"] == ['"Yes" he said', '"open']
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_quotation_marks_that_would_swallow_rows_of_a_tsv_are_characters(tmp_path: Path, end: str) -> None:
+    lines = ["text\tlabel", '"Hello there\t1', "foo bar\t0", "", "baz\t1", 'the end"\t1', "last\t0"]
+    table = read_table(write(tmp_path / "a.tsv", end.join(lines)))
+    assert table.columns["text"] == ['"Hello there', "foo bar", "baz", 'the end"', "last"]
+    assert table.columns["label"] == ["1", "0", "1", "1", "0"] and table.rows == [2, 3, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ('text\tlabel\n"two\nlines"\t1\n', "two\nlines"),
+        ('text\tlabel\n"two\rlines"\t1\n', "two\rlines"),
+        ('text\tlabel\n"a\ttab"\t1\nplain\t0\n', "a\ttab"),
+        ('text\n"two\nlines"\n', "two\nlines"),  # one column: every line has as many tabs, none
+    ],
+)
+def test_quoted_cells_of_a_tsv_may_hold_tabs_and_line_ends(tmp_path: Path, text: str, cells: str) -> None:
+    assert read_table(write(tmp_path / "a.tsv", text)).columns["text"][0] == cells
+
+
 def test_a_field_of_a_million_characters_is_read_and_the_limit_restored(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     path = write(tmp_path / "a.csv", "text,label\n" + "x" * 1_000_000 + ",1\n")

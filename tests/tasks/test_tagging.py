@@ -77,6 +77,33 @@ def test_conll_u_leaves_out_what_is_no_word(tmp_path: Path) -> None:
     assert default_metric("tagging", task.labels) == "accuracy"
 
 
+@pytest.mark.parametrize("mark", [" ", "\t"])
+def test_a_comment_with_as_many_columns_is_no_word(tmp_path: Path, mark: str) -> None:
+    head = "# id 4cbbd84e-1\tdomain=train" if mark == " " else "# id 4cbbd84e-1\tlang\ten\tdomain=train"
+    block = f"{head}\n# a b c\n" + "".join(f"{word} _ _ {tag}\n" for word, tag in (("the", "O"), ("EU", "B-ORG"))).replace(" ", mark)
+    task = load(write(tmp_path / "a.conll", f"{block}\n{block}"))
+    assert [words(e) for e in task.train] == [["the", "EU"]] * 2 and task.labels == ("O", "B-ORG", "I-ORG")
+    assert [e.row for e in task.train] == [3, 8]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        ("# O", "a B-X", "b O"),  # its tag is one of the others'
+        ("# SYM", "a B-X", "# SYM"),  # its tag is that of the same sign within a sentence
+        ("#\tSYM", "a\tB-X", "b\tO"),
+        ("#love HT", "a B-X", "b O"),
+    ],
+)
+def test_a_word_with_a_hash_that_begins_a_sentence_stays_one(tmp_path: Path, first: tuple[str, ...]) -> None:
+    (example,) = load(write(tmp_path / "a.conll", "\n".join(first))).train
+    assert words(example) == [line.split()[0] for line in first]
+
+
+def test_words_alone_may_be_a_hash(tmp_path: Path) -> None:
+    assert read_table(write(tmp_path / "a.conll", "#\n1\n\n# not a word\n#2\n")).columns["tokens"] == [["#", "1"], ["#2"]]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -19,6 +19,14 @@ from tempering.errors import RecipeError
 NESTED = (".jsonl", ".ndjson")
 WORDS = ".conll"
 ENDINGS = (".csv", ".tsv", *NESTED, WORDS)
+_BROKEN = "backslashreplace"  # half a surrogate pair, which no file can hold, stands as \ud83d: what JSON reads back as it was
+
+
+class _Rows(io.StringIO):
+    """Rows that the csv module ends in "\\r\\n", since it only puts the characters of its line end in quotation marks, ended in "\\n"."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix("\r\n") + "\n")
 
 
 def run(folder: str, source: Source, output: Path | None, model: str | None = None) -> None:
@@ -75,15 +83,18 @@ def _write(rows: list[dict[str, Any]], output: Path | None) -> None:
     ending = ".csv" if output is None else output.suffix.lower()
     text = _lines(rows) if ending in NESTED else _table(rows, "\t" if ending == ".tsv" else ",")
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode("utf-8", _BROKEN).decode("utf-8"))
         return
     _put(text, output)
 
 
 def _put(text: str, output: Path) -> None:
     part = output.with_name(f".{output.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8", newline="")
-    part.replace(output)
+    try:
+        part.write_text(text, encoding="utf-8", errors=_BROKEN, newline="")
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _lines(rows: list[dict[str, Any]]) -> str:
@@ -91,8 +102,8 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]], separator: str) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else ["prediction"], delimiter=separator, lineterminator="\n")
+    out = _Rows()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["prediction"], delimiter=separator, lineterminator="\r\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()

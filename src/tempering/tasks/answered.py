@@ -5,6 +5,7 @@ An answer is (start, text) in characters of the context; a question may have sev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from tempering.tasks.table import Table, is_missing, is_unicode, show, some
 QUESTIONS, CONTEXTS = ("question", "query"), ("context", "passage", "paragraph", "document")
 ANSWERS = ("answers", "answer", "answer_text")
 START = "answer_start"
+_WHOLE = re.compile(r"-?\d{1,18}(\.0*)?")
 Answer = tuple[int, str]
 
 
@@ -136,8 +138,9 @@ def _entry(entry: Any) -> tuple[int | None, str] | None:
     if not isinstance(entry, (list, tuple)) or len(entry) != 2:
         return None
     start, text = entry
-    good = start is None or (isinstance(start, int) and not isinstance(start, bool))
-    return (start, text) if good and isinstance(text, str) else None
+    place = _number(start)
+    good = place is not None or is_missing(start)
+    return (place, text) if good and isinstance(text, str) else None
 
 
 def _answers(table: Table, column: str, index: int, context: str) -> tuple[tuple[Answer, ...], bool]:
@@ -172,7 +175,9 @@ def _elsewhere(context: str, text: str, given: int | None) -> str:
 
 
 def _number(value: Any) -> int | None:
-    """A start beside the answer, which a format of strings alone writes as one."""
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+    """A start as an int: formats of strings alone write it as one, and columns with gaps hold floats (20.0, and NaN for none)."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        return int(value.partition(".")[0])
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

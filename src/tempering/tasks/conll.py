@@ -1,8 +1,10 @@
 """CoNLL files: a word a line with its tags in columns, an empty line between sentences.
 
 Columns stand between tabs where the first word's line has one, else between white space. Lines that begin with "#" and do not have the
-columns of the others are comments; a line whose first column is -DOCSTART- only parts documents. CoNLL-U (ten columns, the first a number)
-is known by its columns: lines of multi-word tokens (3-4) and of empty nodes (5.1) are left out.
+columns of the others are comments, and so are those with as many columns that stand before the first word of a sentence, begin with "# "
+and end in what is no tag elsewhere (MultiCoNER's "# id 4cbbd84e domain=train"). A line whose first column is -DOCSTART- only parts
+documents. CoNLL-U (ten columns, the first a number) is known by its columns: lines of multi-word tokens (3-4) and of empty nodes (5.1) are
+left out.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ def _width(lines: list[tuple[int, str]], tab: bool) -> int:
 
 def _sentences(lines: list[tuple[int, str]], tab: bool, width: int, source: str) -> Iterator[list[tuple[int, list[str]]]]:
     """Blocks of (line number, cells)."""
+    tags = _tags(lines, tab, width)
     block: list[tuple[int, list[str]]] = []
     for number, line in [*lines, (0, "")]:
         cells = _cells(line, tab) if line.strip() else []
@@ -79,12 +82,29 @@ def _sentences(lines: list[tuple[int, str]], tab: bool, width: int, source: str)
             if block:
                 yield block
             block = []
-        elif len(cells) == width and cells[0]:
+        elif len(cells) == width and cells[0] and (block or not _may_comment(line, width) or cells[-1] in tags):
             block.append((number, cells))
         elif not line.startswith("#"):
             what = "between tabs" if tab else "between spaces"
             found = f"found {len(cells)}" if cells[0] else "found no word in the first"
             raise data_error(source, f"expected {width} columns {what}, {found} in {show(line)}; correct the line", row=number)
+
+
+def _tags(lines: list[tuple[int, str]], tab: bool, width: int) -> set[str]:
+    """The last cells of the lines that are surely words: those that do not look like comments, or stand after such a one."""
+    tags: set[str] = set()
+    within = False
+    for _, line in lines:
+        cells = _cells(line, tab) if line.strip() else []
+        within = bool(cells) and cells[0] != _DOCUMENT and (within or not _may_comment(line, width))
+        if within and len(cells) == width:
+            tags.add(cells[-1])
+    return tags
+
+
+def _may_comment(line: str, width: int) -> bool:
+    """Whether a line may be a comment in spite of its columns; "#word" is a hashtag, and words alone have no tag to tell them by."""
+    return line.startswith("# ") and width > 1
 
 
 def _universal(columns: list[list[list[str]]], rows: list[int], source: str) -> Table:

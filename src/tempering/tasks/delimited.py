@@ -22,12 +22,23 @@ def parse_delimited(text: str, source: str, *, tab: bool = False) -> Table:
     """
     delimiter = _delimiter(text, "\t" if tab else ",")
     try:
-        return _table(text, source, delimiter, quoted=True)
+        table = _table(text, source, delimiter, quoted=True)
     except DataError:
         if delimiter != "\t" or '"' not in text:
             raise
+    else:
+        if delimiter != "\t" or not _swallows_rows(table, text):
+            return table
     # Many tab-separated files never quote, so that a stray quotation mark is only a character.
     return _table(text, source, delimiter, quoted=False)
+
+
+def _swallows_rows(table: Table, text: str) -> bool:
+    """Whether quoted cells run over tabs or line ends, although every line of the file is a whole row without them."""
+    if not any(mark in cell for name, column in table.columns.items() for cell in (name, *column) for mark in "\t\r\n"):
+        return False
+    tabs = {line.count("\t") for line in io.StringIO(text, newline="") if line.strip()}
+    return len(tabs) == 1 and tabs != {0}
 
 
 def _delimiter(text: str, usual: str) -> str:
