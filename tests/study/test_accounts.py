@@ -103,13 +103,13 @@ def test_importing_and_loading_are_charged_to_no_run(model: str, task: Task, tmp
 
     real = Backbone.load
 
-    def slow(source: str, seed: int = 0) -> Backbone:
+    def slow(source: str, seed: int = 0, quantize: str | None = None) -> Backbone:
         time.sleep(3.0)
-        return real(source, seed)
+        return real(source, seed, quantize)
 
     monkeypatch.setattr(Backbone, "load", slow)
     (record,) = compare([recipe("head")], task, model, sizes=(8,), seeds=1, output_dir=tmp_path).records()
-    assert 0 < record.seconds < 3.0
+    assert record.status == "done" and 0 < record.seconds < 3.0
 
 
 @pytest.mark.parametrize("limit", [0, 3, 5])

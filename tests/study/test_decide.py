@@ -181,6 +181,24 @@ def test_nothing_better_than_the_baseline_is_said() -> None:
     assert not any("baseline" in s for s in conclude(info(majority=0.52), runs({"full": 0.9})).sentences)
 
 
+def test_any_recipe_may_beat_the_baseline_not_the_best_mean_alone() -> None:
+    wild = {"full": (0.97, 0.97, 0.6), "lora": (0.8, 0.81, 0.82)}
+    found = conclude(info(), [run(name, share, seed) for name, shares in wild.items() for seed, share in enumerate(shares)])
+    result = only(found)
+    assert result.tied[0] == "full" and result.cells[0].interval.low < 0.5
+    assert result.above_baseline == ["lora"]
+    assert not any("baseline" in s for s in found.sentences)
+
+
+def test_asking_many_recipes_about_the_baseline_is_corrected_for() -> None:
+    alone = only(conclude(info(), runs({"full": 0.6})))
+    bar = alone.cells[0].interval.low - 0.002  # just beaten at 95 %
+    assert only(conclude(info(majority=bar), runs({"full": 0.6}))).above_baseline == ["full"]
+    many = conclude(info(majority=bar), runs({"full": 0.6} | {f"r{k}": 0.4 for k in range(19)}))
+    assert only(many).above_baseline == []
+    assert any("no recipe is shown to beat the majority baseline" in s for s in many.sentences)
+
+
 def test_one_seed_speaks_of_single_runs_only() -> None:
     found = conclude(info(), runs({"full": 0.95, "lora": 0.7}, seeds=1))
     assert only(found).pairs[0].method == ONE_SEED

@@ -180,7 +180,7 @@ def _method(conclusion: Conclusion, records: Sequence[Record], scale: Scale) -> 
     read = "read once, at the end" if split == "test" else "which also chose the best weights: optimistic, so give a test file"
     entries = [
         ("Scores", f"{info.metric} on the {split} split ({info.test_rows or info.dev_rows:,} rows), {read}."),
-        ("Seeds", _seeds_text(info.seeds)),
+        ("Seeds", _seeds_text(conclusion)),
         ("Settings", _budget_text(info)),
         ("Collapsed", f"A run at or under the {baseline_of(info)}, {scale.value(info.majority)}. It stays in every mean."),
         ("Spread", spread_text(conclusion, split)),
@@ -192,13 +192,15 @@ def _method(conclusion: Conclusion, records: Sequence[Record], scale: Scale) -> 
     return tuple((term, text) for term, text in entries if text)
 
 
-def _seeds_text(seeds: int) -> str:
+def _seeds_text(conclusion: Conclusion) -> str:
+    seeds = conclusion.info.seeds
     if seeds == 1:
         return "One seed: nothing is known about spread between seeds, and another seed may rank the recipes differently."
-    return (
-        f"{seeds} a recipe and size, the same for every recipe, so that recipes are paired. "
-        "Each seed draws its own training rows, initial weights and order; smaller sizes are part of larger ones."
-    )
+    fewest = min((len(cell.scores) + cell.failed for size in conclusion.sizes for cell in size.cells), default=seeds)
+    count = f"{seeds} a recipe and size, the same for every recipe, so that recipes are paired."
+    if fewest < seeds:
+        count = f"{fewest} to {seeds} a recipe and size up to now; two recipes are paired by the seeds that both have."
+    return f"{count} Each seed draws its own training rows, initial weights and order; smaller sizes are part of larger ones."
 
 
 def _budget_text(info: StudyInfo) -> str:

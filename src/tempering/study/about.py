@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from tempering.recipe import Recipe
 from tempering.study.records import StudyInfo
 from tempering.study.store import Store
 from tempering.tasks.doctor import examine
-from tempering.tasks.metrics import compute, default_metric, higher_is_better
+from tempering.tasks.metrics import check_metrics, compute, default_metric, higher_is_better
 from tempering.tasks.sampling import nested_subsets
 from tempering.tasks.task import Task
 
 _IN_A_TITLE = 6  # recipes that a title names
+_LONGEST = 100  # bytes of a recipe's name, which becomes part of file names
 
 
 def comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
@@ -31,9 +33,23 @@ def comparable(recipes: Sequence[Recipe]) -> list[Recipe]:
                 f"recipe {recipe.name}: its last stage predicts no labels, so there is no score to compare; end it with a head"
             )
     names = [r.name for r in recipes]
+    for name in names:
+        _fit_for_a_file(name)
     if not names or len(set(names)) < len(names):
         raise RecipeError(f"recipes: expected at least one and each name once, found {', '.join(names) or 'none'}")
     return list(recipes)
+
+
+def _fit_for_a_file(name: str) -> None:
+    """A study keeps every recipe as recipes/NAME.yaml."""
+    plain = re.sub(r"[/\\\0]", "-", name)
+    if plain != name:
+        raise RecipeError(f"recipe {name!r}: its name is that of a file in the study; expected one without slashes, as {plain!r}")
+    if len(name.encode()) > _LONGEST:
+        raise RecipeError(
+            f"recipe {name[:40]!r}...: its name is that of a file in the study; expected {_LONGEST} bytes at most,"
+            f" found {len(name.encode())}: give it a shorter one (and describe it in its description)"
+        )
 
 
 def _named(recipes: list[str]) -> str:
@@ -50,7 +66,8 @@ def describe(
         raise DataError(f"{task.name}: a study needs a {what} split; give --{what} FILE, or Task.from_file(..., hold_out_test=True)")
     metric = default_metric(task.kind, task.labels)
     gold = task.test.labels
-    baseline = compute(task.kind, task.labels, gold, task.majority(), None, tuple(metrics)).get(metric, 0.0)
+    check_metrics(metrics, task.kind, task.labels)
+    baseline = compute(task.kind, task.labels, gold, task.majority()).get(metric, 0.0)  # the main one, which needs no probabilities
     findings = [f.message for f in examine(task) if f.severity != "note"]
     return StudyInfo(
         title=f"{_named([r.name for r in recipes])} on {task.name}",
@@ -74,22 +91,28 @@ def describe(
     )
 
 
+def agreed(store: Store, info: StudyInfo, seed: int) -> None:
+    """Refuse to continue a study about something else."""
+    if store.meta("info") is None:
+        return
+    for what, value in _identity(store.info(), store.meta("seed")).items():
+        now = _identity(info, seed)[what]
+        if value != now:
+            raise ResumeError(
+                f"{store.path.parent}: holds a study with another {what} ({value[:64]}, now {now[:64]}); give another --output-dir"
+            )
+
+
 def joined(store: Store, info: StudyInfo, seed: int) -> StudyInfo:
-    """Continue the study that is there, extended by what is new; refuse one about something else."""
+    """Continue the study that is there, extended by what is new."""
     if store.meta("info") is not None:
         old = store.info()
-        for what, value in _identity(old, store.meta("seed")).items():
-            now = _identity(info, seed)[what]
-            if value != now:
-                raise ResumeError(
-                    f"{store.path.parent}: holds a study with another {what} ({value[:64]}, now {now[:64]}); give another --output-dir"
-                )
         sizes = list(dict.fromkeys([*old.sizes, *info.sizes]))
         sizes.sort(key=lambda s: float("inf") if s == "all" else int(s))
         recipes = list(dict.fromkeys([*old.recipes, *info.recipes]))
-        spaces = old.small_spaces | info.small_spaces
-        most = {name: max(getattr(old, name), getattr(info, name)) for name in ("seeds", "budget", "crossed", "search_seeds")}
-        info = replace(info, recipes=recipes, sizes=sizes, small_spaces=spaces, **most)
+        spaces = {name: count for name, count in old.small_spaces.items() if name not in info.recipes and count < info.budget}
+        most = {name: max(getattr(old, name), getattr(info, name)) for name in ("seeds", "crossed")}
+        info = replace(info, recipes=recipes, sizes=sizes, small_spaces=spaces | info.small_spaces, **most)
     store.put_meta("info", info.as_dict())
     store.put_meta("seed", seed)
     return info

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tempering.contracts import Seeds
 from tempering.pretrained import locate
@@ -15,12 +14,14 @@ from tempering.recipe import Recipe
 from tempering.stages.checks import check_quantized
 from tempering.stages.sources import fingerprints
 from tempering.streams import key_of
-from tempering.study.about import comparable, describe, joined, write_recipes, write_rows
+from tempering.study.about import agreed, comparable, describe, joined, write_recipes, write_rows
 from tempering.study.crossing import code, off_diagonal
 from tempering.study.records import Record, StudyInfo
 from tempering.study.runner import Driver, Listener
 from tempering.study.search import Setting, choose, settings_of
+from tempering.study.standing import as_it_stands, effort, enter, enter_effort, gone_note, place, same_budget
 from tempering.study.store import Cell, Store
+from tempering.study.weights import same_weights
 from tempering.study.worker import Order
 from tempering.tasks.sampling import nested_subsets
 from tempering.tasks.task import Task
@@ -60,6 +61,10 @@ def run_study(
         nested_subsets(task, list(sizes), Seeds.of(seed + i).sampling)
     locate(model)  # a model folder that is not there is refused too, not recorded as the failure of every run
     store = Store(folder / FILE)
+    keys, searched = {r.name: _key(r) for r in recipes}, effort(info.budget, tried)
+    agreed(store, info, seed)
+    same_budget(store, keys, names, searched)
+    same_weights(store, model)
     info = joined(store, info, seed)
     if info.space_note:
         listener({"event": "note", "text": info.space_note})
@@ -68,27 +73,21 @@ def run_study(
     texts = {r.name: r.to_yaml() for r in recipes}
     order = Order(task, model, texts, info.metric, info.higher_is_better, info.majority, tuple(metrics), folder / "cache", seed, quantize)
     driver = Driver(store, order, workers, listener, stop_after)
-    search = [c for r in recipes for c in _search_cells(r, names, tried, spaces[r.name])]
+    search = [c for r in recipes for c in _search_cells(r, keys[r.name], names, tried, spaces[r.name])]
     if search:
         store.add(_by_seed(search))
         if not driver.drive(_by_seed(search)):
             return store
     chosen = choose(_of(store.records("search"), search), info.metric, info.higher_is_better)
-    store.merge_meta("search_seconds", {json.dumps(k): v[1] / seeds for k, v in chosen.items()})
-    finals = [_final_cell(r, size, i, chosen) for r in recipes for size in names for i in range(seeds)]
-    if driver.drive(_enter(store, "final", finals)) and crossed:
-        templates = [c for c in finals if c.seed == 0]
-        driver.drive(_enter(store, "crossed", [replace(c, phase="crossed", seed=code(x)) for c in templates for x in crossed]))
+    finals = _by_seed([_final_cell(r, keys[r.name], size, i, chosen) for r in recipes for size in names for i in range(seeds)])
+    if gone := enter(store, "final", finals):
+        listener({"event": "note", "text": gone_note(gone)})
+    enter_effort(store, finals, searched, {where: found[1] / seeds for where, found in chosen.items()})
+    if driver.drive(finals) and crossed:
+        more = _by_seed([replace(c, phase="crossed", seed=code(x)) for c in finals if c.seed == 0 for x in crossed])
+        enter(store, "crossed", more)
+        driver.drive(more)
     return store
-
-
-def _enter(store: Store, phase: str, cells: list[Cell]) -> list[Cell]:
-    """Write down the cells of a phase, seed by seed, as those that count from now on; one that failed gets another chance."""
-    ordered = _by_seed(cells)
-    store.add(ordered)
-    store.reopen_failed(ordered)
-    store.merge_meta(phase, {_place(c): c.id for c in ordered})
-    return ordered
 
 
 def final_records(store: Store, phase: str = "final") -> list[Record]:
@@ -97,19 +96,14 @@ def final_records(store: Store, phase: str = "final") -> list[Record]:
     return [
         replace(record, search_seconds=seconds.get(json.dumps([cell.recipe, cell.size]), 0.0))
         for cell, record in store.records(phase)
-        if current.get(_place(cell)) == cell.id
+        if current.get(place(cell)) == cell.id
     ]
 
 
 def current_info(store: Store) -> StudyInfo:
     """What the study compares, with what the outputs of frozen models have taken, in runs of whatever phase."""
     spent = sum(record.cache_seconds for phase in ("search", "final", "crossed") for _, record in store.records(phase))
-    return replace(store.info(), cache_seconds=spent)
-
-
-def _place(cell: Cell) -> str:
-    """Where a cell stands in the study, whatever its setting."""
-    return json.dumps([cell.recipe, cell.size, cell.seed])
+    return replace(as_it_stands(store), cache_seconds=spent)
 
 
 def _key(recipe: Recipe) -> str:
@@ -118,19 +112,18 @@ def _key(recipe: Recipe) -> str:
     return "-".join([recipe.key(), *([f"{key_of(*sorted(sources.items())):016x}"] if sources else [])])
 
 
-def _search_cells(recipe: Recipe, sizes: list[str], seeds: int, settings: list[Setting]) -> list[Cell]:
+def _search_cells(recipe: Recipe, key: str, sizes: list[str], seeds: int, settings: list[Setting]) -> list[Cell]:
     if len(settings) < 2:
         return []
-    key = _key(recipe)
     return [
         Cell("search", recipe.name, key, size, i, n, setting) for size in sizes for n, setting in enumerate(settings) for i in range(seeds)
     ]
 
 
-def _final_cell(recipe: Recipe, size: str, seed: int, chosen: dict[tuple[str, str], tuple[Cell, float]]) -> Cell:
+def _final_cell(recipe: Recipe, key: str, size: str, seed: int, chosen: dict[tuple[str, str], tuple[Cell, float]]) -> Cell:
     best = chosen.get((recipe.name, size))
     choice, setting = (best[0].choice, best[0].setting) if best else (0, ())
-    return Cell("final", recipe.name, _key(recipe), size, seed, choice, setting)
+    return Cell("final", recipe.name, key, size, seed, choice, setting)
 
 
 def _size_name(size: int | None) -> str:
@@ -143,5 +136,6 @@ def _by_seed(cells: list[Cell]) -> list[Cell]:
 
 
 def _of(found: list[tuple[Cell, Record]], wanted: list[Cell]) -> list[tuple[Cell, Record]]:
-    ids: set[Any] = {c.id for c in wanted}
-    return [(c, r) for c, r in found if c.id in ids]
+    """Of what was found, what is wanted: numbered as now, since the file may know a setting by the number of an older search."""
+    now = {c.id: c for c in wanted}
+    return [(now[c.id], r) for c, r in found if c.id in now]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +114,16 @@ class Store:
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, json.dumps(value))
         )
 
-    def merge_meta(self, name: str, more: dict[str, Any]) -> None:
-        """Add entries to a stored mapping, in one step: another driver may be adding its own."""
+    def merge_meta(self, name: str, more: dict[str, Any], stands: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+        """Add entries to a stored mapping, in one step: another driver may be adding its own.
+
+        An old entry whose value does not stand (None: all do) goes; returns those that nothing replaces.
+        """
         with self._writing():
-            self.put_meta(name, (self.meta(name) or {}) | more)
+            old = self.meta(name) or {}
+            kept = {key: value for key, value in old.items() if stands is None or stands(value)}
+            self.put_meta(name, kept | more)
+        return {key: value for key, value in old.items() if key not in kept | more}
 
     def info(self) -> StudyInfo:
         """What the study compares."""

@@ -139,16 +139,12 @@ def _one_seed(results: Sequence[SizeResult]) -> str:
 
 
 def _baseline(info: StudyInfo, unit: Unit, results: Sequence[SizeResult]) -> str:
-    """Sizes at which not even the best mean is shown to beat the baseline that reads no text."""
+    """Sizes at which no recipe, the best mean or another, is shown to beat the baseline that reads no text."""
     if not math.isfinite(info.majority):
         return ""
-    lost = [result for result in results if not _beats(info, _cell(result, result.tied[0]))]
+    lost = [result for result in results if not result.above_baseline]
     baseline = "mean-value" if info.kind == "regression" else "majority"
     return f"With {_sizes(lost)} rows no recipe is shown to beat the {baseline} baseline ({unit.values([info.majority])})." if lost else ""
-
-
-def _beats(info: StudyInfo, cell: Cell) -> bool:
-    return cell.interval.low > info.majority if info.higher_is_better else cell.interval.high < info.majority
 
 
 def _mishaps(results: Sequence[SizeResult]) -> str:
