@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import Cells, carry_out, load, markdown, spread
+from cells import Cells, carry_out, gap, load, markdown, paired, spread
 from options import RUNS, basic, names, numbers
 
 from tempering.backbone import Backbone
@@ -113,8 +113,10 @@ def main_table(cells: Cells, args: argparse.Namespace) -> str:
         for shots in args.shots:
             found = found_of(cells, args, name, shots)
             marks = [spread([c[form][metric] for c in found]) for metric in ("accuracy", "macro_f1") for form in FORMS]
-            rows.append([name, str(shots), *marks, str(len(found))])
-    header = ["task", "shots", *(f"{form} {metric}" for metric in ("accuracy", "macro-F1") for form in FORMS), "draws"]
+            plain, calibrated = ([c[form]["accuracy"] for c in found] for form in FORMS)
+            rows.append([name, str(shots), *marks, gap(paired(calibrated, plain)) if found else "", str(len(found))])
+    forms = [f"{form} {metric}" for metric in ("accuracy", "macro-F1") for form in FORMS]
+    header = ["task", "shots", *forms, "gain in accuracy", "draws"]
     return markdown(header, rows)
 
 
@@ -149,7 +151,10 @@ def report(cells: Cells, args: argparse.Namespace) -> str:
     seconds = [c["seconds"] for c in cells.done.values()]
     lines = [
         f"# In-context learning, {Path(args.model).name}, {args.rows} test rows",
-        f"Mean ± sd (95 % interval) over {args.seeds} draws of demonstrations, in percent. Written by `python experiments/in-context.py`.",
+        (
+            f"Mean ± sd (95 % interval) over {args.seeds} draws of demonstrations, in percent{', in bf16' if args.bf16 else ''}; the gain is"
+            " that of calibration, paired by draw. Written by `python experiments/in-context.py`."
+        ),
         main_table(cells, args),
         f"## The same {max(args.shots)} demonstrations in other orders\n\nAccuracy over orders, and the range.",
         order_table(cells, args),
