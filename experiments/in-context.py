@@ -152,8 +152,8 @@ def report(cells: Cells, args: argparse.Namespace) -> str:
     lines = [
         f"# In-context learning, {Path(args.model).name}, {args.rows} test rows",
         (
-            f"Mean ± sd (95 % interval) over {args.seeds} draws of demonstrations, in percent{', in bf16' if args.bf16 else ''}; the gain is"
-            " that of calibration, paired by draw. Written by `python experiments/in-context.py`."
+            f"Mean ± sd (95 % interval) over {args.seeds} draws of demonstrations, in percent{', in bf16' if args.bf16 else ''}; the gain"
+            " is that of calibration, paired by draw. Written by `python experiments/in-context.py`."
         ),
         main_table(cells, args),
         f"## The same {max(args.shots)} demonstrations in other orders\n\nAccuracy over orders, and the range.",

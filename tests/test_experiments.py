@@ -417,12 +417,14 @@ def test_the_tables_of_in_context_learning_hold_what_is_there(script: Loader, tm
     ]
     cells = opened(module, tmp_path)
     for at, name in enumerate(["sst2/0/0/0", "sst2/2/0/0", "sst2/2/1/0", "sst2/2/0/1", "sst2/2/0/2"]):
-        forms = {form: {"accuracy": 0.5 + 0.1 * at, "macro_f1": 0.4, "said": [0.9, 0.1]} for form in module.FORMS}
+        scores = {"plain": 0.5 + 0.1 * at, "calibrated": 0.5 + 0.15 * at}
+        forms = {form: {"accuracy": scores[form], "macro_f1": 0.4, "said": [0.9, 0.1]} for form in module.FORMS}
         cells.done[name] = {"seconds": 0.25, "shown": [], "prior": [0.3, 0.7], "frequency": {"no": 0.75, "yes": 0.25}} | forms
     said = module.report(cells, args)
-    assert "| sst2 | 0 | 50.0 | 50.0 | 40.0 | 40.0 | 1 |" in said
+    assert "| sst2 | 0 | 50.0 | 50.0 | 40.0 | 40.0 | +0.0 | 1 |" in said
     wide, same = "65.0 ± 7.1 (1.5 to 128.5)", "40.0 ± 0.0"  # t(0.975, 1) = 12.7, times 7.1 / sqrt(2)
-    assert f"| sst2 | 2 | {wide} | {wide} | {same} | {same} | 2 |" in said
+    gain = "+7.5 (-24.3 to +39.3)"  # of the draws 5 and 10 points
+    assert f"| sst2 | 2 | {wide} | 72.5 ± 10.6 (-22.8 to 167.8) | {same} | {same} | {gain} | 2 |" in said
     assert "| sst2 | 85.0 ± 7.1 (21.5 to 148.5) | 80.0 to 90.0 |" in said
     assert "| sst2 | 2 | yes | 25.0 | 70.0 ± 0.0 | 10.0 ± 0.0 |" in said
     assert "median 0.250" in said
