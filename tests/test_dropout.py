@@ -101,6 +101,23 @@ def test_attention_with_next_to_no_dropout_is_torch_s(case: str) -> None:
     torch.testing.assert_close(mine, F.scaled_dot_product_attention(q, k, v, **CASES[case]), rtol=1e-5, atol=1e-6)
 
 
+BLIND = torch.ones(3, 1, 5, 5, dtype=torch.bool)
+BLIND[0, 0, 1:3] = False
+
+
+@pytest.mark.parametrize("mask", [BLIND, torch.zeros(3, 1, 5, 5).masked_fill(~BLIND, -torch.inf)], ids=["boolean", "float"])
+def test_a_query_that_may_attend_to_nothing_gets_zeros_and_no_gradient(mask: torch.Tensor) -> None:
+    q, k, v = (t.requires_grad_() for t in _qkv())
+    with DropoutStream(_rng()):
+        mine = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=1e-9)
+    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert not mine[0, :, 1:3].any() and mine[0, :, 0].all()
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    (got, *others), (wanted, *theirs_too) = (torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (mine, theirs))
+    assert not got[0, :, 1:3].any()
+    torch.testing.assert_close([got, *others], [wanted, *theirs_too], rtol=1e-4, atol=1e-5)
+
+
 def test_grouped_queries_share_keys_and_values() -> None:
     q, k, v = _qkv(4, 2)
     with DropoutStream(_rng()):

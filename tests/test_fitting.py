@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tempering.backbone import Backbone
 from tempering.contracts import Seeds
 from tempering.errors import RecipeError, ResumeError
-from tempering.fitting import fit
+from tempering.fitting import evaluator_of, fit
+from tempering.framings.cloze import Cloze
+from tempering.framings.demonstrations import Demonstrations
+from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.verbalizers.calibrated import Calibrated
+from tempering.framings.verbalizers.proto_verb import ProtoVerb
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.train import Train
+from tempering.train.evaluate import Evaluator
 from tempering.train.progress import Event
 from tempering.tunings.lora import LoRA
+from tempering.tunings.truncate import Truncate
 from tests.laws.bench import bits, dev, differing
 from tests.tiny import tiny_backbone, tiny_task
 
@@ -28,6 +39,7 @@ RECIPES = {
     "tapt-lora": Recipe("a", (PRETEXT, Train(tuning=LoRA(r=2), **SAVING))),
     "dapt-tapt-full": Recipe("b", (PRETEXT, Train(framing=MaskedLM(0.3), text="unlabeled", **SAVING), Train(**SAVING))),
     "lora-lora": Recipe("c", (Train(tuning=LoRA(r=2), **SAVING), Train(tuning=LoRA(r=3), **SAVING))),
+    "shorter": Recipe("d", (Train(tuning=Truncate(k=1, where="bottom"), **SAVING), Train(tuning=LoRA(r=2), **SAVING))),
 }
 
 
@@ -65,6 +77,20 @@ def test_embeddings_that_stand_in_two_places_cross_a_stage(tmp_path: Path) -> No
     with pytest.raises(KilledError):
         _fit(recipe, tmp_path, kill=3, family="t5")
     assert differing(bits(_fit(recipe, family="t5")), bits(_fit(recipe, tmp_path, family="t5"))) == []
+
+
+@pytest.mark.parametrize("spoil", [lambda state: state.pop("model.pooler.dense.bias"), lambda state: state.update(odd=torch.zeros(1))])
+def test_what_does_not_fit_the_model_is_not_gone_on_from(spoil: Callable[[dict[str, torch.Tensor]], Any], tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        _fit(RECIPES["lora-lora"], tmp_path, kill=3)
+    done = tmp_path / "checkpoints/stage-0/backbone.safetensors"
+    with safe_open(done, framework="pt") as file:
+        said = file.metadata()
+    state = load_file(done)
+    spoil(state)
+    save_file(state, done, said)
+    with pytest.raises(ResumeError, match=r"does not fit tiny-bert here \((model.pooler.dense.bias|odd)\); .* start it anew"):
+        _fit(RECIPES["lora-lora"], tmp_path)
 
 
 def test_what_another_run_left_in_the_folder_is_not_taken_for_ours(tmp_path: Path) -> None:
@@ -153,3 +179,30 @@ def test_the_final_evaluation_reads_as_many_rows_at_once_as_the_stage_says(recip
     made = Recipe.load(recipe).override({"per_device_eval_batch_size": 5} | quick)
     fit(made, task, tiny_backbone("gpt2"))
     assert sizes and set(sizes) == {5}
+
+
+CLOZE = Cloze("{text} it was {mask}", words={"bad": "awful", "good": "great"})
+LATE: dict[str, Any] = {
+    "prototypes": dataclasses.replace(CLOZE, verbalizer=ProtoVerb(d=8)),
+    "a prior": dataclasses.replace(CLOZE, verbalizer=Calibrated(when="after", rows=6)),
+    "what is alike": Demonstrations(CLOZE, filter=0.5, contexts=2),
+}
+
+
+@pytest.mark.parametrize("framing", LATE.values(), ids=LATE)
+def test_dev_metrics_are_those_of_the_model_that_is_returned(framing: Any) -> None:
+    task = tiny_task(24)
+    learner = fit(Recipe("late", (Train(framing=framing, **QUICK | {"learning_rate": 3e-3}),)), task, tiny_backbone())
+    assert learner.record["stage"]["best_kept"] and learner.record["stage"]["finished"]
+    assert learner.record["metrics"]["dev"] == evaluator_of(learner, task, task.dev)(learner)[0]
+    best = next(h for h in learner.record["stage"]["history"] if h["step"] == learner.record["stage"]["best_step"])
+    assert {name: value for name, value in best.items() if name != "step"} != learner.record["metrics"]["dev"]
+
+
+@pytest.mark.parametrize("framing", [CLOZE, Head()], ids=["cloze", "head"])
+def test_a_framing_with_nothing_left_to_learn_is_not_evaluated_again(framing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Learner] = []
+    judged = Evaluator.__call__
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, learner: (calls.append(learner), judged(self, learner))[1])
+    learner = fit(Recipe("plain", (Train(framing=framing, **QUICK),)), tiny_task(24), tiny_backbone())
+    assert "finished" not in learner.record["stage"] and len(calls) == len(learner.record["stage"]["history"]) > 0

@@ -30,7 +30,7 @@ HOUSE = """
     trying | prompting
     fitting
     plan | choosing | ranking
-    recipe
+    recipe | resuming
     stages
     train
     tunings | framings | stabilizers
@@ -40,7 +40,7 @@ HOUSE = """
     pretrained | registry | batching | quantizing | hashing
     contracts | streams | layouts | tags
     values | layout
-    errors | demo | peak | methods | readme
+    errors | demo | peak | methods | readme | forms
 """
 WRITTEN = ("saving", "restoring", "base_model", "exporting", "exporting_text", "publishing")
 ONE_UNIT = dict.fromkeys(WRITTEN, "learner") | {"schema": "codec"}

@@ -67,3 +67,8 @@ def test_a_refusal_of_the_hub_says_what_to_do(learner: Learner, monkeypatch: pyt
     monkeypatch.setattr(huggingface_hub, "HfApi", Closed)
     with pytest.raises(ModelError, match=r"push_to_hub me/topics: 401 Client Error: Unauthorized; log in with  hf auth login"):
         learner.push_to_hub("me/topics")
+
+
+def test_a_name_that_cannot_be_one_is_refused_before_anything_is_sent(learner: Learner) -> None:
+    with pytest.raises(ModelError, match=r"push_to_hub my topics: .* check the name"):
+        learner.push_to_hub("my topics")

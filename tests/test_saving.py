@@ -222,3 +222,37 @@ def test_biases_trained_on_a_changed_base_are_saved_with_the_whole_of_it(bases: 
     assert form_of(learner) == "full"
     learner.save_pretrained(tmp_path)
     torch.testing.assert_close(logits(tempering.load(tmp_path), dev()), logits(learner, dev()), rtol=0, atol=0)
+
+
+def test_a_folder_holds_the_last_model_that_was_saved_there(bases: Path, tmp_path: Path) -> None:
+    whole, low = _fitted(bases / "bert", _one()), _fitted(bases / "bert", _one(LoRA(r=2)))
+    small, two = _fitted(bases / "bert", _one(Houlsby(m=4))), _fitted(bases / "bert", _pretext(), _one(LoRA(r=2)))
+    (tmp_path / "mine.txt").write_text("mine")
+    for learner in (low, whole, small, two, whole, whole):
+        before = logits(learner, dev())
+        learner.save_pretrained(tmp_path)
+        assert torch.equal(logits(tempering.load(tmp_path), dev()), before) and torch.equal(logits(learner, dev()), before)
+        assert (tmp_path / "model.safetensors").exists() == (tmp_path / "config.json").exists() == (learner is whole)
+        assert (tmp_path / "adapter_config.json").exists() == (learner in (low, two)) and (tmp_path / "base").exists() == (learner is two)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("stages", [(_one(Frozen()),), (_one(LoRA(r=2)),), (_pretext(), _one(LoRA(r=2)))], ids=["full", "peft", "base"])
+def test_a_learner_may_be_saved_where_it_was_read(stages: tuple[Train, ...], bases: Path, tmp_path: Path) -> None:
+    learner = _fitted(bases / "bert", *stages)
+    before = logits(learner, dev())
+    learner.save_pretrained(tmp_path)
+    again = tempering.load(tmp_path)
+    again.save_pretrained(tmp_path)
+    assert torch.equal(logits(again, dev()), before) and torch.equal(logits(tempering.load(tmp_path), dev()), before)
+
+
+def test_what_needs_its_base_is_not_saved_over_it(bases: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(bases / "bert", tmp_path / "base"))
+    learner, frozen = _fitted(base, _one(LoRA(r=2))), _fitted(base, _one(Frozen()))
+    for folder in (base, tmp_path):
+        with pytest.raises(ModelError, match="holds the base model, which what is saved here needs"):
+            learner.save_pretrained(folder)
+    before = logits(frozen, dev())
+    frozen.save_pretrained(base)  # a whole model may take its place, and what it was read from goes on serving it
+    assert torch.equal(logits(frozen, dev()), before) and torch.equal(logits(tempering.load(base), dev()), before)

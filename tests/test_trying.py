@@ -181,6 +181,12 @@ def test_what_cannot_be_judged_is_refused(model: str, task: Task) -> None:
         Tries(3, stop_at=0)
 
 
+def test_several_processes_are_refused(model: str, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="--tries runs in one process, found 2"):
+        fit_tries(recipe(), task, model, tries=2)
+
+
 @pytest.mark.parametrize(("count", "share", "kept"), [(2, 0.5, 1), (5, 0.5, 3), (5, 0.9, 1), (10, 0.7, 3), (3, 0.01, 3)])
 def test_how_many_are_finished(count: int, share: float, kept: int) -> None:
     assert Tries(count, share).kept == kept

@@ -153,6 +153,17 @@ class Backbone(nn.Module):
         return self.model.get_submodule(row) if row else self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
     @property
+    def table(self) -> Tensor:
+        """The token embeddings [vocabulary, width] as a look-up reads them: for an output matrix that is tied to them, so that what a
+        tuning changes of their weight without writing to it (a module with ``changed``, in the order of names) counts there too.
+        """
+        rows: Any = self.embeddings
+        weight: Tensor = rows.weight
+        for _, change in sorted(rows.named_children()):
+            weight = change.changed("weight", weight) if hasattr(change, "changed") else weight
+        return weight
+
+    @property
     def max_length(self) -> int:
         """Longest input in tokens, special tokens counted: the least of what positions and tokenizer allow, and 512."""
         positions = getattr(self.config, "max_position_embeddings", None) or 512
@@ -211,6 +222,20 @@ class Backbone(nn.Module):
             getattr(self.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         elif self.model.supports_gradient_checkpointing:
             getattr(self.model, f"{name}_checkpointing_disable")()
+
+    def check_bare(self) -> None:
+        """Refuse a body on which another fit's tuning hangs; also a packed one with trained weights, known by its source alone."""
+        added = sorted(set(self.model.state_dict()) - self.own)
+        moved = [n for n, p in self.model.named_parameters() if p.requires_grad] if self.quantized and self.base_fingerprint else []
+        if added or moved:
+            what = f"holds what an earlier fit added ({added[0]})" if added else f"is packed, and an earlier fit trained its {moved[0]}"
+            raise ModelError(f"{self.source}: this loaded model {what}; load the pretrained model anew, with Backbone.load, for every fit")
+
+    def start(self) -> None:
+        """Before the first stage of a fit: a body that an earlier fit has trained is no longer the one that its name says."""
+        self.check_bare()
+        if self.base_fingerprint and self.base_fingerprint != self.fingerprint():
+            self.changed = True
 
     def fingerprint(self) -> str:
         """Hash of configuration and body weights: the identity a saved change belongs to. That of a packed body is that of its source.

@@ -49,6 +49,7 @@ def _lent(path: Path, base: Mapping[str, Any], given: Backbone | str | Path) -> 
             f"{path}: was trained on matrices {f'packed in {wanted}' if wanted else 'as they are'}, and those of the base model given are"
             f" packed in {given.quantized}; load that without packing"
         )
+    given.check_bare()
     backbone = copy.deepcopy(given)
     if wanted is not None and backbone.quantized is None:
         backbone.pack(wanted)

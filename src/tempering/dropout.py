@@ -39,15 +39,22 @@ def _drop(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, causal: bool, scale: float | None, gqa: bool, rng: np.random.Generator
 ) -> Tensor:
-    """softmax(q k' / sqrt(d) + mask) with dropout, times v: torch's own math path, which it takes on the CPU whenever p > 0."""
+    """softmax(q k' / sqrt(d) + mask) with dropout, times v: torch's own math path, which it takes on the CPU whenever p > 0.
+
+    As there, a query that may attend to nothing (padding, in a local window) gets zeros.
+    """
     if gqa:
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
     logits = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)
     if causal:
         logits = logits.masked_fill(torch.ones(logits.shape[-2:], dtype=torch.bool).tril().logical_not(), -torch.inf)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-    return _drop(logits.softmax(-1), p, rng) @ v
+    if mask is None:
+        return _drop(logits.softmax(-1), p, rng) @ v
+    logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    blind = (~mask if mask.dtype == torch.bool else mask == -torch.inf).all(-1, keepdim=True)
+    if not bool(blind.any()):
+        return _drop(logits.softmax(-1), p, rng) @ v
+    return _drop(logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0), p, rng) @ v  # filled before, for the gradient's sake
 
 
 class DropoutStream(TorchFunctionMode):

@@ -104,11 +104,10 @@ def _compare(learner: Learner, model: Any, folder: Path, library: str) -> None:
     backbone = learner.eval().backbone
     model = model.to(learner.device).eval()
     inputs: Any = dict(backbone.tokenizer(list(PROBES), padding=True, return_tensors="pt").to(learner.device))
-    table: Any = backbone.embeddings.weight
     if backbone.opened:
         ids = inputs["input_ids"]
         states, extra = backbone.decoded(ids, backbone.memory(inputs), inputs.get("attention_mask")), {"decoder_input_ids": ids}
     else:
         states, extra = backbone.encode(inputs).last, {}
     head: Any = backbone.lm_head
-    refuse_unlike(model(**inputs, **extra).logits.float(), head(states, table)[0], folder, library)
+    refuse_unlike(model(**inputs, **extra).logits.float(), head(states, backbone.table)[0], folder, library)

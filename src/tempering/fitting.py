@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
@@ -22,16 +21,15 @@ from tempering.codec import encode
 from tempering.contracts import Seeds, predicts
 from tempering.errors import RecipeError
 from tempering.exporting import distinct
-from tempering.framings.output_head import language_head
 from tempering.learner import Learner
 from tempering.peak import peak_bytes, reset_peak, versions
 from tempering.quantizing import checked, packed_numbers
 from tempering.recipe import Recipe
+from tempering.resuming import restore
 from tempering.stages.checks import check_quantized, check_sharded, labelled
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.sources import fingerprints
-from tempering.streams import torch_stream
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Split, Task
 from tempering.train.device import on_first, wait
@@ -80,6 +78,7 @@ def fit(
         shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
     reset_peak()
     backbone = model if isinstance(model, Backbone) else Backbone.load(model, seeds.init, packed)
+    backbone.start()
     around = Surroundings(Path(output_dir) / "checkpoints" if output_dir else None, resume, listener, cache, tuple(metrics))
     if output_dir:
         around = dataclasses.replace(around, identity=_identity(recipe, task, backbone, seeds, sources))
@@ -150,7 +149,7 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
         here = around.folder / f"stage-{i}" if around.folder else None
         done = here / "backbone.safetensors" if here else None
         if i < last and done is not None and around.resume and _finished(done, around):
-            _restore(backbone, load_file(done), seeds)
+            restore(backbone, stage, done, seeds)
             backbone.changed = backbone.changed or not getattr(stage, "apart", False)
             around.kept.update(read_kept(done.parent))
             earlier.append(json.loads((done.parent / RECORD).read_text(encoding="utf-8")))
@@ -198,16 +197,6 @@ def _finished(done: Path, around: Surroundings) -> bool:
         return (file.metadata() or {}) == dict(around.identity)
 
 
-def _restore(backbone: Backbone, state: dict[str, Tensor], seeds: Seeds) -> None:
-    """The backbone as a finished stage left it, with its language-model head if it had one."""
-    if backbone.layout.decoder is not None and any(name.startswith(f"model.{backbone.layout.decoder.blocks}.") for name in state):
-        backbone.open_decoder()
-    if any(name.startswith("lm_head.") for name in state):
-        with torch_stream(seeds.init, "init", "framing"):
-            language_head(backbone)
-    backbone.load_state_dict(state, strict=False)  # tied tensors stand in the file once
-
-
 THRESHOLDS = ("multilabel", "question_answering")  # kinds whose predictions hang on what is chosen once training is over
 
 
@@ -226,9 +215,9 @@ def evaluate(
 
 
 def _known(learner: Learner) -> dict[str, float] | None:
-    """The development metrics of the weights that were kept, as found while training; a last evaluation would only repeat them."""
+    """The development metrics of the weights that were kept, as found while training, unless the framing has learned more since then."""
     stage = learner.record.get("stage", {})
-    kept = [h for h in stage.get("history", ()) if h["step"] == stage["best_step"]]
+    kept = [h for h in stage.get("history", ()) if h["step"] == stage["best_step"] and not stage.get("finished")]
     return {k: v for k, v in kept[0].items() if k != "step"} if kept and stage["best_kept"] else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,6 +70,8 @@ class Learner(nn.Module):
 
     def pretrained(self, name: str) -> bool:
         """Whether weight ``name`` came with the pretrained model (and was not added or drawn anew)."""
+        if name.startswith("backbone.lm_head."):  # its weights were read together, or drawn together
+            return not getattr(self.backbone.lm_head, "fresh", True)
         return name.removeprefix("backbone.model.") in self.backbone.pretrained if name.startswith("backbone.model.") else False
 
     def depth(self, name: str) -> int:
@@ -175,10 +177,28 @@ def as_examples(texts: Sequence[str | tuple[str, str]] | Sequence[Sequence[str]]
     """Examples without labels. For a framing that tags, a list is the words of one text."""
     if isinstance(texts, str):
         raise DataError('predict takes a list of texts, found one string; write learner.predict(["..."])')
+    _check_texts(texts)
     if getattr(framing, "kind", "") == "tagging":
         laid = [(t, ()) if isinstance(t, str) else tags.joined(t) for t in texts]
         return [Example((text,), words=words) for text, words in laid]
     return [Example((t,) if isinstance(t, str) else tuple(t)) for t in texts]
+
+
+def _check_texts(texts: Sequence[Any]) -> None:
+    """Refuse what a tokenizer would choke on, by its row: a missing value, half of a surrogate pair."""
+    for row, given in enumerate(texts):
+        for text in (given,) if isinstance(given, str | bytes) or not isinstance(given, Iterable) else given:
+            if not isinstance(text, str):
+                raise DataError(
+                    f"texts[{row}]: expected a text, a pair of texts or a list of words, found {text!r}; leave the row out, or give a text"
+                )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"texts[{row}]: expected characters, found {text[error.start]!r}, half of a surrogate pair; read the texts as UTF-8,"
+                    ' or repair them with  text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+                ) from None
 
 
 def _off_device(slab: Slab) -> Slab:

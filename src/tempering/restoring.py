@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,26 @@ from torch import Tensor
 from tempering.backbone import Backbone
 from tempering.errors import ModelError
 from tempering.exporting import FORMS
+from tempering.forms import MARK
 
-META = "tempering.json"
+META = MARK
 FORMAT_VERSION = 1
+_RESTORING: ContextVar[bool] = ContextVar("restoring", default=False)
+
+
+@contextmanager
+def restoring() -> Iterator[None]:
+    """While open, attaching makes places for weights that are about to be read: nothing is worked out from the pretrained ones."""
+    token = _RESTORING.set(True)
+    try:
+        yield
+    finally:
+        _RESTORING.reset(token)
+
+
+def is_restoring() -> bool:
+    """Whether what is attached now gets its weights from a folder."""
+    return _RESTORING.get()
 
 
 def read_meta(path: Path) -> dict[str, Any]:

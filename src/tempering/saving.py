@@ -26,8 +26,9 @@ from tempering.codec import decode, encode
 from tempering.errors import ModelError
 from tempering.exporting import adapter_class, compare_reload, export_classifier, export_peft, save_body
 from tempering.exporting_text import TASK_TYPES, export_text, export_text_adapter
+from tempering.forms import OURS, clear_forms
 from tempering.learner import Learner
-from tempering.restoring import FORMAT_VERSION, META, load_change, read_meta, tensors_of
+from tempering.restoring import FORMAT_VERSION, META, load_change, read_meta, restoring, tensors_of
 from tempering.tasks.task import Split, Task
 
 KEPT = "framing.json"  # only where the framing keeps something of the training data
@@ -84,8 +85,8 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     if merge and form_of(learner) != "full":
         _fold(learner)
     eject(learner.tuning, learner.backbone)
-    folder.mkdir(parents=True, exist_ok=True)
     form = form_of(learner)
+    _make_room(learner, form, folder)
     save_file({k: v.contiguous() for k, v in learner.framing.state_dict().items()}, folder / "framing.safetensors")
     meta, headed = _meta(learner, form), False
     if form != "full" and learner.backbone.changed:
@@ -107,6 +108,20 @@ def save(learner: Learner, folder: Path, merge: bool = False) -> Path:
     if headed:
         compare_reload(learner, folder, form)
     return folder
+
+
+def _make_room(learner: Learner, form: str, folder: Path) -> None:
+    """The folder without the model that stood there: its files go before others are written, as weights may still be read from them.
+
+    Files of other libraries stay, and a base that is only named must not be there.
+    """
+    base, target = Path(learner.backbone.where), folder.resolve()
+    here = (base / "config.json").exists() and base.resolve() in (target, target / "base")
+    if here and form != "full" and not learner.backbone.changed:
+        raise ModelError(f"{folder}: holds the base model, which what is saved here needs and would replace; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    if here or any((folder / name).exists() for name in OURS):
+        clear_forms(folder)
 
 
 def _fold(learner: Learner) -> None:
@@ -161,7 +176,8 @@ def load(folder: str | Path, base_model: Backbone | str | Path | None = None) ->
     framing_value = decode("framing", meta["framing"], f"{path}/{META}: framing")
     backbone = base_of(path, meta, base_model, getattr(framing_value, "opens", _nothing_more))
     if form != "full":
-        tuning.attach(backbone)
+        with restoring():
+            tuning.attach(backbone)
         eject(tuning, backbone)
         load_change(backbone, tuning, path, meta)
     backbone.base_fingerprint, backbone.changed = base["fingerprint"], base["changed"]

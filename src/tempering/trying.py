@@ -29,6 +29,7 @@ from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.tasks.task import Task
 from tempering.train.checkpoint import latest
+from tempering.train.device import refuse_launched
 from tempering.train.progress import Event, Listener, silent
 
 FILE = "tries.json"
@@ -135,9 +136,8 @@ def fit_tries(
         race = _Race(recipe, replace(task, test=None), model, how, folder, tuple(metrics), listener)
         race.start(how.seeds(seeds or Seeds.of(seed)), resume)
         best, learner = race.run()
-    spent = sum(attempt.seconds for attempt in race.attempts)
+    spent, found = sum(attempt.seconds for attempt in race.attempts), evaluate(learner, task, tuple(metrics), None, listener)
     notes = [*([why] if why else []), *learner.record["notes"], race.words(best)]
-    found = evaluate(learner, task, tuple(metrics), None, listener)
     account(learner, recipe, task, Seeds(**best.seeds), found, notes, started, spent)
     learner.record |= {"tries": [asdict(a) for a in race.attempts], "chosen": best.number}
     learner.record["seconds"] = max(learner.record["seconds"], spent)
@@ -145,12 +145,12 @@ def fit_tries(
 
 
 def _check(recipe: Recipe, task: Task) -> None:
+    refuse_launched("--tries runs")
     stage = recipe.stages[-1]
     if task.dev is None or not predicts(stage.framing):
         raise RecipeError(f"recipe {recipe.name}: tries are judged on the development split: it needs one, and a last stage with labels")
-    for name in ("eval_strategy", "save_strategy"):
-        if getattr(stage, name, "no") == "no":
-            raise RecipeError(f"recipe {recipe.name}: tries are judged at checkpoints of the last stage; it needs {name} epoch or steps")
+    if lacking := [name for name in ("eval_strategy", "save_strategy") if getattr(stage, name, "no") == "no"]:
+        raise RecipeError(f"recipe {recipe.name}: tries are judged at checkpoints of the last stage; it needs {lacking[0]} epoch or steps")
 
 
 @contextmanager

@@ -25,6 +25,23 @@ def test_the_search_is_exact_however_the_corpus_is_cut() -> None:
     assert nearest(corpus, [(np.arange(50), corpus)], 1).shape == (50, 1)
 
 
+def _sorted_whole(wanted: np.ndarray, corpus: np.ndarray, k: int) -> np.ndarray:
+    return np.argsort(-(wanted @ corpus.T), axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("k", [1, 4, 9, 60])
+@pytest.mark.parametrize("block", [2, 1000])
+def test_of_equals_the_first_is_taken_however_both_sides_are_cut(k: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small whole numbers: nearly every place is shared, and sums are exact."""
+    monkeypatch.setattr(module, "BLOCK", block)
+    rng = np.random.default_rng(1)
+    wanted, corpus = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (7, 60))
+    wanted[2] = 0  # as near to every document
+    for size in (1, 7, 16, 60):
+        chunks = [(np.arange(i, min(i + size, 60)), corpus[i : i + size]) for i in range(0, 60, size)]
+        assert (nearest(wanted, chunks, k) == _sorted_whole(wanted, corpus, k)).all()
+
+
 @pytest.mark.parametrize("by", ["tfidf", "backbone"])
 def test_a_text_in_the_pool_is_its_own_nearest(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 3)

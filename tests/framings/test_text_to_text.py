@@ -18,7 +18,7 @@ from tempering.framings.text_to_text import TextToText
 from tempering.framings.writing.base import CUE
 from tempering.framings.writing.encoding import Encoder
 from tempering.framings.writing.losses import length_norm, lm, unlikelihood
-from tempering.framings.writing.trie import Stretches, Trie
+from tempering.framings.writing.trie import Stretches, Trie, allowing
 from tempering.learner import Learner
 from tempering.stages.setup import assemble
 from tempering.stages.use import Use
@@ -280,6 +280,15 @@ def test_three_labels_of_which_one_begins_another_are_told_apart() -> None:
     assert {p.label for p in greedy.predictions(task.train.examples)} <= set(task.labels) and greedy.framing.facts() == {}
 
 
+def test_several_texts_drawn_in_a_trie_are_each_of_its_own_row() -> None:
+    given = {"answers": "trie", "do_sample": True, "generation_seed": 3}
+    rows = tiny_task().train.examples
+    found = learner(TextToText(num_return_sequences=3, **given)).predictions(rows)
+    assert len(found) == len(rows) and {p.label for p in found} <= {"bad", "good"}
+    tries = [Trie([[5, 1]]), Trie([[6, 1]])]
+    assert [allowing(tries, 0, 1, each=2)(row, torch.tensor([], dtype=torch.int64)) for row in range(4)] == [[5], [5], [6], [6]]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -287,6 +296,7 @@ def test_three_labels_of_which_one_begins_another_are_told_apart() -> None:
         ({"source": "no place"}, "no place for the text"),
         ({"temperature": 0.5}, "set do_sample: true"),
         ({"num_return_sequences": 2}, "more texts than num_beams 1"),
+        ({"num_return_sequences": 3, "num_beams": 2, "do_sample": True}, "more texts than num_beams 2"),
         ({"sibling_penalty": 1.0}, "set num_beams to 2"),
         ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens 5 is more"),
         ({"answers": "free", "losses": ("lm", "unlikelihood")}, "compare all labels"),

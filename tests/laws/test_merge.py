@@ -12,18 +12,25 @@ from pydantic.dataclasses import dataclass
 from tempering.backbone import Backbone
 from tempering.contracts import Seeds
 from tempering.errors import ModelError
+from tempering.framings.cloze import Cloze
+from tempering.framings.text_to_text import TextToText
 from tempering.tunings.lora import LoRA, LowRank
 from tests.laws.bench import dev, logits, run, serves, stage_of
-from tests.laws.settings import Row, rows
+from tests.laws.settings import TABLE, Row, rows
 
 OTHER = Seeds.of(1)
+TIED = [
+    pytest.param(Cloze("{text} it was {mask}", words=("bad", "good")), "bert", id="cloze"),
+    pytest.param(TextToText(words={"bad": "bad", "good": "good"}), "t5", id="text_to_text"),
+]
 
 
-def check_merge(tuning: Any, family: str = "bert") -> None:
+def check_merge(tuning: Any, family: str = "bert", framing: Any = None) -> None:
     """Scores of a trained learner before and after merging."""
-    learner = run(stage_of(tuning), family)
+    stage = stage_of(tuning, framing=framing)
+    learner = run(stage, family)
     backbone, before = learner.backbone, logits(learner, dev())
-    assert not torch.equal(before, logits(run(stage_of(tuning), family, seeds=OTHER), dev()))  # training moved them
+    assert not torch.equal(before, logits(run(stage, family, seeds=OTHER), dev()))  # training moved them
     if not tuning.merges:
         with pytest.raises(ModelError, match="cannot be merged"):
             tuning.merge(backbone)
@@ -41,6 +48,13 @@ def test_merging_keeps_the_scores(row: Row, family: str) -> None:
     if not serves(row.live, family):
         return  # refused there: see the law of families
     check_merge(row.live, family)
+
+
+@pytest.mark.parametrize("name", ["diff_pruning", "lt_sft", "fish", "magnitude", "movement", "grft"])
+@pytest.mark.parametrize(("framing", "family"), TIED)
+def test_merging_keeps_the_scores_of_an_output_matrix_that_is_tied_to_the_embeddings(name: str, framing: Any, family: str) -> None:
+    """Entries of the embeddings are chosen too, and the look-up and the output matrix are one weight."""
+    check_merge(TABLE["tuning"][name].live, family, framing)
 
 
 @dataclass(frozen=True)

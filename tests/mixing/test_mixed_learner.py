@@ -8,18 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from tempering.contracts import Prediction
+from tempering.contracts import Prediction, Seeds
 from tempering.errors import DataError
 from tempering.framings.head import Head, HeadModule
+from tempering.framings.in_context import InContext
+from tempering.framings.text_to_text import TextToText
+from tempering.learner import as_examples
 from tempering.mixing.learner import MixedLearner
 from tempering.mixing.rows import join_inputs
+from tempering.stages.train import Train
+from tempering.stages.use import Use
 from tempering.tunings import by_row
 from tempering.tunings.bottleneck import Bottleneck
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA, LowRank
 from tests.mixing.shared import KINDS, Made, batches_of, learner_of, mixture
-from tests.tiny import FAMILIES, tiny_backbone, tiny_examples
+from tests.tiny import FAMILIES, tiny_backbone, tiny_examples, tiny_task
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +133,39 @@ def test_permuting_rows_permutes_predictions(made: Made) -> None:
 def test_every_framing_puts_the_scores_of_its_prompts_together_itself(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeadModule, "combine", lambda self, asked, scores: [Prediction(e.texts[0]) for e in asked.examples])
     assert made[0].predict(["good", "bad", "a film"], ["lora-4", "houlsby", "lora-4"]) == ["good", "bad", "a film"]
+
+
+GPT: dict[str, tuple[Any, str]] = {
+    "vocabulary": (InContext(shots=2, search="vocabulary", max_new_tokens=2), "classification"),
+    "contexts": (InContext(shots=2, contexts=3), "classification"),
+    "sample": (InContext(shots=2, decode="sample", temperature=9.0), "classification"),
+    "written": (TextToText(answers="trie"), "classification"),
+    "free": (TextToText(answers="free", max_new_tokens=3), "classification"),
+}
+
+
+def test_every_framing_predicts_in_its_own_way() -> None:
+    """Answers that are written, drawn or averaged over contexts: as each task's learner by itself says."""
+    mixed, alone = MixedLearner(tiny_backbone("gpt2")), {}
+    for name, (framing, kind) in GPT.items():
+        stage = Use(framing) if isinstance(framing, InContext) else Train(framing=framing, tuning=LoRA(r=2), max_steps=1)
+        alone[name] = stage.run(tiny_backbone("gpt2"), tiny_task(24, kind), Seeds.of(0))
+        mixed.add(name, copy.deepcopy(alone[name]))
+    assert {"written", "free"} <= set(mixed.apart)
+    texts = [e.texts[0] for e in tiny_examples(12, seed=3)]
+    found = mixed.predictions(texts * len(GPT), [name for name in GPT for _ in texts], batch_size=7)
+    for i, name in enumerate(GPT):
+        mine, theirs = found[12 * i : 12 * i + 12], alone[name].predictions(as_examples(texts))
+        assert [p.label for p in mine] == [p.label for p in theirs], name
+        assert [dict(p.probabilities) for p in mine] == [pytest.approx(dict(p.probabilities), abs=1e-5) for p in theirs], name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), None, b"a", ("a", None), "ab\ud83d"])
+def test_what_is_no_text_is_refused_by_its_place(bad: Any, made: Made) -> None:
+    mixed, alone = made
+    for predict in (alone["lora-4"].predict, lambda texts: mixed.predict(texts, ["bitfit", "lora-4"])):
+        with pytest.raises(DataError, match=r"texts\[1\]: expected"):
+            predict(["a", bad])
 
 
 def test_base_tensors_are_shared_and_a_copy_shares_nothing(made: Made) -> None:

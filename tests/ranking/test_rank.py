@@ -44,6 +44,18 @@ def test_sets_of_labels_are_measured_label_by_label() -> None:
     assert all(found[name] is not None for name in MEASURES)
 
 
+@pytest.mark.parametrize("every", [1, 2], ids=["on all rows", "on every other row"])
+def test_a_single_label_is_measured_too(every: int) -> None:
+    """Where all rows have it, separation has nothing to tell apart, and the rest says what it can."""
+    rows = [dataclasses.replace(e, label=("new",) if i % every == 0 else ()) for i, e in enumerate(tiny_examples(40))]
+    task = Task.from_examples(rows, kind="multilabel")
+    assert task.labels == ("new",)
+    has = np.asarray([bool(e.label) for e in rows], dtype=np.float64)[:, None]
+    found = measured(np.random.default_rng(0).normal(size=(40, 4)) + 9 * has, task)
+    assert found["probe"] == 1.0 and found["logme"] is not None
+    assert [found[name] is None for name in ("h_score", "leep")] == [every == 1] * 2
+
+
 def test_the_probe_never_sees_the_rows_it_is_scored_on() -> None:
     """Features that name each row perfectly, with labels at random: a map fitted on all rows would be right every time."""
     rng = np.random.default_rng(0)

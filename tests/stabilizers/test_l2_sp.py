@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tempering.backbone import Backbone
+from tempering.contracts import Seeds
+from tempering.framings.cloze import Cloze
+from tempering.framings.masked_lm import MaskedLM
 from tempering.stabilizers.l2_sp import L2SP
+from tempering.stabilizers.mixout import Mixout
+from tempering.stages.setup import assemble
+from tempering.stages.train import Train
 from tempering.train import optimizer
 from tempering.train.fit import supervised
+from tempering.train.hooks import start
 from tempering.train.settings import Loop
 from tempering.tunings.lora import LoRA
+from tests.framings.test_masked_lm import save_masked_lm
 from tests.laws.bench import refusal, stage_of
+from tests.tiny import save_tiny, tiny_task
 
 
 def _moved(one: Any, by: float = 0.1) -> Any:
@@ -81,6 +93,40 @@ def test_the_start_travels_with_a_checkpoint(step: Callable[..., Any]) -> None:
     _moved(other)
     other.folded.restore({n: w + 0.1 for n, w in saved.items()})
     torch.testing.assert_close(other.hooks.term(other.passes()), torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+CLOZE = Cloze("{text} it was {mask}", words={"bad": "awful", "good": "great"})
+
+
+def _words(folder: Path, stored: bool, framing: Any = CLOZE) -> Any:
+    """A learner that names words by a language-model head: that of its checkpoint, or one drawn anew."""
+    (save_masked_lm if stored else save_tiny)("bert", folder)
+    return assemble(Train(framing=framing), Backbone.load(str(folder)), tiny_task(24), Seeds.of(0))
+
+
+@pytest.mark.parametrize("framing", [CLOZE, MaskedLM()], ids=["cloze", "masked_lm"])
+def test_a_head_of_the_checkpoint_is_pretrained_and_one_drawn_anew_is_not(framing: Any, tmp_path: Path) -> None:
+    for stored in (True, False):
+        learner = _words(tmp_path / str(stored), stored, framing)
+        head = {n: w for n, w in learner.trained().items() if n.startswith("backbone.lm_head.")}
+        assert head and {learner.pretrained(n) for n in head} == {stored}
+        ((_, hooks),) = start([("l2_sp", L2SP(0.3, 0.2))], learner, head, 0).hooks
+        found = float(hooks.term(SimpleNamespace(trained=head)).detach())
+        assert found == pytest.approx(0.0 if stored else 0.1 * float(sum(w.detach().square().sum() for w in head.values())), rel=1e-5)
+
+
+def test_mixout_mixes_the_linear_map_of_a_pretrained_head(tmp_path: Path) -> None:
+    for stored in (True, False):
+        learner = _words(tmp_path / str(stored), stored)
+        ((_, hooks),) = start([("mixout", Mixout(0.5))], learner, learner.trained(), 0).hooks
+        assert ("backbone.lm_head.dense.weight" in hooks.save()) is stored
+
+
+def test_without_a_new_weight_beta_alone_draws_nothing(tmp_path: Path) -> None:
+    learner = _words(tmp_path, stored=True)
+    old = {n: w for n, w in learner.trained().items() if learner.pretrained(n)}
+    ((_, hooks),) = start([("l2_sp", L2SP(0.0, 0.2))], learner, old, 0).hooks
+    assert hooks.term(SimpleNamespace(trained=old)).item() == 0.0
 
 
 def test_what_trains_no_pretrained_weight_is_refused() -> None:

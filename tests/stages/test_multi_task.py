@@ -152,6 +152,7 @@ def test_it_survives_yaml_and_overrides(write: Any) -> None:
         ((TaskSource("a", name="x"), TaskSource("b", name="x")), {}, "two tasks are named 'x'"),
         ((TaskSource("a"), TaskSource("b", Head(heads=2))), {"heads": "shared"}, "different framings"),
         (("a", TaskSource("b", keep_head="k")), {"heads": "shared"}, "kept once"),
+        (("a", TaskSource("b", MaskedLM(packed=True))), {}, "masked_lm with packed fills its rows with several texts"),
         (("a", "b"), {"tuning": FISH()}, "fish chooses from"),
         (("a", "b"), {"metric_for_best_model": "macro_f1"}, "is of one task"),
         (("a", "b"), {"stabilizers": ("l2_sp",), "tuning": "frozen"}, "l2_sp"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,12 +13,17 @@ import torch
 
 from tempering.batching import halving, out_of_memory
 from tempering.contracts import Hooks, Seeds
-from tempering.errors import MemoryShort, TemperingError
+from tempering.errors import MemoryShort, RecipeError, TemperingError
 from tempering.learner import Learner
+from tempering.passes import Passes
 from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
+from tempering.train import hooks
+from tempering.train.device import Place
 from tempering.train.evaluate import Evaluator
-from tempering.train.fit import Plan, fit
+from tempering.train.feed import Feed
+from tempering.train.fit import Plan, fit, supervised
+from tempering.train.settings import Loop
 from tests.laws.bench import assemble
 from tests.laws.bench import run as run_stage
 from tests.tiny import tiny_backbone, tiny_task
@@ -195,6 +201,26 @@ def test_an_evaluation_while_training_says_so_once(tuning: str, tmp_path: Path, 
     learner = run_stage(stage, around=Surroundings(listener=told.append))
     notes = [event["text"] for event in told if event["event"] == "note"]
     assert notes == ["out of memory: evaluation goes on in batches of 6 rows"] and len(learner.record["stage"]["history"]) == 2
+
+
+@pytest.mark.parametrize("name", ["supcon", "mmr"])
+def test_what_couples_rows_is_not_shared_by_processes(name: str, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Train(stabilizers=(name,), **{field.name: getattr(STAGE, field.name) for field in dataclasses.fields(Loop)})
+    plan = Plan(stage, [(name, s) for s in stage.stabilizers])
+    learner, feed = make(stage)
+    monkeypatch.setattr("tempering.train.fit.place", lambda *_: Place(torch.device("cpu"), nullcontext, 1, 2))
+    with pytest.raises(RecipeError, match=f"{name} compares the rows of a batch, so that processes cannot share it"):
+        fit(learner, feed, plan)
+    monkeypatch.undo()
+    whole, *shares = (dataclasses.replace(feed, rank=rank, world=world) for rank, world in ((0, 1), (0, 2), (1, 2)))
+    folded = hooks.start(plan.stabilizers, learner.eval(), learner.trained(), 0)
+    found = [_loss(folded, learner, part) for part in (whole, *shares)]
+    assert found[0] != pytest.approx(sum(found[1:]) / 2, rel=1e-3)  # what is refused would have been another loss
+
+
+def _loss(folded: hooks.Folded, learner: Learner, feed: Feed) -> float:
+    (batch,) = feed.micro(0)
+    return float(folded.loss(Passes(learner, batch, learner.trained(), (0, 0)), supervised).detach())
 
 
 def test_the_loss_of_unlabeled_text_is_measured_in_smaller_batches() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import tempering
 from tempering.backbone import Backbone
 from tempering.learner import Learner
+from tempering.recipe import Recipe
 from tempering.tunings.attach import body_weights
 from tempering.tunings.magnitude import MagnitudeMask
 from tempering.tunings.movement import MovementMask
-from tempering.tunings.sparse import flat
-from tests.laws.bench import bits, run, stage_of
-from tests.tiny import tiny_backbone, tiny_model
+from tempering.tunings.sparse import Bank, flat
+from tests.laws.bench import bits, dev, logits, run, stage_of
+from tests.tiny import save_tiny, tiny_backbone, tiny_model, tiny_task
 from tests.tunings.shared import attached
 from tests.tunings.sparse_cases import Told, fresh
 
@@ -40,6 +43,14 @@ def test_magnitude_needs_no_data_and_a_later_attach_keeps_its_entries() -> None:
     tuning.bank(backbone).values.data.fill_(100.0)
     tuning.attach(backbone)
     assert torch.equal(tuning.bank(backbone).indices, chosen) and bool(tuning.bank(backbone).values.all())
+
+
+def test_magnitude_chooses_nothing_where_a_folder_says_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_tiny("bert", tmp_path / "base")
+    learner = tempering.fit(Recipe("mine", (stage_of(MagnitudeMask(density=0.02)),)), tiny_task(24), str(base))
+    folder, scored = learner.save_pretrained(tmp_path / "saved"), logits(learner, dev())
+    monkeypatch.setattr(Bank, "choose", lambda *_: pytest.fail("chose what the folder holds"))
+    assert torch.equal(logits(tempering.load(folder), dev()), scored)
 
 
 def test_magnitude_is_attached_where_weights_have_no_values() -> None:

@@ -9,9 +9,12 @@ import peft
 import pytest
 import torch
 
+import tempering
+from tempering.recipe import Recipe
 from tempering.tunings.lora import LoRA
 from tempering.tunings.pissa import PiSSA, principal
-from tests.tiny import tiny_backbone
+from tests.laws.bench import dev, logits, stage_of
+from tests.tiny import save_tiny, tiny_backbone, tiny_task
 from tests.tunings.oracle import attached, check_against_peft, check_count, inputs, states, stir
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -41,6 +44,16 @@ def test_the_start_is_the_backbone_and_its_weights_stay() -> None:
     plain, backbone = tiny_backbone(), attached(PiSSA(r=4))
     assert torch.equal(states(plain), states(backbone))
     assert all(torch.equal(t, backbone.state_dict()[n]) for n, t in plain.state_dict().items())
+
+
+def test_a_saved_folder_is_read_without_a_decomposition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_tiny("bert", tmp_path / "base")
+    learner = tempering.fit(Recipe("mine", (stage_of(PiSSA(r=2)),)), tiny_task(24), str(base))
+    folder, scored = learner.save_pretrained(tmp_path / "saved"), logits(learner, dev())
+    monkeypatch.setattr(torch.linalg, "svd", lambda *_, **__: pytest.fail("decomposed what the folder holds"))
+    assert torch.equal(logits(tempering.load(folder), dev()), scored)
+    with pytest.raises(pytest.fail.Exception):
+        PiSSA(r=2).attach(tiny_backbone())  # only while loading
 
 
 def _theirs(backbone: Any) -> Any:

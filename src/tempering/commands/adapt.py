@@ -45,6 +45,8 @@ def run(request: Request) -> None:
     where = request.output_dir
     if not request.dry_run:
         folder.check_free(where, request.resume, request.overwrite)
+        folder.check_apart(where, request.model)
+        folder.check_foreign(where, request.overwrite)
     from tempering.plan import explain, outline
     from tempering.train.stream import source_of
 

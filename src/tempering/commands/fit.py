@@ -68,6 +68,8 @@ def run(request: Request) -> None:
     place, where = request.place, request.place.output_dir
     if not place.dry_run:
         folder.check_free(where, place.resume, place.overwrite)
+        folder.check_apart(where, request.model)
+        folder.check_foreign(where, place.overwrite)
     ready = prepare(request)
     if place.dry_run:
         _dry(request, ready)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.commands.console import as_json
 from tempering.errors import RecipeError, ResumeError
+from tempering.forms import MARK, OURS, WHOLE, clear_forms, remove
+from tempering.pretrained import locate
 from tempering.train.progress import first_process
 
 if TYPE_CHECKING:
@@ -21,20 +23,7 @@ if TYPE_CHECKING:
     from tempering.learner import Learner
     from tempering.recipe import Recipe
 
-MARK = "tempering.json"
 CHECKPOINTS = "checkpoints"
-# What one form of a saved model has and another lacks: it must not outlive the model it belonged to.
-_FORMS = (
-    "model.safetensors",
-    "config.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "delta.safetensors",
-    "framing.safetensors",
-    "framing.json",
-    "lm_head.safetensors",
-    "base",
-)
 
 
 def finished(where: Path) -> bool:
@@ -63,6 +52,28 @@ def check_free(where: Path, resume: bool, overwrite: bool) -> None:
         raise ResumeError(f"--output-dir {where} holds an unfinished run ({unfinished(where)}); --resume goes on, --overwrite starts anew")
 
 
+def check_apart(where: Path, model: str, option: str = "--model") -> None:
+    """Refuse to write over ``model``, or to delete it with what an earlier run left in ``where``."""
+    found = Path(locate(model))
+    if not found.exists():  # the name of a hub
+        return
+    place, target = found.resolve(), where.resolve()
+    if place == target or any(place.is_relative_to(target / inside) for inside in ("base", CHECKPOINTS)):
+        raise RecipeError(f"--output-dir {where} would replace {option} {model}, which this run reads; give another --output-dir")
+
+
+def check_foreign(where: Path, overwrite: bool) -> None:
+    """Refuse to replace a model of which nothing says that it is ours, unless the user said so."""
+    if overwrite or not first_process() or unfinished(where) or any((where / name).exists() for name in OURS):
+        return
+    there = [name for name in WHOLE if (where / name).exists()]
+    if there:
+        raise ResumeError(
+            f"--output-dir {where} holds a model that tempering did not write ({there[0]}); give another folder, or --overwrite to"
+            " replace it"
+        )
+
+
 def check_same(where: Path, mine: dict[str, Any], facts: dict[str, Any], model: str, seeds: Seeds, quantize: Any = None) -> None:
     """Refuse a finished folder that is of another run: ``mine`` and ``facts`` (what stands in it) by the same names, model and seeds."""
     mine = mine | {"model": model, "seeds": asdict(seeds)}
@@ -83,9 +94,8 @@ def clear(where: Path) -> None:
     """Take the work of an earlier run out; files that are not ours stay."""
     if not first_process():
         return
-    (where / MARK).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, *_FORMS):
-        _remove(where / name)
+    clear_forms(where)
+    remove(where / CHECKPOINTS)
 
 
 def write(learner: Learner, recipe: Recipe, where: Path, merge: bool, why: str = "") -> dict[str, Any]:
@@ -105,18 +115,12 @@ def write(learner: Learner, recipe: Recipe, where: Path, merge: bool, why: str =
             (part / name).write_text(text, encoding="utf-8")
         clear_forms(where)
         for entry in sorted(part.iterdir(), key=lambda p: p.name == MARK):
-            _remove(where / entry.name)
+            remove(where / entry.name)
             entry.replace(where / entry.name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(where / CHECKPOINTS, ignore_errors=True)
     return facts
-
-
-def clear_forms(where: Path) -> None:
-    """Take away the files of a model that is being replaced, its mark first."""
-    for name in (MARK, *_FORMS):
-        _remove(where / name)
 
 
 def _base_in_place(part: Path, where: Path) -> None:
@@ -126,13 +130,6 @@ def _base_in_place(part: Path, where: Path) -> None:
         found = json.loads(config.read_text(encoding="utf-8"))
         found["base_model_name_or_path"] = str(where / "base")
         config.write_text(json.dumps(found, indent=1), encoding="utf-8")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:

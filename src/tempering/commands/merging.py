@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tempering.commands.console import say
-from tempering.commands.folder import check_free, clear, finished
+from tempering.commands.folder import check_foreign, check_free, clear, finished
 from tempering.commands.inputs import quoted
 from tempering.errors import ModelError, RecipeError
 
@@ -14,11 +14,12 @@ def run(folders: list[str], weights: str | None, output_dir: Path, overwrite: bo
     """Write the merged model to ``output_dir``."""
     shares = _shares(weights, len(folders))
     check_free(output_dir, False, overwrite)
+    check_foreign(output_dir, overwrite)
     for folder in folders:
         if not finished(Path(folder)):
             raise ModelError(f"{folder}: holds no fitted model; give folders that temper fit wrote")
-        if Path(folder).absolute() == output_dir.absolute():
-            raise RecipeError(f"--output-dir {output_dir} is one of the models to merge; give another folder")
+        if output_dir.resolve() in (Path(folder).resolve(), Path(folder).resolve() / "base"):
+            raise RecipeError(f"--output-dir {output_dir} is one of the models to merge, or its base; give another folder")
     from tempering.saving import load, loads_with
     from tempering.tunings.deltas import merge_deltas
 

@@ -18,6 +18,7 @@ Vectors = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 Embed = Callable[[list[str]], Vectors]
 CHUNK = 4096  # documents embedded and compared at a time
+BLOCK = 1000  # texts of the task compared at a time
 FITTED = 50_000  # documents from which words are weighed and directions found
 VOCABULARY = 30_000  # words, as in the paper's embedder
 TOKENS = 128  # of a text that the backbone reads
@@ -60,11 +61,28 @@ def nearest(wanted: Vectors, corpus: Iterable[tuple[Numbers, Vectors]], k: int) 
     scores = np.full((len(wanted), k), -np.inf, np.float32)
     found = np.full((len(wanted), k), -1, np.int64)
     for numbers, vectors in corpus:
-        now = np.concatenate([scores, wanted @ vectors.T], 1)
-        whose = np.concatenate([found, np.broadcast_to(numbers, (len(wanted), len(numbers)))], 1)
-        best = np.argsort(-now, axis=1, kind="stable")[:, :k]
-        scores, found = np.take_along_axis(now, best, 1), np.take_along_axis(whose, best, 1)
+        for start in range(0, len(wanted), BLOCK):
+            rows = slice(start, start + BLOCK)
+            likeness = wanted[rows] @ vectors.T
+            top = _top(likeness, k)
+            now = np.concatenate([scores[rows], np.take_along_axis(likeness, top, 1)], 1)
+            whose = np.concatenate([found[rows], numbers[top]], 1)
+            best = np.argsort(-now, axis=1, kind="stable")[:, :k]
+            scores[rows], found[rows] = np.take_along_axis(now, best, 1), np.take_along_axis(whose, best, 1)
     return found
+
+
+def _top(likeness: Vectors, k: int) -> Numbers:
+    """[texts, k] places of the ``k`` largest in each row of ``likeness``, in the order of the row; of equals those that come first."""
+    rows, width = likeness.shape
+    if width <= k:
+        return np.broadcast_to(np.arange(width), (rows, width))
+    least = np.partition(likeness, width - k, axis=1)[:, width - k, None]
+    taken = likeness >= least
+    for row in np.flatnonzero(taken.sum(1) > k):  # the last place has several candidates
+        last = np.flatnonzero(likeness[row] == least[row])
+        taken[row, last[k - np.count_nonzero(likeness[row] > least[row]) :]] = False
+    return np.nonzero(taken)[1].reshape(rows, k)
 
 
 def _unit(vectors: Vectors) -> Vectors:

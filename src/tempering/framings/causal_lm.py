@@ -128,7 +128,7 @@ class CausalLMModule(FramingBase):
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab: [1, tokens, 2], the log-likelihood of each token and the mean of log p over the vocabulary."""
         assert batch.targets is not None  # `collate` always makes them
-        head, table = ensure_output_head(backbone), backbone.embeddings.weight
+        head, table = ensure_output_head(backbone), backbone.table
         matrix = table if head.own is None else head.own.weight
         found = log_likelihoods(head.features(self.trunk(backbone, batch)), matrix, head.bias, batch.targets)
         return Scores((Slab(found.unsqueeze(0), batch.targets, None, None, "classification", batch.task, batch.extra["counts"]),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -146,10 +147,14 @@ class Cloze:
 
     def templates_for(self, task: Any, backbone: Backbone) -> tuple[AnyTemplate, ...]:
         """The templates given, or the generic one for the task's texts and the model's direction."""
+        return tuple(_parsed(one) for one in self.settled(task, backbone).templates)
+
+    def settled(self, task: Any, backbone: Backbone) -> Cloze:
+        """This value with a template, as a saved folder needs it: one that is loaded has no rows to tell how many texts there are."""
         if self.templates:
-            return tuple(_parsed(one) for one in self.templates)
+            return self
         texts = max((len(e.texts) for e in list(task.train)[:1]), default=len(self.fields) or 1)
-        return (_parsed((GENERIC_LAST if backbone.layout.kind == "decoder" else GENERIC)[texts]),)
+        return replace(self, template=(GENERIC_LAST if backbone.layout.kind == "decoder" else GENERIC)[texts])
 
     def length(self) -> int | None:
         """The length asked for, or that of LM-BFF's setting."""

@@ -141,8 +141,7 @@ class MaskedLMModule(FramingBase):
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab: logits [1, masked, vocabulary] and the transformed states [masked, width] before the output matrix."""
-        embeddings: Any = backbone.embeddings.weight
-        logits, features = ensure_lm_head(backbone)(self.trunk(backbone, batch), embeddings)
+        logits, features = ensure_lm_head(backbone)(self.trunk(backbone, batch), backbone.table)
         return Scores((Slab(logits.unsqueeze(0), batch.targets, None, features, "classification", batch.task),))
 
     def loss(self, scores: Scores, batch: Batch) -> Tensor:

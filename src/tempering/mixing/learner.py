@@ -136,17 +136,22 @@ class MixedLearner(nn.Module):
     @torch.no_grad()
     def predictions(self, texts: Sequence[Text], tasks: str | Sequence[str], batch_size: int = 64) -> list[Prediction]:
         """A `Prediction` for every text, in order, by the task named beside it (one name: for all of them)."""
-        examples = as_examples(texts)
-        names = [tasks] * len(examples) if isinstance(tasks, str) else list(tasks)
-        if len(names) != len(examples):
-            raise DataError(f"{len(examples)} texts and {len(names)} task names; give one task name for every text, or one for all")
+        as_examples(texts)  # what is no text is refused by its place among all of them
+        given = list(texts)
+        names = [tasks] * len(given) if isinstance(tasks, str) else list(tasks)
+        if len(names) != len(given):
+            raise DataError(f"{len(given)} texts and {len(names)} task names; give one task name for every text, or one for all")
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             rows.setdefault(name, []).append(row)
         found: dict[int, Prediction] = {}
-        for name, asked, scores in self._scored({name: [examples[i] for i in mine] for name, mine in rows.items()}, batch_size):
-            found |= zip(rows[name], self[name].framing.combine(asked, scores), strict=True)
-        return [found[i] for i in range(len(examples))]
+        asked = {name: as_examples([given[i] for i in mine], self[name].framing) for name, mine in rows.items()}
+        for name in [name for name in asked if not self[name].framing.keeps_scores]:  # it writes answers, say
+            found |= zip(rows[name], self[name].predictions(asked.pop(name), batch_size), strict=True)
+        for name, rendered, scores in self._scored(asked, batch_size):
+            learner = self[name]
+            found |= zip(rows[name], learner.framing.predictions(learner, rendered, scores, batch_size), strict=True)
+        return [found[i] for i in range(len(names))]
 
     def predict(self, texts: Sequence[Text], tasks: str | Sequence[str], batch_size: int = 64) -> list[Any]:
         """The label (value, tuple of labels) of every text, as the user of its task wrote labels."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tempering.contracts import Batch, Example
-from tempering.errors import ModelError
+from tempering.errors import DataError, ModelError
 from tempering.mixing.rows import SHARED_INPUTS, part_of
 from tempering.mixing.served import Served
 from tempering.streams import torch_stream
@@ -48,6 +48,8 @@ def prove(mixed: MixedLearner, task: int) -> tuple[str, bool]:
             spans, encoded = mixed.encode([batch.inputs] * (2 + len(alike)), [task, *alike, BASE], layers=True)
             served: Any = Served(learner.backbone, batch.inputs, part_of(encoded, spans[0], batch.inputs["input_ids"].shape[1]))
             among = learner.framing.scores(served, batch).only.logits
+    except DataError:  # the rows of the proof have no labels
+        return "its framing scores rows with labels alone", False
     except (ModelError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False
     gap = _gap(among, alone)

@@ -90,6 +90,7 @@ def fit_many(
     seeds = Seeds.of(seed)
     reset_peak()
     base = copy.deepcopy(model) if isinstance(model, Backbone) else Backbone.load(model, seeds.init, packed)
+    base.start()
     mixed = MixedLearner(base).to(where.device)
     base.base_fingerprint, called = base.fingerprint(), identity_of(base)
     folder = Path(output_dir) / "checkpoints" if output_dir else None

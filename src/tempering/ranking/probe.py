@@ -70,7 +70,8 @@ def _predict(made: Any, features: Floats, task: Task) -> list[Any]:
     if task.kind == "regression":
         return [float(value) for value in found]
     if task.kind == "multilabel":
-        return [tuple(name for name, on in zip(task.labels, row, strict=True) if on) for row in found]
+        rows = found.reshape(len(features), len(task.labels))  # of a single label scikit-learn says one number a row
+        return [tuple(name for name, on in zip(task.labels, row, strict=True) if on) for row in rows]
     return [task.labels[int(i)] for i in found]
 
 

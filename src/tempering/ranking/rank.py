@@ -125,7 +125,8 @@ def rank_tasks(
 
 
 def measured(features: Floats, task: Task, seed: int = 0, groups: bool = True) -> dict[str, float | None]:
-    """Every measure of the training rows' ``features`` [rows, dim]; of sets of labels the mean over labels of those on yes and no.
+    """Every measure of the training rows' ``features`` [rows, dim]; of sets of labels the mean over labels of those on yes and no
+    (None where every label is on all rows or on none).
 
     Without ``groups`` there is no NLEEP: another classifier's answers are there in its place.
     """
@@ -135,8 +136,8 @@ def measured(features: Floats, task: Task, seed: int = 0, groups: bool = True) -
     scores: dict[str, float | None] = {"logme": log_me(features, targets), "h_score": None, "leep": None}
     if task.kind != "regression":
         both = [c for c in columns if len(np.unique(c)) > 1]
-        scores["h_score"] = float(np.mean([h_score(features, c) for c in both]))
-        scores["leep"] = float(np.mean([n_leep(features, c, seed) for c in both])) if groups else None
+        scores["h_score"] = float(np.mean([h_score(features, c) for c in both])) if both else None
+        scores["leep"] = float(np.mean([n_leep(features, c, seed) for c in both])) if both and groups else None
     return scores | {"probe": probe(features, task, labels, seed)}
 
 

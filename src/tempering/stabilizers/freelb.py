@@ -33,6 +33,7 @@ class FreeLB:
 
     touches: ClassVar[tuple[str, ...]] = ("base",)
     held: ClassVar[int] = 1
+    carries: ClassVar[bool] = True  # a perturbation goes from one pass to the next, token by token
     k: int = Field(default=2, ge=1)
     adv_lr: float = Field(default=0.1, ge=0)
     init_mag: float = Field(default=0.6, ge=0)

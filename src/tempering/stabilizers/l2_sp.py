@@ -55,7 +55,7 @@ class L2SP:
             old = [(w - origin[n]).square().sum() for n, w in passes.trained.items() if n in origin]
             new = [w.square().sum() for n, w in passes.trained.items() if n not in origin]
             parts = [weight / 2 * torch.stack(sums).sum() for weight, sums in ((self.alpha, old), (self.beta, new)) if weight and sums]
-            return torch.stack(parts).sum()
+            return torch.stack(parts).sum() if parts else next(iter(passes.trained.values())).new_zeros(())
 
         def restore(state: Weights) -> None:
             origin.update({n: w.to(origin[n].device) for n, w in state.items()})

@@ -43,6 +43,7 @@ class SMART:
     students: ClassVar[int] = 1
     compares: ClassVar[bool] = True  # whole distributions of two passes
     held: ClassVar[int] = 1
+    carries: ClassVar[bool] = True  # a perturbation goes from one pass to the next, token by token
     alpha: float = Field(default=1.0, ge=0)
     k: int = Field(default=1, ge=1)
     eta: float = Field(default=1e-3, gt=0)

@@ -14,7 +14,7 @@ from tempering.framings.several import Several
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.live_dropout import dropout_notes
-from tempering.stages.setup import Surroundings, positive_class, row_weights, rows_of, tell_notes
+from tempering.stages.setup import Surroundings, check_carried, positive_class, row_weights, rows_of, tell_notes
 from tempering.stages.sources import distinct_names, pooled, suited
 from tempering.streams import numpy_stream, torch_stream
 from tempering.tasks.task import Task
@@ -132,6 +132,7 @@ def _learner(stage: Any, framings: Sequence[Any], backbone: Backbone, tasks: Seq
 def _check(stage: Any, framing: Any, part: Any, task: Task) -> None:
     """Refuse framings that need what several tasks do not have: one set of rows, targets that can be smoothed."""
     name = name_of(framing)[1]
+    check_carried(stage, part)
     if type(part).refresh is not FramingBase.refresh:
         raise RecipeError(
             f"framing {name} of task {task.name} re-estimates its state over all rows of one task while it trains, which several tasks do"

@@ -167,6 +167,11 @@ def _check_tasks(stage: MultiTask, where: str, last: bool) -> None:
         raise RecipeError(f"{where}: {len(own)} of the tasks have no data, and without it a task is your own; give all but one a path")
     if last and not own:
         raise RecipeError(f"{where}: the last stage must learn your task; add a task without data, which is yours, or a stage after it")
+    if packed := [framing for framing in stage.framing if getattr(framing, "packed", False)]:
+        raise RecipeError(
+            f"{where}: {name_of(packed[0])[1]} with packed fills its rows with several texts, and a task of several is drawn text by text;"
+            " set packed to false here, or give it a stage train of its own"
+        )
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(f"{where}: two tasks are named {doubled[0]!r}; give each another name, or none")
     if stage.heads == "shared" and len(set(stage.framing)) > 1:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from torch import nn
 
 from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.contracts import Example, Kind, Seeds, predicts
 from tempering.corpora.sources import Source
 from tempering.errors import RecipeError
+from tempering.framings.verbalizers.base import VerbalizerModule
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.kept import Kept
@@ -27,7 +29,7 @@ from tempering.train.feed import Feed, balanced_weights
 from tempering.train.fit import Plan
 from tempering.train.probe import TaskProbe
 from tempering.train.progress import Listener, silent
-from tempering.train.stream import OWN, open_stream, source_of, streams, unseen
+from tempering.train.stream import OWN, no_text, open_stream, source_of, streams, unseen
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def assemble(stage: Any, backbone: Backbone, task: Any, seeds: Seeds) -> Learner
         )
     framing.smoothing = stage.label_smoothing_factor
     _check_trains(stage, backbone, framing)
-    learner = Learner(backbone, framing, stage.tuning, {"framing": stage.framing, "positive": positive_class(task)})
+    check_carried(stage, framing)
+    value = getattr(framing, "settled", stage.framing)  # what is saved, where the task's rows settled it
+    learner = Learner(backbone, framing, stage.tuning, {"framing": value, "positive": positive_class(task)})
     learner.eval_batch_size = stage.per_device_eval_batch_size
     return learner if getattr(stage, "trains", True) else learner.requires_grad_(False)
 
@@ -96,6 +100,19 @@ def _check_trains(stage: Any, backbone: Backbone, framing: Any) -> None:
             f"framing {name_of(stage.framing)[1]} has no weights of its own here, and tuning {name_of(stage.tuning)[1]} trains none of"
             f" {backbone.source} ({backbone.layout.family}), so that nothing would be trained; use another tuning such as lora, or put the"
             " framing into a stage use"
+        )
+
+
+def check_carried(stage: Any, framing: nn.Module) -> None:
+    """Refuse methods that compare positions of several passes, where one pass is several runs of the body over texts of other lengths."""
+    walking = (one for one in framing.modules() if isinstance(one, VerbalizerModule) and one.walks)
+    lengths = {len(word) for one in walking for row in getattr(one, "table", None) or () for word in row}
+    carried = [name_of(s)[1] for s in getattr(stage, "live", ()) if getattr(s, "carries", False) or getattr(s, "reads_layers", False)]
+    if carried and len(lengths) > 1:
+        raise RecipeError(
+            f"{carried[0]} carries what it does to a token from one pass to the next, and label words of {min(lengths)} to {max(lengths)}"
+            f" tokens are read from texts with as many masks each, so that tokens do not match; give words of as many tokens, use r3f, or"
+            f" drop {carried[0]}"
         )
 
 
@@ -129,6 +146,8 @@ def rows_of(stage: Any, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Se
     if streams(stage):
         return (), ()
     texts = unseen(task) if stage.text in OWN else unseen(task, list(_texts(source_of(stage))))
+    if not texts:
+        raise no_text(f"task {task.name}" if stage.text in OWN else stage.text)
     order = np.random.default_rng(seeds.sampling).permutation(len(texts))
     held = len(texts) // 20
     return [texts[i] for i in order[held:]], [texts[i] for i in order[:held]]
@@ -155,6 +174,7 @@ def material(
     around: Surroundings,
 ) -> Material:
     """The feed and the evaluator of ``stage``: on ``rows`` (see `rows_of`), or on the running text that it names."""
+    check_weights(stage, task)
     if not streams(stage):
         feed = Feed(learner.framing, rows[0], stage, seeds, weights=row_weights(stage, task, rows[0]))
         return Material(feed, evaluator_of(stage, task, rows[1], around), {})
@@ -206,16 +226,21 @@ def tell_notes(learner: Learner, around: Surroundings, more: Sequence[str] = ())
 
 
 def row_weights(stage: Any, task: Task, examples: Sequence[Example]) -> np.ndarray | None:
-    if stage.class_weights != "none" and task.kind in ("tagging", "question_answering") and stage.framing.supervised:
-        raise RecipeError(
-            f"class_weights {stage.class_weights!r} weighs a row by its one class, and a row of {task.kind.replace('_', ' ')} has none;"
-            " leave it out"
-        )
-    if stage.class_weights != "none" and stage.framing.supervised and not predicts(stage.framing):
+    """What each row counts for; None where all count the same."""
+    check_weights(stage, task)
+    return None if stage.class_weights == "none" else balanced_weights([task.label_index(e.label) for e in examples])
+
+
+def check_weights(stage: Any, task: Task) -> None:
+    """Refuse to weigh rows by their class where a row has none, or is not read by itself."""
+    if stage.class_weights == "none":
+        return
+    if not stage.framing.supervised or task.kind != "classification":
+        what = f"a row of {task.kind.replace('_', ' ')} has none"
+        what = what if stage.framing.supervised else f"framing {name_of(stage.framing)[1]} reads none"
+        raise RecipeError(f"class_weights {stage.class_weights!r} weighs a row by its one class, and {what}; leave it out")
+    if not predicts(stage.framing):
         raise RecipeError(
             f"class_weights {stage.class_weights!r} weighs single rows, and framing {name_of(stage.framing)[1]} compares rows with each"
             " other; leave it out here"
         )
-    if stage.class_weights == "none" or task.kind != "classification" or not stage.framing.supervised:
-        return None
-    return balanced_weights([task.label_index(e.label) for e in examples])

@@ -18,6 +18,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.acting import Acting
 from tempering.stages.checks import check_train
+from tempering.stages.finishing import finish
 from tempering.stages.kept import Kept, keep_head, keep_tuning, start_from
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
@@ -137,7 +138,7 @@ class Train(Loop, Acting):
             plan = prepared(self, learner, feed, plan, seeds)
         with spread(learner, where) as trained, threads(1 if self.cached else None):
             before, run = self._before(trained, evaluator, where), fit(trained, feed, plan)
-        learner.framing.finish(learner, rows[0], numpy_stream(seeds.sampling, "framing", "finish"))
+        before |= {"finished": True} if finish(learner, rows[0], seeds) else {}
         if evaluator is not None and self.framing.supervised:
             fit_thresholds(learner, evaluator)
         around.kept.update(self._kept(learner, task))

@@ -133,9 +133,20 @@ def _told(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("true", "1", "yes")
 
 
+def launched() -> int:
+    """How many processes a launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def refuse_launched(what: str) -> None:
+    """Refuse several processes where each would do all of ``what`` by itself."""
+    if launched() > 1:
+        raise RecipeError(f"{what} in one process, found {launched()}; start it without a launcher")
+
+
 def shards_asked() -> bool:
     """Whether ``accelerate launch --use_fsdp`` started several processes: then weights are to lie in shards."""
-    return _told("ACCELERATE_USE_FSDP") and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _told("ACCELERATE_USE_FSDP") and launched() > 1
 
 
 def _refuse_sharding(served: bool) -> None:
@@ -160,7 +171,7 @@ def place(settings: Loop, sharded: bool = False) -> Place:
     on_gpu = torch.cuda.is_available()
     bf16 = settings.bf16 if settings.bf16 is not None else on_gpu and torch.cuda.is_bf16_supported()
     # Without being told so, accelerate leaves processes on CPUs to train each on its own. Its Accelerator shards on nothing but GPUs.
-    found = PartialState(cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available())
+    found = PartialState(cpu=launched() > 1 and not torch.accelerator.is_available())
     # A cache of weights in bf16 would hold all those that shards are let go to save; without it the numbers are the same.
     autocast = partial(torch.autocast, found.device.type, dtype=torch.bfloat16, cache_enabled=not sharded) if bf16 else nullcontext
     return Place(found.device, autocast, found.process_index, found.num_processes, sharded)

@@ -22,7 +22,7 @@ from tempering.train import checkpoint, hooks, optimizer
 from tempering.train.device import Place, place
 from tempering.train.evaluate import Evaluator
 from tempering.train.feed import Feed, mass
-from tempering.train.memory import backed_off, refuse_alone, refuse_back_off
+from tempering.train.memory import backed_off, refuse_alone, refuse_back_off, refuse_shared
 from tempering.train.progress import Listener, silent
 from tempering.train.refresh import Refresh
 from tempering.train.schedule import factor
@@ -69,6 +69,7 @@ def supervised(passes: Passes) -> Tensor:
 def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
     """Train ``learner`` in place and return how it went. Afterwards it holds the best (or final) weights."""
     settings, where = plan.settings, place(plan.settings, learner.sharded)
+    refuse_shared(plan.stabilizers, where.world)
     learner.to(where.device)
     feed.rank, feed.world, feed.together = where.rank, where.world, where.sharded
     plan = plan if where.rank == 0 else dataclasses.replace(plan, listener=silent)
@@ -104,8 +105,7 @@ def fit(learner: Learner, feed: Feed, plan: Plan) -> Run:
         if run.step in save_at or run.stopped:
             _save(plan, where, kept, optim, folded, run, best, steps)
 
-    final = best if settings.load_best_model_at_end and best else folded.final() if folded.final else {}
-    assign(kept, final)
+    assign(kept, best if settings.load_best_model_at_end and best else folded.final() if folded.final else {})
     learner.eval()
     return run
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from tempering.batching import free_memory
 from tempering.contracts import Stabilizer, Weights
-from tempering.errors import MemoryShort
+from tempering.errors import MemoryShort, RecipeError
 from tempering.train.progress import Listener
 from tempering.train.settings import Loop
 
 
 def refuse_back_off(stabilizers: Sequence[tuple[str, Stabilizer]], feed: Any, split: int) -> None:
     """Refuse to cut micro-batches where a loss couples their rows, or where they are single rows already."""
-    coupling = [name for name, s in stabilizers if getattr(s, "couples_rows", False) and not s.neutral]
+    coupling = coupling_of(stabilizers)
     parts = [getattr(one, "framing", None) for one in (feed.feeds.values() if hasattr(feed, "feeds") else (feed,))]
     coupling += [type(part).__name__.removesuffix("Module").lower() for part in parts if getattr(part, "couples_rows", False)]
     size = feed.settings.per_device_train_batch_size
@@ -25,6 +25,17 @@ def refuse_back_off(stabilizers: Sequence[tuple[str, Stabilizer]], feed: Any, sp
         )
     if split >= size:
         raise MemoryShort("out of memory with a single row; shorten max_length or take a smaller model")
+
+
+def coupling_of(stabilizers: Sequence[tuple[str, Stabilizer]]) -> list[str]:
+    """Names of the live stabilizers whose loss compares the rows of a batch."""
+    return [name for name, s in stabilizers if getattr(s, "couples_rows", False) and not s.neutral]
+
+
+def refuse_shared(stabilizers: Sequence[tuple[str, Stabilizer]], world: int) -> None:
+    """Refuse to share the rows of a batch between processes where a stabilizer compares them: each would see its own share alone."""
+    if world > 1 and (coupling := coupling_of(stabilizers)):
+        raise RecipeError(f"{coupling[0]} compares the rows of a batch, so that processes cannot share it; run it in one process")
 
 
 def refuse_alone(settings: Loop, sharded: bool) -> None:

@@ -63,8 +63,13 @@ def open_stream(stage: Any, learner: Any, task: Task, seeds: Seeds, listener: Li
     train, held = split(tokens, secret(task), seeds)
     rows, held_out = Rows(tokens, train, form), Rows(tokens, held, form)
     if not len(rows):
-        raise DataError(f"{stage.text}: expected text to train on, found none beside that of the dev and test splits; give another file")
+        raise no_text(f"task {task.name}" if own else stage.text)
     return Stream(rows, held_out, tokens.key)
+
+
+def no_text(where: str) -> DataError:
+    """What to say where nothing is left to train on."""
+    return DataError(f"{where}: expected text to train on, found none beside that of the dev and test splits; give another file")
 
 
 def split(tokens: Tokens, secret: Array, seeds: Seeds) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from tempering.backbone import Backbone
+from tempering.restoring import is_restoring
 from tempering.tunings.mask import Mask
 
 
@@ -30,6 +31,6 @@ class MagnitudeMask(Mask):
     def attach(self, backbone: Backbone) -> None:
         """Freeze the backbone, choose by magnitude, and train the changes, which start at zero."""
         fresh, bank = self.plug(backbone), self.bank(backbone)
-        if fresh and not bank.values.is_meta:
+        if fresh and not bank.values.is_meta and not is_restoring():
             size = torch.cat([w.detach().reshape(-1).abs() for w in self.chosen(backbone).values()])
             bank.choose(size if self.keep == "largest" else -size)

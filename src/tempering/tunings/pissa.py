@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tempering.backbone import Backbone
 from tempering.contracts import Weights
+from tempering.restoring import is_restoring
 from tempering.tunings.attach import Added, Place, check_free, freeze, plug, refuse_packed, sizes, transposed, unplug, walk
 from tempering.tunings.peft_format import carriers, low_rank_config, peft_names, tidy
 from tempering.tunings.targets import Targets, targets_of
@@ -43,8 +44,8 @@ class Principal(Added):
 
 def principal(weight: Tensor, r: int, scaling: float, niter: int | None) -> tuple[Tensor, Tensor]:
     """A (r, in) and B (out, r) with s B A = the r largest singular triplets of ``weight`` (out, in), split evenly."""
-    if weight.is_meta:
-        return torch.empty(r, weight.shape[1], device="meta"), torch.empty(weight.shape[0], r, device="meta")
+    if weight.is_meta or is_restoring():
+        return torch.zeros(r, weight.shape[1], device=weight.device), torch.zeros(weight.shape[0], r, device=weight.device)
     if niter is None:
         u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
     else:

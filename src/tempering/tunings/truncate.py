@@ -75,7 +75,7 @@ class Truncate:
 
     def attach(self, backbone: Backbone) -> None:
         """Drop the blocks, adjust the configuration, and attach the tuning."""
-        self._drop(backbone)
+        self.drop(backbone)
         self.tuning.attach(backbone)
 
     def merge(self, backbone: Backbone) -> None:
@@ -85,10 +85,11 @@ class Truncate:
     def count(self, backbone: Backbone) -> int:
         """What the tuning trains of the blocks that are left."""
         left = copy.deepcopy(backbone)
-        self._drop(left)
+        self.drop(left)
         return int(self.tuning.count(left))
 
-    def _drop(self, backbone: Backbone) -> None:
+    def drop(self, backbone: Backbone) -> None:
+        """Leave the blocks out, where that was not done before."""
         backbone.layout.require("truncate", "blocks")
         if backbone.opened:
             raise ModelError(

@@ -74,6 +74,12 @@ def test_private_marks_in_a_text_are_dropped() -> None:
     assert said("{{ text }} {{ mask }}", text="a\ue000b\ue003") == [("Field", "ab"), ("_Mask", "")]
 
 
+def test_bars_in_a_text_part_nothing() -> None:
+    text = "I like pipes ||| a lot"
+    assert said("{{ text }} It was {{ mask }}.", text=text) == [("Field", text), ("_Text", "It was"), ("_Mask", ""), ("Text", ".")]
+    assert said("{{ text }} It was ||| {{ answer_choices[label] }}", text=text) == [("Field", text), ("_Text", "It was"), ("_Mask", "")]
+
+
 def test_choice_and_most_frequent() -> None:
     source = "{{ ['a', 'b', 'c', 'd', 'e', 'f'] | choice }}{{ ['x', 'y', 'x'] | most_frequent | first }} {{ text }} {{ mask }}"
     drawn = {said(source, text=f"t{i}")[0][1] for i in range(30)}

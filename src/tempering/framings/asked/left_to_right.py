@@ -153,8 +153,7 @@ def _layers(cache: Any) -> Layers:
 
 def log_probabilities(backbone: Backbone, states: Tensor) -> Tensor:
     """Log-probabilities of the whole vocabulary after ``states`` [rows, dim]: [rows, vocabulary] in fp32."""
-    table: Any = backbone.embeddings.weight
-    logits: Tensor = language_head(backbone)(states, table)[0]
+    logits: Tensor = language_head(backbone)(states, backbone.table)[0]
     return logits.float().log_softmax(-1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def blank_totals(backbone: Backbone, blanks: Sequence[Blank], words: Sequence[Se
     ids, real = padded([blank.filled(n, mask) for n in sizes for blank in blanks], next(backbone.model.parameters()).device)
     inputs = {"input_ids": ids} if bool(real.all()) else {"input_ids": ids, "attention_mask": real}
     states = backbone.encode(inputs).last
-    table: Any = backbone.embeddings.weight
+    table = backbone.table
     columns: list[Tensor] = [torch.empty(0)] * len(words)
     for group, n in enumerate(sizes):
         rows = states[group * len(blanks) : (group + 1) * len(blanks)]

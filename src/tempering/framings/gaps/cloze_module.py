@@ -47,6 +47,7 @@ class ClozeModule(FramingBase):
         self.labels = tuple(task.labels) if task.kind == "classification" else ()
         self.smooths = task.kind == "classification"
         self.reference_kl = cloze.reference_kl
+        self.settled = cloze.settled(task, backbone)
         self._target: Callable[[Any], Any] = task.target
         templates = cloze.templates_for(task, backbone)
         needed = bool(getattr(cloze.verbalizer, "needs_words", True))

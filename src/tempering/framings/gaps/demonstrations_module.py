@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class DemonstrationsModule(Around):
     def __init__(self, value: Demonstrations, cloze: ClozeModule, task: Any, backbone: Backbone) -> None:
         super().__init__()
         self.value, self.cloze = value, cloze
+        self.settled = replace(value, framing=cloze.settled)
         self.kind: Kind = cloze.kind
         self.labels, self.smooths, self.reads_lm_head, self.notes = cloze.labels, cloze.smooths, cloze.reads_lm_head, cloze.notes
         most = min(value.max_length or backbone.max_length, backbone.max_length)

@@ -27,8 +27,8 @@ from tempering.errors import RecipeError
 from tempering.framings.templates.pieces import Field, Filled, Mask, Piece, Text, spaced
 from tempering.streams import numpy_stream
 
-OPEN, NAMED, CLOSE, HERE = "\ue000", "\ue001", "\ue002", "\ue003"  # private characters: no text keeps them
-_PRIVATE = re.compile(f"[{OPEN}-{HERE}]")
+OPEN, NAMED, CLOSE, HERE, BARS = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"  # private characters: no text keeps them
+_PRIVATE = re.compile(f"[{OPEN}-{BARS}]")
 _PRINTED = re.compile(f"{OPEN}([^{NAMED}]*){NAMED}([^{CLOSE}]*){CLOSE}|({HERE})", re.DOTALL)
 _OWN = ("mask", "label", "answer_choices", "choices")
 EITHER = "|||"
@@ -77,7 +77,10 @@ class FieldText(str):
 
 def _printed(value: Any) -> Any:
     """What an expression prints: a field between marks."""
-    return f"{OPEN}{value.name}{NAMED}{_PRIVATE.sub('', value)}{CLOSE}" if isinstance(value, FieldText) else value
+    if not isinstance(value, FieldText):
+        return value
+    plain = str.replace(_PRIVATE.sub("", value), EITHER, BARS)  # a text's own bars part nothing
+    return f"{OPEN}{value.name}{NAMED}{plain}{CLOSE}"
 
 
 def _most_frequent(items: Sequence[Any]) -> list[Any]:
@@ -154,7 +157,7 @@ def _filled(prompt: str) -> list[Filled]:
     for found in _PRINTED.finditer(prompt):
         parts.append(prompt[at : found.start()])
         parts.append(Mask() if found[3] else Field(found[1]))
-        texts += [] if found[3] else [found[2]]
+        texts += [] if found[3] else [found[2].replace(BARS, EITHER)]
         at = found.end()
     said = iter(texts)
     pieces = spaced([*parts, prompt[at:]])

@@ -146,7 +146,7 @@ def reading(module: VerbalizerModule, backbone: Backbone, hidden: Tensor) -> Ten
     """What ``module`` reads of the body's last states [rows, masks, dim]; only the rows of the output matrix it asks for are used."""
     if module.wants == "hidden":
         return hidden
-    head, table = language_head(backbone), _table(backbone)
+    head, table = language_head(backbone), backbone.table
     states: Tensor = head.features(hidden)
     if module.wants == "states":
         return states
@@ -155,14 +155,14 @@ def reading(module: VerbalizerModule, backbone: Backbone, hidden: Tensor) -> Ten
 
 def vocabulary_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
     """Logits of the whole vocabulary [..., vocabulary] from the body's last states [..., dim]."""
-    logits: Tensor = language_head(backbone)(hidden, _table(backbone))[0]
+    logits: Tensor = language_head(backbone)(hidden, backbone.table)[0]
     return logits
 
 
 def output_matrix(head: Any, backbone: Backbone) -> Tensor:
     """The output matrix [vocabulary, width]: the embeddings, or the head's own."""
     own = getattr(head, "own", None)
-    matrix: Tensor = _table(backbone) if own is None else own.weight
+    matrix: Tensor = backbone.table if own is None else own.weight
     return matrix
 
 
@@ -172,12 +172,6 @@ def output_rows(head: Any, backbone: Backbone, ids: Sequence[int]) -> tuple[Tens
     chosen = torch.tensor(list(ids), device=matrix.device)
     rows = matrix[chosen]
     return rows, rows.new_zeros(len(rows)) if head.bias is None else head.bias[chosen]
-
-
-def _table(backbone: Backbone) -> Tensor:
-    table: Any = backbone.embeddings.weight
-    weight: Tensor = table
-    return weight
 
 
 class Found(NamedTuple):
@@ -220,6 +214,6 @@ def token_logits(learner: Learner, examples: Sequence[Example], rng: np.random.G
 
     def work(batch: Batch) -> Tensor:
         head = language_head(body)
-        return head.logits(head.features(hidden_of(learner.framing, body, batch)[:, 0]), _table(body), chosen)
+        return head.logits(head.features(hidden_of(learner.framing, body, batch)[:, 0]), body.table, chosen)
 
     return over_prompts(learner, examples, rng, work).each()

@@ -98,8 +98,7 @@ class Writing(FramingBase, ABC):
 
     def logits(self, backbone: Backbone, states: Tensor) -> Tensor:
         """[tokens, vocabulary]."""
-        table: Any = backbone.embeddings.weight
-        found: Tensor = ensure_output_head(backbone)(states, table)[0]
+        found: Tensor = ensure_output_head(backbone)(states, backbone.table)[0]
         return found
 
     def trunk_key(self) -> str:

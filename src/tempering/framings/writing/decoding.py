@@ -52,10 +52,10 @@ class Decoding:
         moved = [name for name, idle in _SAMPLING.items() if getattr(self, name) != idle]
         if moved and not self.do_sample:
             raise ValueError(f"{moved[0]} acts on drawn texts only; set do_sample: true with it, or leave it out")
-        if self.num_return_sequences > self.num_beams and not self.do_sample:
+        if self.num_return_sequences > self.num_beams and (not self.do_sample or self.num_beams > 1):
             raise ValueError(
                 f"num_return_sequences {self.num_return_sequences} asks for more texts than num_beams {self.num_beams} gives; raise"
-                " num_beams, or set do_sample: true"
+                " num_beams, or set do_sample: true with num_beams: 1"
             )
         if self.sibling_penalty and self.num_beams == 1:
             raise ValueError("sibling_penalty parts the beams of a search, and there is one; set num_beams to 2 or more")

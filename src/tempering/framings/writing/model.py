@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 class Output(nn.Module):
     """The output matrix in the place where the class has its own; what is scaled is scaled by the class."""
 
-    def __init__(self, head: OutputHead, table: nn.Module) -> None:
+    def __init__(self, head: OutputHead, backbone: Backbone) -> None:
         super().__init__()
-        self.parts = (head, table)  # in a tuple: they hang in the backbone
+        self.parts = (head, backbone)  # in a tuple: their weights hang elsewhere
 
     def forward(self, hidden: Tensor) -> Tensor:
         """States [rows, steps, dim] -> logits [rows, steps, vocabulary]."""
-        head, table = self.parts
-        return head.logits(hidden, table.get_parameter("weight"))
+        head, backbone = self.parts
+        return head.logits(hidden, backbone.table)
 
 
 def generator_class(backbone: Backbone) -> Any:
@@ -50,7 +50,7 @@ def assembled(backbone: Backbone, head: OutputHead) -> Any:
     else:
         for name, part in backbone.model.named_children():
             setattr(model, name, part)
-    model.set_output_embeddings(Output(head, backbone.embeddings))
+    model.set_output_embeddings(Output(head, backbone))
     for name, buffer in list(model.named_buffers(recurse=False)):  # a bias that the head adds already
         setattr(model, name, nn.Buffer(torch.zeros(buffer.shape, device=next(backbone.model.parameters()).device)))
     return model.eval()

@@ -58,10 +58,13 @@ class Stretches:
         return sorted(follow | ended | set(self.others.after(done)))
 
 
-def allowing(tries: Sequence[Allowed], begin: int, over: int) -> Callable[[int, Tensor], list[int]]:
-    """transformers' ``prefix_allowed_tokens_fn``: the trie of each row, read from position ``begin``; ``over`` follows what is complete."""
+def allowing(tries: Sequence[Allowed], begin: int, over: int, each: int = 1) -> Callable[[int, Tensor], list[int]]:
+    """transformers' ``prefix_allowed_tokens_fn``: the trie of each row, read from position ``begin``; ``over`` follows what is complete.
+
+    Of ``each`` texts that are drawn for a row transformers counts every one as a row.
+    """
 
     def allowed(row: int, ids: Tensor) -> list[int]:
-        return tries[row].after(ids[begin:].tolist()) or [over]
+        return tries[row // each].after(ids[begin:].tolist()) or [over]
 
     return allowed

@@ -111,7 +111,8 @@ class TextWriter(Writing):
             if config.num_beams > 1:
                 config.length_penalty = 0.0  # sums of log-probabilities: the ranking of the texts themselves
         begin = 1 if self.source_only else given["input_ids"].shape[1]
-        allowed = None if limits is None else allowing(limits.tries, begin, self.end)
+        drawn = int(config.num_return_sequences) if config.num_beams == 1 else 1
+        allowed = None if limits is None else allowing(limits.tries, begin, self.end, drawn)
         out = model.generate(
             **given,
             generation_config=config,
