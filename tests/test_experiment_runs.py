@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tempering.learner import Learner
-from tests.test_experiments import Loader, opened, script  # noqa: F401 - a fixture
+from tests.test_experiments import Loader, killed_in_the_third_step, opened, script  # noqa: F401 - a fixture
 from tests.tiny import save_tiny, tiny_examples
 
 
@@ -165,18 +165,7 @@ def test_text_to_text_goes_on_and_writes_once(script: Loader, tmp_path: Path, mo
     monkeypatch.setattr(sys, "argv", ["text-to-text", *words])
     monkeypatch.setattr(module, "SETTINGS", {"greedy": {}, "beams": {"num_beams": 2}})
     monkeypatch.setattr(module, "SAVE_STEPS", 2)
-    whole, write, steps, written = module.fit, module.write, list[int](), list[str]()
-
-    def dies(*given: Any, **named: Any) -> Any:
-        def listen(event: Any) -> None:
-            if event["event"] == "step":
-                steps.append(event["step"])
-                if len(steps) == 3:
-                    raise KeyboardInterrupt
-
-        return whole(*given, **named, listener=listen)
-
-    monkeypatch.setattr(module, "fit", dies)
+    write, steps, written = module.write, killed_in_the_third_step(module, monkeypatch), list[str]()
     monkeypatch.setattr(module, "write", lambda learner, name, rows: written.append(name) or write(learner, name, rows))
     with pytest.raises(KeyboardInterrupt):
         module.main()

@@ -51,6 +51,23 @@ def fake(cells: Any, keys: list[str], score: Callable[[str], float]) -> None:
         cells.done[key] = {"score": score(key), "main_metric": "accuracy", "metric": "accuracy", "perplexity": 7.5}
 
 
+def killed_in_the_third_step(module: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that the script's fits take, over all of them; after the third of these the fit is interrupted."""
+    whole, steps = module.fit, list[int]()
+
+    def fit(*given: Any, **named: Any) -> Any:
+        def listen(event: Any) -> None:
+            if event["event"] == "step":
+                steps.append(event["step"])
+                if len(steps) == 3:
+                    raise KeyboardInterrupt
+
+        return whole(*given, **named, listener=listen)
+
+    monkeypatch.setattr(module, "fit", fit)
+    return steps
+
+
 def opened(module: Any, folder: Path, **settings: Any) -> Any:
     return module.Cells.open(folder, settings)
 

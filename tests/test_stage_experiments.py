@@ -16,7 +16,7 @@ from tempering.contracts import Seeds
 from tempering.recipe import Recipe
 from tempering.tasks import Task
 from tests.stages.conftest import write_tags  # noqa: F401 - a fixture
-from tests.test_experiments import FOLDER, Loader, opened, script  # noqa: F401 - a fixture
+from tests.test_experiments import FOLDER, Loader, killed_in_the_third_step, opened, script  # noqa: F401 - a fixture
 from tests.tiny import save_tiny, tiny_examples
 
 
@@ -164,19 +164,8 @@ def test_a_killed_adaptation_goes_on(script: Loader, tmp_path: Path, monkeypatch
         (tmp_path / "sst2" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     words = ["--data", str(tmp_path), "--tasks", "sst2", "--arms", "DAPT", "--seeds", "1", "--dapt-steps", "4", "--batch", "16"]
     words += ["--model", str(save_tiny("bert", tmp_path / "m")), "--max-length", "16", "--output", str(tmp_path / "out"), "max_steps=1"]
-    args, whole, steps = module.parsed([*words, "min_steps=0"]), module.fit, list[int]()
+    args, steps = module.parsed([*words, "min_steps=0"]), killed_in_the_third_step(module, monkeypatch)
     monkeypatch.setattr(module, "SAVE_STEPS", 2)
-
-    def dies(*given: Any, **named: Any) -> Any:
-        def listen(event: Any) -> None:
-            if event["event"] == "step":
-                steps.append(event["step"])
-                if len(steps) == 3:
-                    raise KeyboardInterrupt
-
-        return whole(*given, **named, listener=listen)
-
-    monkeypatch.setattr(module, "fit", dies)
     cells = opened(module, tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         module.adapted("sst2", "DAPT", 0, args, cells)
