@@ -15,9 +15,10 @@ from torch import nn
 import tempering
 from tempering.contracts import Seeds
 from tempering.errors import CollapseError, MemoryShort, RecipeError
-from tempering.fitting import fit
+from tempering.fitting import evaluator_of, fit
 from tempering.framings.cloze import Cloze
 from tempering.framings.head import Head
+from tempering.framings.verbalizers.proto_verb import ProtoVerb
 from tempering.learner import Learner
 from tempering.mixing import training
 from tempering.mixing.lane import Lane, due
@@ -269,3 +270,12 @@ def test_too_little_memory_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(MixedLearner, "forward", short)
     with pytest.raises(MemoryShort, match=r"in a batch of a, b; lower rows_per_batch \(now 99\)"):
         fit_many({n: tiny_task(12) for n in "ab"}, recipe(LoRA(r=2)), tiny_backbone(), rows_per_batch=99)
+
+
+def test_dev_metrics_are_those_of_the_learner_that_is_returned() -> None:
+    late = Cloze("{text} it was {mask}", words={"bad": "awful", "good": "great"}, verbalizer=ProtoVerb(d=8))
+    task = tiny_task(24)
+    found = fit_many({"late": task}, recipe(LoRA(r=2), framing=late), tiny_backbone())
+    learner = found["late"]
+    assert learner.record["stage"]["best_kept"] and learner.record["stage"]["finished"]
+    assert learner.record["metrics"]["dev"] == evaluator_of(learner, task, task.dev)(learner)[0]

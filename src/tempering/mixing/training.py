@@ -27,6 +27,7 @@ from tempering.quantizing import Quantize, checked
 from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.stages.checks import check_quantized
+from tempering.stages.finishing import close
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
 from tempering.stages.sources import fingerprints
@@ -35,7 +36,6 @@ from tempering.streams import numpy_stream
 from tempering.tasks.task import Task
 from tempering.train.checkpoint import latest
 from tempering.train.device import Place, place
-from tempering.train.evaluate import fit_thresholds
 from tempering.train.fit import Plan
 from tempering.train.progress import Listener, silent
 
@@ -216,23 +216,9 @@ def _pass(mixed: MixedLearner, lanes: Sequence[Lane], seed: int, count: int, whe
 
 def _close(lane: Lane, job: Job, started: float, seeds: Seeds, around: Surroundings) -> None:
     """The record of one task, as a single run writes it."""
-    learner, run, evaluator = lane.learner, lane.run, lane.plan.evaluator
-    learner.framing.finish(learner, lane.feed.examples, numpy_stream(seeds.sampling, "framing", "finish"))
-    if evaluator is not None and job.stage.framing.supervised:
-        fit_thresholds(learner, evaluator)
-    notes = dropout_notes(job.stage, learner)
-    learner.record["stage"] = {
-        "steps": run.step,
-        "best_step": run.best_step,
-        "best_kept": job.stage.load_best_model_at_end and bool(run.history),
-        "history": run.history,
-        **({"facts": run.facts} if run.facts else {}),
-        **({"notes": notes} if notes else {}),
-        "passes": run.passes,
-        "cached": job.stage.cached,
-        "split": run.split,
-        "rows": len(lane.feed.examples),
-    }
+    learner, examples = lane.learner, lane.feed.examples
+    close(learner, job.stage, lane.plan.evaluator, lane.run, examples, seeds)
+    learner.record["stage"]["rows"] = len(examples)
     seconds = time.perf_counter() - started
     results = evaluate(learner, job.task, around.metrics, around.cache)
-    account(learner, job.recipe, job.task, seeds, results, [*job.notes, *notes], started, seconds)
+    account(learner, job.recipe, job.task, seeds, results, [*job.notes, *learner.record["stage"].get("notes", ())], started, seconds)

@@ -1,18 +1,42 @@
-"""The framing's own last step once training is over, and whether it left predictions as they were."""
+"""The end of training: the framing's own last step, whether it left predictions as they were, and the record of the stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tempering.contracts import Example, Seeds
 from tempering.learner import Learner
+from tempering.stages.live_dropout import dropout_notes
 from tempering.streams import numpy_stream
+from tempering.train.evaluate import Evaluator, fit_thresholds
+from tempering.train.fit import Run
+
+if TYPE_CHECKING:
+    from tempering.stages.train import Train
 
 _TORCH = frozenset({"training", "_parameters", "_buffers", "_modules"})  # a pass puts the mode back; tensors are compared by value
+
+
+def close(learner: Learner, stage: Train, evaluator: Evaluator | None, run: Run, examples: Sequence[Example], seeds: Seeds) -> None:
+    """Finish ``learner``, choose its thresholds on the development rows, and note in its record what training it took."""
+    finished = finish(learner, examples, seeds)
+    if evaluator is not None and stage.framing.supervised:
+        fit_thresholds(learner, evaluator)
+    told: Mapping[str, Any] = {"facts": run.facts, "notes": dropout_notes(stage, learner), "finished": finished}
+    learner.record["stage"] = {
+        "steps": run.step,
+        "best_step": run.best_step,
+        "best_kept": stage.load_best_model_at_end and bool(run.history),
+        "history": run.history,
+        "passes": run.passes,
+        "cached": stage.cached,
+        "split": run.split,
+        **{name: value for name, value in told.items() if value},
+    }
 
 
 def finish(learner: Learner, examples: Sequence[Example], seeds: Seeds) -> bool:

@@ -18,7 +18,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.acting import Acting
 from tempering.stages.checks import check_train
-from tempering.stages.finishing import finish
+from tempering.stages.finishing import close
 from tempering.stages.kept import Kept, keep_head, keep_tuning, start_from
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import Surroundings, assemble, material, metric_of, prepared, rows_of, tell_notes
@@ -26,7 +26,7 @@ from tempering.stages.sources import read_source
 from tempering.streams import numpy_stream
 from tempering.train.checkpoint import latest
 from tempering.train.device import Place, place, shards_asked, threads
-from tempering.train.evaluate import Evaluator, fit_thresholds, telling
+from tempering.train.evaluate import Evaluator, telling
 from tempering.train.feed import Feed
 from tempering.train.fit import Plan, fit
 from tempering.train.settings import Loop
@@ -127,7 +127,7 @@ class Train(Loop, Acting):
         start_from(learner, self, task, around.kept)
         where = place(self, shards_asked())
         learner.framing.prepare(learner.to(where.home), rows[0], numpy_stream(seeds.sampling, "framing"))
-        tell_notes(learner, around, notes := dropout_notes(self, learner))
+        tell_notes(learner, around, dropout_notes(self, learner))
         feed, evaluator, identity = material(self, learner, task, rows, seeds, around)
         if self.cached:
             self._compute_once(learner, feed, evaluator, around)
@@ -138,23 +138,9 @@ class Train(Loop, Acting):
             plan = prepared(self, learner, feed, plan, seeds)
         with spread(learner, where) as trained, threads(1 if self.cached else None):
             before, run = self._before(trained, evaluator, where), fit(trained, feed, plan)
-        before |= {"finished": True} if finish(learner, rows[0], seeds) else {}
-        if evaluator is not None and self.framing.supervised:
-            fit_thresholds(learner, evaluator)
+        close(learner, self, evaluator, run, rows[0], seeds)
+        learner.record["stage"] |= {"rows": len(feed.examples)} | before
         around.kept.update(self._kept(learner, task))
-        learner.record["stage"] = {
-            "steps": run.step,
-            "best_step": run.best_step,
-            "best_kept": self.load_best_model_at_end and bool(run.history),
-            "history": run.history,
-            **({"facts": run.facts} if run.facts else {}),
-            **({"notes": notes} if notes else {}),
-            "passes": run.passes,
-            "cached": self.cached,
-            "split": run.split,
-            "rows": len(feed.examples),
-            **before,
-        }
         return learner
 
     def _before(self, learner: Learner, evaluator: Evaluator | None, where: Place) -> dict[str, Any]:
