@@ -91,7 +91,11 @@ def test_a_base_that_is_gone_is_explained_without_an_option_that_nobody_gave(mov
         tempering.load(tmp_path / "model")
     said = str(refused.value)
     assert said.startswith(f"{tmp_path / 'model'}: holds only what was trained, and its base model '{tmp_path / 'old'}' cannot be read")
-    assert "there is no such folder" in said and "tempering.load takes base_model" in said and "--model /" not in said
+    assert (
+        "there is no such folder" in said
+        and "tempering.load and TextClassifier.from_pretrained base_model" in said
+        and "--model /" not in said
+    )
     (tmp_path / "old").mkdir()
     with pytest.raises(ModelError, match="holds no config.json.*put it back, or say where it is now"):
         tempering.load(tmp_path / "model")

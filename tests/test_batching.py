@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempering.batching import close_batches, length_batches
+from tempering.batching import close_batches, even_batches, length_batches
 
 lists = st.lists(st.integers(1, 200), max_size=60)
 
@@ -37,3 +37,12 @@ def test_with_room_for_all_padding_the_batches_are_those_by_length(size: int) ->
     lengths = np.random.default_rng(0).integers(1, 90, 50).tolist()
     pairs = zip(close_batches(lengths, size, 10**9), length_batches(lengths, size), strict=True)
     assert all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize(("count", "size", "sizes"), [(65, 64, [33, 32]), (64, 64, [64]), (3, 1, [1, 1, 1]), (7, 3, [3, 2, 2]), (0, 4, [])])
+def test_batches_that_are_drawn_are_even_and_hold_every_row_once(count: int, size: int, sizes: list[int]) -> None:
+    found, again, other = (even_batches(count, size, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert [len(batch) for batch in found] == sizes
+    assert sorted(int(i) for batch in found for i in batch) == list(range(count))
+    assert [b.tolist() for b in found] == [b.tolist() for b in again]
+    assert count < 4 or [b.tolist() for b in found] != [b.tolist() for b in other]

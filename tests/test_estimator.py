@@ -133,6 +133,18 @@ def test_saved_and_loaded_it_predicts_the_same(quick: TextClassifier, tmp_path: 
     assert again.model == quick.model and again.recipe.name == "head"
 
 
+def test_a_base_that_has_moved_is_given(tmp_path: Path) -> None:
+    texts, labels = rows(24)
+    base = save_tiny("bert", tmp_path / "base")
+    made = TextClassifier("lora", str(base), settings={"max_steps": 2, "min_steps": 0}).fit(texts, labels)
+    made.save_pretrained(tmp_path / "model")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=r"TextClassifier.from_pretrained base_model"):
+        TextClassifier.from_pretrained(tmp_path / "model")
+    again = TextClassifier.from_pretrained(tmp_path / "model", tmp_path / "moved")
+    assert np.array_equal(again.predict_proba(texts), made.predict_proba(texts)) and again.model == str(tmp_path / "moved")
+
+
 def test_it_must_be_fitted_first(quick: TextClassifier, tmp_path: Path) -> None:
     with pytest.raises(NotFittedError):
         quick.predict(["a text"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,20 @@ from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.errors import ModelError, RecipeError, ResumeError
 from tempering.fitting import fit, identity_of
+from tempering.framings.masked_lm import MaskedLM
 from tempering.outlining import outline
 from tempering.plan import explain
 from tempering.quantizing import BLOCK, GROUP, LEVELS, Packed, Quantize, pack, packed_bytes, packed_numbers, saved_bytes, unpack
 from tempering.recipe import Recipe
 from tempering.stages.checks import check_quantized
+from tempering.stages.train import Train
 from tempering.streams import torch_stream
 from tempering.studying import compare
 from tempering.tunings.attach import linear_maps, sizes
+from tempering.tunings.bitfit import BitFit
 from tempering.tunings.deltas import merge_deltas, switch
+from tempering.tunings.frozen import Frozen
+from tempering.tunings.lora import LoRA
 from tests.tiny import FAMILIES, save_tiny, tiny_backbone, tiny_examples, tiny_task
 
 METHODS: tuple[Quantize, ...] = ("8bit", "4bit")
@@ -217,7 +223,10 @@ def test_memory_is_smaller_and_explain_knows_by_how_much(bert: str) -> None:
         ("grft", {}, "tuning grft"),
         ("lora", {"tuning.modules_to_save": ["pooler"]}, "tuning lora"),
         ("l2-sp", {"tuning": "bitfit"}, "l2_sp reads or sets pretrained weights"),
-        ("tapt", {}, "this recipe has 2 stages"),
+        ("tapt", {}, r"stages.0 \(train, tuning full\) changes the model that the next stage starts from"),
+        ("tapt-lora", {"stages.0.tuning": "lora"}, r"stages.0 .*or keep what it adds apart, by keep_tuning"),
+        ("tapt-lora", {"stages.0.tuning": "bitfit"}, r"stages.0 .*nor be saved as a base of their own"),
+        ("prime", {"stages.0.sources": ["a", "b"]}, r"stages.0 \(prime"),
     ],
 )
 def test_what_writes_to_matrices_is_refused_before_anything_is_loaded(name: str, changes: dict[str, Any], said: str, bert: str) -> None:
@@ -227,6 +236,34 @@ def test_what_writes_to_matrices_is_refused_before_anything_is_loaded(name: str,
     with pytest.raises(RecipeError, match="quantize 4bit"):
         fit(chosen, tiny_task(24), "nowhere/at-all", quantize="4bit")
     check_quantized(chosen.stages, None)
+
+
+LOOP: dict[str, Any] = {"max_steps": 3, "min_steps": 0, "learning_rate": 5e-3}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"tuning": LoRA(r=2), "keep_tuning": "start"}, {"tuning": LoRA(r=2), "reuse_tuning": "start"}),
+        ({"tuning": Frozen(), "keep_head": "head"}, {"tuning": LoRA(r=2), "reuse_head": "head"}),
+        ({"tuning": Frozen(), "framing": MaskedLM(), "text": "unlabeled"}, {"tuning": BitFit()}),
+    ],
+)
+def test_stages_that_leave_the_matrices_as_they_are_follow_each_other_packed(
+    first: dict[str, Any], second: dict[str, Any], bert: str, tmp_path: Path
+) -> None:
+    chosen = Recipe("two", (Train(**(LOOP | first)), Train(**(LOOP | second))))
+    learner = fit(chosen, tiny_task(24), bert, quantize="8bit", output_dir=tmp_path / "out")
+    packed, still = Backbone.load(bert, quantize="8bit"), {n: b for n, b in learner.backbone.model.named_buffers() if n.endswith("codes")}
+    assert still and all(torch.equal(b, dict(packed.model.named_buffers())[n]) for n, b in still.items())
+    assert not learner.backbone.changed and explain(chosen, bert, quantize="8bit").stages
+    learner.save_pretrained(tmp_path / "saved")
+    texts = [e.texts for e in tiny_examples(6, start=100)]
+    expected = learner.predict_proba(texts)
+    assert not (tmp_path / "saved" / "base").exists() and np.array_equal(tempering.load(tmp_path / "saved").predict_proba(texts), expected)
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "stage-1")
+    again = fit(chosen, tiny_task(24), bert, quantize="8bit", output_dir=tmp_path / "out", resume=True)
+    assert np.array_equal(again.predict_proba(texts), expected) and not again.backbone.changed
 
 
 def test_other_refusals(bert: str, tmp_path: Path) -> None:

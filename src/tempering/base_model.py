@@ -89,5 +89,5 @@ def _unread(path: Path, base: Mapping[str, Any], where: Path | None, error: Mode
     reason = said.split(": ", 1)[-1].split(";")[0]
     return ModelError(
         f"{path}: holds only what was trained, and its base model {source!r} cannot be read from there ({reason}); put it back, or say"
-        " where it is now: temper predict and temper evaluate take --model, tempering.load takes base_model"
+        " where it is now: temper predict, evaluate and merge take --model, tempering.load and TextClassifier.from_pretrained base_model"
     )

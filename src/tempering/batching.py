@@ -50,6 +50,11 @@ def random_batches(count: int, size: int, rng: np.random.Generator) -> list[Rows
     return [order[i : i + size] for i in range(0, count, size)]
 
 
+def even_batches(count: int, size: int, rng: np.random.Generator) -> list[Rows]:
+    """As few batches of at most ``size`` rows as there can be, in random order, none more than a row larger than another."""
+    return np.array_split(rng.permutation(count), -(-count // size)) if count else []
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether ``error`` says that memory ran out, on a GPU or on the CPU."""
     text = str(error).lower()

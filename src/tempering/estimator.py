@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from tempering.backbone import Backbone
 from tempering.choosing import choose
 from tempering.contracts import Example
 from tempering.errors import DataError, ModelError
@@ -80,11 +81,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.learner_.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> TextClassifier:
-        """A fitted classifier from a folder of `save_pretrained` or ``temper fit``, with equal predictions."""
+    def from_pretrained(cls, folder: str | Path, base_model: Backbone | str | Path | None = None) -> TextClassifier:
+        """A fitted classifier from a folder of `save_pretrained` or ``temper fit``, with equal predictions.
+
+        ``base_model`` is where its base model is now, if not where it was, as in `tempering.load`.
+        """
         from tempering.saving import load
 
-        learner: Learner = load(folder)
+        learner: Learner = load(folder, base_model)
         if getattr(learner.framing, "kind", "text") != "classification":
             raise ModelError(f"{folder}: this model does not predict one class a text; load it with tempering.load")
         made = cls(recipe=Recipe.from_plain(learner.record["recipe"], str(folder)), model=learner.backbone.source)

@@ -148,9 +148,40 @@ def export_peft(learner: Learner, folder: Path) -> bool:
     """
     head, form = learner.framing.export_state(), FORMS[learner.framing.form]
     spec = form.spec(learner.backbone) if head else None
-    modules = sorted({name.split(".", 1)[0] for name in head or ()})
-    write_adapter(learner, folder, spec.body if spec else "", form.task_type if head else "FEATURE_EXTRACTION", modules, head or {})
+    modules, further = {name.split(".", 1)[0] for name in head or ()}, dict(head or {})
+    if spec is not None:
+        for path, tensors in _drawn_modules(learner, spec.body).items():
+            modules, further = modules | {path}, further | tensors
+    write_adapter(learner, folder, spec.body if spec else "", form.task_type if head else "FEATURE_EXTRACTION", sorted(modules), further)
     return bool(head)
+
+
+def drawn(backbone: Backbone) -> dict[str, Tensor]:
+    """Frozen weights of the body that the checkpoint lacks, so that another library draws its own. None where the base is saved along."""
+    lacking = set() if backbone.changed else backbone.own - backbone.pretrained
+    return {name: weight for name, weight in backbone.model.named_parameters() if name in lacking and not weight.requires_grad}
+
+
+def changes_drawn(backbone: Backbone) -> bool:
+    """Whether a tuning's change hangs on `drawn` weights, or they are part of a block: no format of PEFT holds both as they are here."""
+    owners = tuple(f"{name.rpartition('.')[0]}." for name in drawn(backbone))
+    added = set(backbone.model.state_dict()) - backbone.own
+    return any(map(backbone.inside, owners)) or any(name.startswith(owners) for name in added)
+
+
+def _drawn_modules(learner: Learner, prefix: str) -> dict[str, dict[str, Tensor]]:
+    """Path -> tensors of the modules with `drawn` weights that the family's class with this head has too (a pooler), by its names."""
+    import transformers
+
+    backbone, auto = learner.backbone, getattr(transformers, FORMS[learner.framing.form].auto)
+    owners = sorted({name.rpartition(".")[0] for name in drawn(backbone)})
+    if not owners:
+        return {}
+    with quiet(), torch.device("meta"):
+        theirs = set(auto.from_config(classifier_config(learner)).state_dict())
+    body: dict[str, Tensor] = backbone.model.state_dict()
+    held = {owner: {f"{prefix}.{n}": t for n, t in body.items() if n.rpartition(".")[0] == owner} for owner in owners}
+    return {f"{prefix}.{owner}": tensors for owner, tensors in held.items() if set(tensors) <= theirs}
 
 
 def write_adapter(

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tempering.backbone import Backbone
-from tempering.exporting import PROBES, adapter_class, auto_class, distinct, refuse_unlike, write_adapter
+from tempering.exporting import PROBES, adapter_class, auto_class, distinct, drawn, refuse_unlike, write_adapter
 from tempering.layouts import OutputSpec
 from tempering.learner import Learner
 from tempering.pretrained import loaded, quiet
@@ -53,7 +53,7 @@ def export_text_adapter(learner: Learner, folder: Path) -> str:
     where = str(folder / "base") if learner.backbone.changed else learner.backbone.where
     with quiet():
         base: Any = loaded(getattr(transformers, auto).from_pretrained, where, dtype=torch.float32)
-    stem, (modules, further) = stem_of(base), _moved_head(learner, base)
+    modules, further = _moved(learner, base, stem := stem_of(base))
     write_adapter(learner, folder, stem, TASK_TYPES[auto], modules, further)
     with quiet():
         from peft import PeftModel
@@ -69,15 +69,16 @@ def stem_of(model: Any) -> str:
     return prefix if prefix and hasattr(model, prefix) else ""
 
 
-def _moved_head(learner: Learner, base: Any) -> tuple[list[str], dict[str, Tensor]]:
+def _moved(learner: Learner, base: Any, stem: str) -> tuple[list[str], dict[str, Tensor]]:
     """The weights of the language-model head that are not those which ``base`` loads (this stage trained them, or an earlier one, or
-    the checkpoint lacks them): modules to save whole, and tensors by name.
+    the checkpoint lacks them), and those of the body below ``stem`` that the checkpoint lacks: modules to save whole, and tensors by name.
 
     A weight beside a matrix tied to the embeddings (an output bias) goes by its own name alone, as PEFT stores biases: its module whole
     would be a copy of the vocabulary.
     """
     theirs = base.state_dict()
-    mine = _head_state(learner, set(theirs))
+    fresh = {f"{stem}.{name}" if stem else name: weight for name, weight in drawn(learner.backbone).items()}
+    mine = _head_state(learner, set(theirs)) | {name: weight for name, weight in fresh.items() if name in theirs}
     moved = {n for n, weight in mine.items() if n not in theirs or not torch.equal(weight.cpu(), theirs[n])}
     owners = {name.rpartition(".")[0] for name in moved} - {""}
     whole = {owner for owner in owners if {f"{owner}.{name}" for name in base.get_submodule(owner).state_dict()} <= set(mine)}

@@ -26,7 +26,7 @@ from tempering.peak import peak_bytes, reset_peak, versions
 from tempering.quantizing import checked, packed_numbers
 from tempering.recipe import Recipe
 from tempering.resuming import restore
-from tempering.stages.checks import check_quantized, check_sharded, labelled
+from tempering.stages.checks import check_quantized, check_sharded, labelled, moves
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.sources import fingerprints
@@ -150,7 +150,7 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
         done = here / "backbone.safetensors" if here else None
         if i < last and done is not None and around.resume and _finished(done, around):
             restore(backbone, stage, done, seeds)
-            backbone.changed = backbone.changed or not getattr(stage, "apart", False)
+            backbone.changed = backbone.changed or moves(stage)
             around.kept.update(read_kept(done.parent))
             earlier.append(json.loads((done.parent / RECORD).read_text(encoding="utf-8")))
             continue

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering import tags
-from tempering.batching import Rows, close_batches, halving
+from tempering.batching import Rows, close_batches, even_batches, halving
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab, Weights
 from tempering.errors import DataError
 
@@ -79,17 +79,22 @@ class Learner(nn.Module):
         return self.backbone.depth(name) if name.startswith("backbone.") else self.backbone.top + 1
 
     @torch.no_grad()
-    def evaluated(self, prompts: Sequence[Prompt], batch_size: int, work: Callable[[Batch, Rows], Found]) -> list[tuple[Rows, Found]]:
+    def evaluated(
+        self, prompts: Sequence[Prompt], batch_size: int, work: Callable[[Batch, Rows], Found], drawn: bool = False
+    ) -> list[tuple[Rows, Found]]:
         """``work(batch, rows)`` in evaluation mode on every batch, with its rows. Longest texts first: what memory cannot hold shows soon.
+        ``drawn``: batches are drawn and not of like length, the same each time, because what is in one is compared.
 
-        Where it runs out, everything is done again in batches of half the size, and ``fits`` keeps the size for the next time.
+        Where memory runs out, everything is done again in batches of half the size, and ``fits`` keeps the size for the next time.
         """
         self.eval()
 
         def all_of(size: int) -> list[tuple[Rows, Found]]:
-            rng = np.random.default_rng(0)
-            spare = SPARE if self.device.type == "cpu" else SPARE_ON_DEVICE
-            order = close_batches([len(p.input_ids) for p in prompts], size, spare)[::-1]
+            rng, spare = np.random.default_rng(0), SPARE if self.device.type == "cpu" else SPARE_ON_DEVICE
+            if drawn:
+                order = even_batches(len(prompts), size, np.random.default_rng(0))
+            else:
+                order = close_batches([len(p.input_ids) for p in prompts], size, spare)[::-1]
             return [(rows, work(self.framing.collate([prompts[i] for i in rows], rng), rows)) for rows in order]
 
         wanted = min(batch_size, len(prompts), self.fits or batch_size)
@@ -130,7 +135,7 @@ class Learner(nn.Module):
             scores = self(batch)
             return float(self.framing.loss(scores, batch)), int(scores.only.logits.shape[1])
 
-        losses = [found for _, found in self.evaluated(prompts, batch_size, work)]
+        losses = [found for _, found in self.evaluated(prompts, batch_size, work, self.framing.compares_texts)]
         return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
 
     def predictions(self, examples: Sequence[Example], batch_size: int = 64) -> list[Prediction]:
@@ -175,13 +180,20 @@ class Learner(nn.Module):
 
 def as_examples(texts: Sequence[str | tuple[str, str]] | Sequence[Sequence[str]], framing: Any = None) -> list[Example]:
     """Examples without labels. For a framing that tags, a list is the words of one text."""
-    if isinstance(texts, str):
-        raise DataError('predict takes a list of texts, found one string; write learner.predict(["..."])')
-    _check_texts(texts)
+    texts = given_texts(texts)
     if getattr(framing, "kind", "") == "tagging":
         laid = [(t, ()) if isinstance(t, str) else tags.joined(t) for t in texts]
         return [Example((text,), words=words) for text, words in laid]
     return [Example((t,) if isinstance(t, str) else tuple(t)) for t in texts]
+
+
+def given_texts(texts: Iterable[Any]) -> list[Any]:
+    """The texts as a list, and what each is made of: iterators are read once. What is no text is refused by its row."""
+    if isinstance(texts, str):
+        raise DataError('predict takes a list of texts, found one string; write learner.predict(["..."])')
+    found = [t if isinstance(t, str | bytes | Sequence) or not isinstance(t, Iterable) else tuple(t) for t in texts]
+    _check_texts(found)
+    return found
 
 
 def _check_texts(texts: Sequence[Any]) -> None:

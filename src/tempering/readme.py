@@ -71,10 +71,15 @@ def fenced(code: str, language: str, least: str = "```") -> str:
     return f"{fence} {' '.join(code.split())} {fence}" if len(least) == 1 else f"{fence}{language}\n{code.rstrip()}\n{fence}"
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a README, or model card, is of this library."""
+    return path.name == NAME and path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(OURS)
+
+
 def write(folder: Path, ways: Sequence[str], meta: Mapping[str, Any], model: str, auto: str) -> None:
     """Leave a short README in a saved ``folder``, whose ``tempering.json`` holds ``meta``; one that is not of this library stays."""
     path = folder / NAME
-    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(OURS):
+    if path.exists() and not is_ours(path):
         return
     kind, task = str(meta["task"]["kind"]), meta["task"]
     labels = 2 if kind == "question_answering" else len(task["labels"]) or 1

@@ -24,7 +24,7 @@ from tempering.backbone import Backbone
 from tempering.base_model import base_of
 from tempering.codec import decode, encode
 from tempering.errors import ModelError
-from tempering.exporting import adapter_class, compare_reload, export_classifier, export_peft, save_body
+from tempering.exporting import adapter_class, changes_drawn, compare_reload, export_classifier, export_peft, save_body
 from tempering.exporting_text import TASK_TYPES, export_text, export_text_adapter
 from tempering.forms import OURS, clear_forms
 from tempering.learner import Learner
@@ -42,7 +42,8 @@ def form_of(learner: Learner) -> str:
         return "delta"
     if set(learner.backbone.model.state_dict()) == learner.backbone.own:
         return "delta" if _in_small(learner) else "full"
-    return "peft" if hasattr(learner.tuning, "peft_names") and adapter_class(learner) else "delta"
+    theirs = hasattr(learner.tuning, "peft_names") and not changes_drawn(learner.backbone)
+    return "peft" if theirs and adapter_class(learner) else "delta"
 
 
 def _in_small(learner: Learner) -> bool:

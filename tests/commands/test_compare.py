@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tempering.commands.compare import cell_words
+from tempering.framings.masked_lm import MaskedLM
+from tempering.recipe import Recipe
+from tempering.stages.train import Train
 from tests.commands.shared import QUICK, done, refuses
 
 COMPARE = ("compare", "train.csv", "--dev", "dev.csv", "--test", "test.csv", "--recipes", "full,head", "--sizes", "8,all", "--seeds", "2")
@@ -125,3 +128,24 @@ def test_demo_runs_through(here: Path, bert: str, monkeypatch: pytest.MonkeyPatc
     assert (here / "temper-demo/study/report.html").exists() and (here / "temper-demo/model/tempering.json").exists()
     done("demo")  # a second time nothing is trained again
     assert "is finished already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a/b", "expected one without slashes, as 'a-b'"), ("n" * 120, "expected 100 bytes at most, found 120")],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_name_that_no_file_can_have_is_refused_in_a_dry_run_too(
+    name: str, said: str, more: tuple[str, ...], here: Path, bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Recipe.load("head").to_yaml().replace("name: head", f"name: {name}")
+    (here / "mine.yaml").write_text(text, encoding="utf-8")
+    refuses("compare", "train.csv", "--model", bert, "--recipes", "mine.yaml", *QUICK, *more, said=said, capsys=capsys)
+    assert not (here / "study").exists()
+
+
+def test_a_dry_run_refuses_what_predicts_nothing(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Recipe("mlm", (Train(framing=MaskedLM(), text="unlabeled"),)).to_yaml()
+    (here / "mlm.yaml").write_text(text, encoding="utf-8")
+    asked = ("compare", "train.csv", "--model", bert, "--recipes", "mlm.yaml", "--dry-run")
+    refuses(*asked, said="its last stage predicts no labels, so there is no score to compare", capsys=capsys)

@@ -9,8 +9,10 @@ import pytest
 
 from tempering.cli import run
 from tempering.contracts import Example
+from tempering.fitting import fit
+from tempering.recipe import Recipe
 from tempering.saving import load
-from tests.tiny import save_tiny, tiny_examples
+from tests.tiny import save_tiny, tiny_examples, tiny_task
 
 TEXTS = [" ".join(e.texts) for e in tiny_examples(6, seed=3)]
 
@@ -69,6 +71,38 @@ def test_mistakes_are_one_line(
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_base_model_is_never_replaced(fitted: tuple[Path, Path, Path], count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    where, *folders = fitted
+    words = ["merge", *map(str, folders[:count]), "--output-dir", str(where / "base"), "--overwrite"]
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert "would replace the base model of" in said and "which this run reads; give another --output-dir" in said
+    assert load(folders[0]).predict(TEXTS)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["merge", str(tmp_path), "--output-dir", str(tmp_path / "out")]) == 2
     assert "holds no fitted model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["lora", "bitfit", "full"])
+def test_the_base_may_have_moved(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = save_tiny("bert", tmp_path / "base")
+    folders = []
+    for seed in (0, 1):
+        learner = fit(Recipe.load(recipe).override({"max_steps": 2, "min_steps": 0}), tiny_task(16), str(base), seed=seed)
+        folders.append(str(learner.save_pretrained(tmp_path / f"m{seed}")))
+    assert run(["merge", *folders, "--output-dir", str(tmp_path / "before")]) == 0
+    base.rename(tmp_path / "moved")
+    if recipe != "full":
+        assert run(["merge", folders[0], "--output-dir", str(tmp_path / "never")]) == 2
+        assert "temper predict, evaluate and merge take --model" in capsys.readouterr().err
+    given = ["--model", str(tmp_path / "moved")]
+    assert run(["merge", *folders, *given, "--output-dir", str(tmp_path / "after")]) == 0
+    expected = load(tmp_path / "before", tmp_path / "moved").predict_proba(TEXTS)
+    assert load(tmp_path / "after", tmp_path / "moved" if recipe == "lora" else None).predict_proba(TEXTS) == expected
+    assert run(["merge", folders[0], *given, "--output-dir", str(tmp_path / "one")]) == 0
+    assert load(tmp_path / "one").predict(TEXTS)
+    assert run(["merge", folders[0], *given, "--overwrite", "--output-dir", given[1]]) == 2
+    assert "would replace --model" in capsys.readouterr().err and (tmp_path / "moved" / "config.json").exists()

@@ -46,3 +46,33 @@ def test_a_merge_does_not_replace_the_base_that_a_model_keeps(here: Path, bert: 
     shutil.copytree(bert, here / "other")
     refuses("merge", "model", "--output-dir", "other", said="holds a model that tempering did not write", capsys=capsys)
     assert Path("model/base/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["README.md", "recipe.yaml", "metrics.json", "base/notes.txt", "checkpoints/theirs.bin"])
+def test_files_of_the_users_are_not_replaced_or_deleted_unless_told(
+    name: str, here: Path, bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = here / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine", encoding="utf-8")
+    shown = name.partition("/")[0] if name.startswith("base") else name
+    said = f"--output-dir . holds {shown}, which tempering did not write and this run would replace or delete; give another folder"
+    for more in ((), ("--resume",)):
+        refuses("fit", "train.csv", "--model", bert, "--output-dir", ".", *QUICK, *more, said=said, capsys=capsys)
+    refuses("adapt", "train.csv", "--model", bert, "--output-dir", ".", "max_steps=1", said=said, capsys=capsys)
+    assert file.read_text(encoding="utf-8") == "mine" and not (here / "tempering.json").exists()
+    done("fit", "train.csv", "--model", bert, "--recipe", "head", "--output-dir", ".", "--overwrite", *QUICK)
+    assert not file.exists() or file.read_text(encoding="utf-8") != "mine"
+    done("fit", "train.csv", "--model", bert, "--recipe", "head", "--output-dir", ".", "--overwrite", *QUICK)  # its own card
+
+
+def test_a_merge_leaves_a_readme_of_the_users_alone(here: Path, bert: str) -> None:
+    done("fit", "train.csv", "--model", bert, "--recipe", "lora", *QUICK)
+    Path("README.md").write_text("mine", encoding="utf-8")
+    done("merge", "model", "--output-dir", ".")
+    assert Path("README.md").read_text(encoding="utf-8") == "mine" and Path("tempering.json").exists()
+
+
+def test_what_a_run_left_before_its_first_checkpoint_is_no_file_of_the_users(here: Path, bert: str) -> None:
+    Path("model/checkpoints/stage-0").mkdir(parents=True)
+    done("fit", "train.csv", "--model", bert, "--recipe", "head", *QUICK)

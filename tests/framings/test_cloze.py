@@ -165,6 +165,17 @@ def test_values_without_labels_and_scales_without_length(batch_of: BatchOf, exam
         Cloze("{text} it was {mask}").build(task, backbone)
 
 
+def test_words_stand_in_the_order_of_the_classes_however_they_are_listed(task_of: TaskOf) -> None:
+    backbone, poles = tiny_backbone("bert"), {"high": "good", "low": "bad"}
+    module = Cloze("{text} it was {mask}", words=poles).build(task_of("regression"), backbone)
+    assert module.verbalizer.labels == ("low", "high") and list(module.words) == ["low", "high"]
+    with pytest.raises(RecipeError, match="between the poles low and high, found words for bottom, top"):
+        Cloze("{text} it was {mask}", words={"bottom": "bad", "top": "good"}).build(task_of("regression"), backbone)
+    classes = Cloze("{text} it was {mask} not {label:0}", words=dict(reversed(TONES.items()))).build(task_of(), backbone)
+    assert list(classes.words) == list(classes.labels) == list(TONES)
+    assert classes.text.words[0] == (backbone.tokenizer.convert_tokens_to_ids("bad"),)
+
+
 @pytest.mark.parametrize(
     ("tuning", "head"), [(Full(), True), (TopLayers(layers=(-1,)), True), (LoRA(r=2), False), (BitFit(), False), (Frozen(), False)]
 )

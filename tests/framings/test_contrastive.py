@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tempering.batching import even_batches
 from tempering.contracts import Example, Seeds
 from tempering.dropout import dropout_stream
 from tempering.errors import DataError, MemoryShort, ModelError, RecipeError
 from tempering.fitting import fit
 from tempering.framings.contrastive import Contrastive
+from tempering.framings.pairs import Pairs
 from tempering.framings.vectored.vectors import info_nce
 from tempering.plan import explain
 from tempering.recipe import Recipe
@@ -173,6 +175,24 @@ def test_training_lowers_the_held_out_loss() -> None:
     stage = dataclasses.replace(STAGE, framing=Contrastive(pool="mean"), max_steps=40, learning_rate=3e-4)
     record = stage.run(tiny_backbone(), tiny_task(200), SEEDS).record["stage"]
     assert record["history"][-1]["loss"] < record["before"]["loss"]
+
+
+@pytest.mark.parametrize("framing", [Contrastive(), Pairs(loss="cosine"), Pairs(loss="infonce")])
+def test_held_out_texts_are_compared_whatever_their_length(framing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of the whole split in one batch is the formula, also where cutting by length would save padding; of more it is even."""
+    rows = [Example(("good " * n,), ("bad", "good")[n % 2], n) for n in range(1, 22)]
+    learner = assemble(Train(framing=framing), tiny_backbone(), Task.from_examples(rows, rows), SEEDS)
+    prompts = [p for said in learner.framing.render(rows, (), np.random.default_rng(0)) for p in said]
+    sizes, collate = list[int](), learner.framing.collate
+    monkeypatch.setattr(learner.framing, "collate", lambda p, rng: (sizes.append(len(p)), collate(p, rng))[1])
+    monkeypatch.setattr("tempering.learner.SPARE", 1)
+    whole = learner.mean_loss(prompts, 64)
+    learner.mean_loss(prompts, 20)
+    assert sizes == [21, 11, 10]
+    (drawn,) = even_batches(21, 64, np.random.default_rng(0))
+    batch = collate([prompts[i] for i in drawn], np.random.default_rng(0))
+    with torch.no_grad():
+        assert whole == pytest.approx(float(learner.framing.loss(learner.eval()(batch), batch)), rel=1e-4)
 
 
 def test_a_prediction_is_a_vector_of_length_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import weakref
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +25,18 @@ from tempering.contracts import Example, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
+from tempering.framings.gaps import draws
 from tempering.framings.gaps.demonstrations_module import DemonstrationsModule
 from tempering.framings.gaps.draws import Pool, kept, likenesses
 from tempering.framings.gaps.sentence_vectors import sentence_vectors
 from tempering.framings.head import Head
 from tempering.framings.verbalizers.auto_words import AutoWords, AutoWordsModule
 from tempering.framings.verbalizers.calibrated import Calibrated
+from tempering.framings.verbalizers.composed import Composed
+from tempering.framings.verbalizers.manual import Manual
 from tempering.framings.verbalizers.proto_verb import ProtoVerb
+from tempering.framings.verbalizers.soft import Soft
+from tempering.framings.verbalizers.warp import WARP
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings
@@ -133,6 +139,50 @@ def test_the_filter_shows_only_what_is_alike() -> None:
     assert shown == expected and len(expected) == 4
 
 
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_what_is_alike_is_held_for_one_query_at_a_time(share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all at once it would be rows times rows numbers."""
+    rows, held, chunks = tiny_task(24).train.examples, [], []
+    framing = prepared(Demonstrations(CLOZE, filter=share), tiny_task(24)).framing
+    whole = [tuple(p.input_ids) for (p,) in framing.render(rows, rows, RNG(1))]
+    original = Pool.alike
+
+    def alike(self: Pool, query: Example, likeness: Any, rate: Any) -> Any:
+        found = original(self, query, likeness, rate)
+        held.extend(weakref.ref(part) for part in found)
+        chunks.append(0 if likeness is None else likeness.untyped_storage().size() // 4 // len(rows))
+        assert sum(one() is not None for one in held) <= 4
+        return found
+
+    monkeypatch.setattr(Pool, "alike", alike)
+    monkeypatch.setattr(draws, "CHUNK", 5)
+    assert [tuple(p.input_ids) for (p,) in framing.render(rows, rows, RNG(1))] == whole
+    assert len(chunks) == 24 and max(chunks) == (0 if share is None else 5)
+
+
+@pytest.mark.parametrize(
+    ("template", "first"), [("{text} {mask} {mask} very {mask}", "{} film was very sad"), ("{text} {mask}", "{} film was sad")]
+)
+def test_each_mask_of_an_example_holds_its_own_word(template: str, first: str) -> None:
+    cloze = Cloze(template, Composed(), words={"bad": ("film", "was", "sad"), "good": ("film", "is", "happy")})
+    framing, labels = prepared(Demonstrations(cloze, filter=None)).framing, {e.texts[0]: e.label for e in tiny_task().train.examples}
+    for (prompt,) in (found[:1] for found in framing.render(tiny_task().dev.examples, (), RNG(0))):
+        query, bad, good = texts(prompt.input_ids)
+        assert query.count("[MASK]") == 3
+        second = first.replace("was", "is").replace("sad", "happy")
+        stems = [shown.removesuffix(said.removeprefix("{}")) for shown, said in ((bad, first), (good, second))]
+        assert [labels.get(stem) for stem in stems] == ["bad", "good"]
+
+
+@pytest.mark.parametrize("verbalizer", [Soft(), WARP(), Manual()], ids=["soft", "warp", "manual"])
+def test_examples_show_the_words_of_their_own_class_however_the_words_are_listed(verbalizer: Any) -> None:
+    cloze = Cloze("{text} it was {mask}", verbalizer, words={"good": "happy", "bad": "sad"})
+    framing, labels = prepared(Demonstrations(cloze, filter=None)).framing, {e.texts[0]: e.label for e in tiny_task().train.examples}
+    for shown in texts(framing.render(tiny_task().dev.examples[:1], (), RNG(0))[0][0].input_ids)[1:]:
+        text, word = split(shown)
+        assert word == {"good": "happy", "bad": "sad"}[labels[text]]
+
+
 @torch.no_grad()
 def test_sentence_vectors_are_mean_states_of_length_one() -> None:
     backbone = tiny_backbone("roberta").eval()
@@ -144,7 +194,7 @@ def test_sentence_vectors_are_mean_states_of_length_one() -> None:
     for vector, row in zip(found, rows, strict=True):
         states = backbone.encode(dict(backbone.tokenizer(" ".join(row.texts), return_tensors="pt"))).last[0]
         assert torch.allclose(vector, F.normalize(states.mean(0), dim=0), atol=1e-5)
-    assert torch.allclose(likenesses(found, found), found @ found.T) and sentence_vectors(backbone, []).shape == (0, 32)
+    assert torch.allclose(torch.stack([*likenesses(found, found)]), found @ found.T) and sentence_vectors(backbone, []).shape == (0, 32)
 
 
 def test_a_named_encoder_says_what_is_alike(tmp_path: Path) -> None:

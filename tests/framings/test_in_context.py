@@ -16,11 +16,15 @@ from tempering.contracts import Example, Prediction, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.framings.asked.calibration import content_free
 from tempering.framings.asked.choice import answered
+from tempering.framings.asked.in_context_module import InContextModule
 from tempering.framings.asked.left_to_right import log_probabilities
+from tempering.framings.asked.retrieval import embedded, nearness
 from tempering.framings.in_context import InContext
 from tempering.learner import Learner
 from tempering.plan import explain
 from tempering.recipe import Recipe
+from tempering.stages.setup import Surroundings
+from tempering.stages.train import Train
 from tempering.stages.use import Use
 from tempering.tasks import Task
 from tests.tiny import NEGATIVE, POSITIVE, save_tiny, tiny_backbone, tiny_examples, tiny_task
@@ -419,6 +423,8 @@ def test_a_pair_gets_the_plain_format_of_pairs() -> None:
         ({"scoring": "channel", "search": "vocabulary"}, "set search: labels"),
         ({"encoder": "minilm"}, "set that, or drop it"),
         ({"calibration": "contextual", "placeholders": ()}, "give at least one"),
+        ({"order": "global_entropy", "shots": 3, "contexts": 8}, "3 shots have 6 different orders: .* give contexts of at most that"),
+        ({"order": "local_entropy", "permutations": 4, "contexts": 5}, "contexts=5 of permutations=4: .* or more permutations"),
         ({"calibration": "contextual", "search": "vocabulary"}, "lifts the rarest tokens .* use additive"),
         ({"calibration": "batch", "search": "vocabulary"}, "calibration batch divides .* use additive"),
         ({"scoring": "pmi", "search": "vocabulary"}, "compares given answers, and search: vocabulary writes one"),
@@ -443,6 +449,12 @@ def test_contradictions_are_refused_before_anything_is_loaded(given: dict[str, A
         ("gpt2", {"words": {"bad": "zzz", "good": "good"}}, RecipeError, r"words: 'zzz' becomes \[UNK\] in this model's vocabulary"),
         ("gpt2", {"shots": 30, "max_length": 60}, RecipeError, "shots=30, but there are 24 labelled training rows"),
         ("gpt2", {"shots": 13, "per_class": True}, RecipeError, "label 'bad' has 12 training rows"),
+        (
+            "gpt2",
+            {"shots": 2, "per_class": True, "order": "local_entropy", "contexts": 25, "permutations": 30},
+            RecipeError,
+            "24 different",
+        ),
         ("gpt2", {"shots": 24, "retrieval": "bm25"}, RecipeError, "24 shots are to be retrieved from 24 training rows"),
     ],
 )
@@ -460,15 +472,52 @@ def test_other_kinds_of_task_are_refused() -> None:
 
 def test_training_moves_the_model_by_the_same_likelihoods() -> None:
     """Fixed-prompt tuning of a causal model: the loss is minus the log-probability of the right answer, and falls."""
-    from tempering.stages.train import Train
-
     stage = Train(framing=InContext(**(GIVEN | {"shots": 1})), max_steps=8, learning_rate=3e-3, per_device_train_batch_size=12)
     told: list[dict[str, Any]] = []
-    from tempering.stages.setup import Surroundings
-
     learner = stage.run(tiny_backbone("gpt2"), tiny_task(24), Seeds.of(0), around=Surroundings(listener=told.append))
     losses = [event["loss"] for event in told if event["event"] == "step"]
     assert losses[-1] < losses[0] and learner.trained()
+
+
+def trained(**given: Any) -> Learner:
+    stage = Train(framing=InContext(**(GIVEN | {"shots": 1} | given)), max_steps=3, eval_steps=2, learning_rate=1e-2)
+    return stage.run(tiny_backbone("gpt2"), tiny_task(24), Seeds.of(0))
+
+
+def test_neighbors_are_found_by_the_first_model_in_training_and_by_the_trained_one_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, seen = InContextModule.finish, []
+
+    def finish(self: InContextModule, learner: Learner, *rest: Any) -> None:
+        seen.append([p.extra.shown for p in prompts(learner, dev())])
+        original(self, learner, *rest)
+
+    monkeypatch.setattr(InContextModule, "finish", finish)
+    learner = trained(retrieval="knn", shots=3)
+    monkeypatch.undo()
+    fresh = learner_of(retrieval="knn", shots=3)
+    assert seen == [[p.extra.shown for p in prompts(fresh, dev())]]
+    pool = [e.texts[0] for e in learner.framing.pool]
+    vectors = learner.framing.get_buffer("embeddings")
+    torch.testing.assert_close(vectors, embedded(learner.backbone, pool), rtol=0, atol=1e-6)
+    assert not torch.allclose(vectors, fresh.framing.get_buffer("embeddings"), atol=1e-3)
+    near = nearness(vectors, embedded(learner.backbone, [e.texts[0] for e in dev()]), "cosine")
+    assert [p.extra.shown[-1] for p in prompts(learner, dev())] == near.argmax(-1).tolist()
+    assert learner.record["stage"]["finished"]
+
+
+def test_the_premise_is_compared_with_while_neighbors_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(InContextModule, "finish", lambda self, *_: seen.append(self.get_buffer("unconditional").clone()))
+    trained(retrieval="bm25", scoring="pmi", template=TEMPLATE)
+    assert bool((seen[0] < 0).all())
+
+
+def test_orders_cannot_be_told_apart_without_any_text() -> None:
+    rows = tiny_examples(4)
+    task = Task.from_examples(train=rows)
+    with pytest.raises(RecipeError, match="it wrote none, and all 4 rows are shown: give fewer shots"):
+        learner_of("bert", task, shots=4, order="global_entropy")
+    assert learner_of("bert", task, shots=3, order="global_entropy").framing.contexts
 
 
 @pytest.mark.slow

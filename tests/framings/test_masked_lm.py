@@ -235,3 +235,17 @@ def test_a_saved_folder_is_one_of_transformers_and_a_model_to_start_from(family:
     assert isinstance(again.lm_head, LMHead) and not again.lm_head.fresh
     assert all(torch.equal(a, b) for a, b in zip(again.lm_head.state_dict().values(), head.state_dict().values(), strict=True))
     assert all(torch.equal(again.model.state_dict()[n], t) for n, t in learner.backbone.model.state_dict().items())
+
+
+def test_a_head_that_lacks_its_bias_alone_is_the_pretrained_one(tmp_path: Path) -> None:
+    """As transformers reads it: the bias is zero, all else from the checkpoint. One that lacks more is drawn."""
+    from safetensors.torch import load_file, save_file
+
+    theirs = save_masked_lm("bert", tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    for gone in ("cls.predictions.bias", "cls.predictions.transform.dense.weight"):
+        save_file({n: t for n, t in state.items() if n not in (gone, "cls.predictions.decoder.bias")}, tmp_path / "model.safetensors")
+        backbone = Backbone.load(str(tmp_path))
+        head = ensure_lm_head(backbone)
+        assert head.bias is not None and not head.bias.any() and head.fresh == gone.endswith("dense.weight")
+        assert torch.equal(head.dense.weight, theirs.cls.predictions.transform.dense.weight) != head.fresh

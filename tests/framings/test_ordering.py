@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tempering.framings.asked.ordering import entropy, global_entropy, local_entropy, probes, some_permutations
+from tempering.framings.asked.ordering import entropy, global_entropy, local_entropy, orders_of, probes, some_permutations
 from tempering.framings.asked.prompt_text import FORMATS, Pattern
 
 
@@ -37,6 +37,7 @@ def test_all_orders_of_few_and_different_ones_of_many() -> None:
     assert len(set(many)) == 24 and all(sorted(order) == list(range(8)) for order in many)
     assert some_permutations(8, 24, np.random.default_rng(1)) == some_permutations(8, 24, np.random.default_rng(1))
     assert some_permutations(1, 24, rng) == [(0,)]
+    assert [orders_of(count, 24) for count in (0, 1, 3, 4, 5, 1000)] == [1, 1, 6, 24, 24, 24]
 
 
 def test_probes_are_what_the_model_wrote_in_the_form_of_the_template() -> None:

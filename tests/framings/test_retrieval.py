@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tempering.contracts import Example
+from tempering.framings.asked import retrieval
 from tempering.framings.asked.retrieval import BM25, K1, B, Neighbors, embedded, joined, nearest, nearness
 from tests.tiny import tiny_backbone
 
@@ -25,6 +28,28 @@ def test_bm25_is_its_formula() -> None:
         return idf * often * (K1 + 1) / (often + K1 * (1 - B + B * length / mean))
 
     assert found.tolist() == pytest.approx([part(1, 2, 2) + part(1, 2, 1), part(2, lengths[1], 2), 0.0])
+
+
+def test_bm25_of_many_texts_is_the_sum_over_the_querys_words_text_by_text() -> None:
+    rng = np.random.default_rng(0)
+    pool = [" ".join(f"w{int(i)}" for i in rng.zipf(1.3, rng.integers(0, 30)) % 40) for _ in range(60)]
+    counts = [Counter(text.split()) for text in pool]
+    mean = sum(sum(found.values()) for found in counts) / len(pool)
+    index = BM25(pool)
+    for query in (*pool[:20], "w1 w1 W2 unheard", "", "unheard"):
+        expected = np.zeros(len(pool))
+        for word in query.lower().split():
+            holding = sum(word in found for found in counts)
+            idf = math.log(1 + (len(pool) - holding + 0.5) / (holding + 0.5))
+            for i, found in enumerate(counts):
+                length = sum(found.values())
+                expected[i] += idf * found[word] * (K1 + 1) / (found[word] + K1 * (1 - B + B * length / mean))
+        np.testing.assert_allclose(index.scores(query), expected, rtol=0, atol=1e-9)
+
+
+def test_bm25_looks_only_at_texts_that_hold_a_word_of_the_query() -> None:
+    index = BM25([*(f"common rare{i}" for i in range(50)), "other"])
+    assert len(index.rows) == len(index.added) == 101 and index.scores("other").nonzero()[0].tolist() == [50]
 
 
 def test_an_embedding_is_the_mean_of_the_texts_states_alone_or_in_a_batch() -> None:
@@ -44,9 +69,11 @@ def test_cosine_and_distance_rank_by_different_things() -> None:
 
 def test_the_nearest_first_ties_by_number_excluded_aside() -> None:
     scores = np.array([0.1, 0.9, 0.9, 0.5])
-    assert nearest(scores, 3, "aabb", [], per_class=False) == [1, 2, 3]
-    assert nearest(scores, 3, "aabb", [1], per_class=False) == [2, 3, 0]
-    assert nearest(scores, 1, "aabb", [], per_class=True) == [1, 2]
+    classes = np.array([0, 0, 1, 1])
+    assert nearest(scores, 3, classes, [], per_class=False) == [1, 2, 3]
+    assert nearest(scores, 3, classes, [1], per_class=False) == [2, 3, 0]
+    assert nearest(scores, 1, classes, [], per_class=True) == [1, 2]
+    assert nearest(scores, 2, classes, [1], per_class=True) == [2, 3, 0]
 
 
 def test_a_query_never_finds_itself() -> None:
@@ -63,6 +90,21 @@ def test_neighbors_by_embedding() -> None:
     near = nearness(embeddings, embedded(backbone, [joined(q) for q in queries]), "cosine")
     assert list(neighbors.of(queries, embeddings)) == [(int(row.argmax()),) for row in near]
     assert list(neighbors.of([], embeddings)) == []
+
+
+def test_nearness_is_held_for_some_queries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, seen = tiny_backbone("bert"), []
+    neighbors = Neighbors(ROWS, [e.label for e in ROWS], 2, False, "cosine", (backbone,))
+    queries = [Example((f"the {w} film",)) for w in ("good", "bad", "happy", "sad", "very")]
+    whole = list(neighbors.of(queries, embedded(backbone, TEXTS)))
+
+    def spied(pool: torch.Tensor, asked: torch.Tensor, metric: Any) -> torch.Tensor:
+        seen.append(len(asked))
+        return nearness(pool, asked, metric)
+
+    monkeypatch.setattr(retrieval, "CHUNK", 2)
+    monkeypatch.setattr(retrieval, "nearness", spied)
+    assert list(neighbors.of(queries, embedded(backbone, TEXTS))) == whole and seen == [2, 2, 1]
 
 
 def test_a_pair_stands_as_its_two_texts() -> None:

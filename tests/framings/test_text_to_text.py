@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import math
+import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import AddedToken
 
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
+from tempering.framings.output_head import ensure_output_head
 from tempering.framings.text_to_text import TextToText
 from tempering.framings.writing.base import CUE
 from tempering.framings.writing.encoding import Encoder
 from tempering.framings.writing.losses import length_norm, lm, unlikelihood
+from tempering.framings.writing.source import Source
+from tempering.framings.writing.states import writes
 from tempering.framings.writing.trie import Stretches, Trie, allowing
 from tempering.learner import Learner
 from tempering.stages.setup import assemble
 from tempering.stages.use import Use
 from tempering.tasks.task import Split, Task
-from tests.tiny import tiny_backbone, tiny_examples, tiny_task
+from tests.tiny import tiny_backbone, tiny_examples, tiny_model, tiny_task, tiny_tokenizer
 
 WRITERS = ("t5", "bart", "gpt2", "llama", "qwen2")
 LABELS = {"bad": "very bad", "good": "good"}  # of two tokens and of one
@@ -337,3 +343,57 @@ def test_kinds_and_models_that_cannot_be_served_say_why() -> None:
     plain = Task("t", "tagging", ("X", "Y"), Split("train", (Example(("a b",), ("X", "Y"), 1, ((0, 1), (2, 3))),)))
     with pytest.raises(RecipeError, match="no entities"):
         learner(TextToText(), task=plain)
+
+
+def one_by_one(module: Any, example: Example) -> list[int]:
+    """The longest text loses its last token, of equals the first, and all is read anew, until it fits."""
+    source, texts = module.source, list(example.texts)
+    while len(row := source._ids([source.fill(example, texts)])[0]) > source.length:
+        ends = [source._ends(text) for text in texts]
+        longest = max(range(len(texts)), key=lambda i: len(ends[i]))
+        kept = len(ends[longest]) - 1
+        texts[longest] = texts[longest][: min(ends[longest][kept - 1], len(texts[longest]) - 1) if kept else 0]
+    return row
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2", "qwen2"])
+def test_what_is_cut_is_what_goes_token_by_token_and_takes_few_readings(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    words = ["good", "bad", "film", "long", "the", "é", "unseen"]
+    module = learner(TextToText("{text} {text_pair}", max_source_length=40), family).framing
+    pairs = [tuple(" ".join(draw.choices(words, k=draw.randint(1, 80))) for _ in range(2)) for _ in range(40)]
+    rows = [Example(pair, None, i) for i, pair in enumerate(pairs)]
+    expected = [one_by_one(module, row) for row in rows]
+    read: list[int] = []
+    ids = Source._ids
+    monkeypatch.setattr(Source, "_ids", lambda self, parts: (read.append(len(parts)), ids(self, parts))[1])
+    assert module.source.encode(rows) == expected
+    assert sum(read) <= 4 * len(rows)
+
+
+def test_a_long_pair_takes_no_longer_than_its_length_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = learner(TextToText(max_source_length=40)).framing
+    read: list[int] = []
+    ids = Source._ids
+    monkeypatch.setattr(Source, "_ids", lambda self, parts: (read.append(len(parts)), ids(self, parts))[1])
+    (row,) = module.source.encode([Example((" ".join(["good"] * 600), " ".join(["bad"] * 600)), None, 1)])
+    assert len(row) == 40 and len(read) <= 4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_matrix_whose_bias_alone_is_missing_is_the_pretrained_one(tied: bool, tmp_path: Path) -> None:
+    """The bias is zero, as in transformers, and what the checkpoint has of the matrix is read; without its matrix a head is fresh."""
+    theirs = tiny_model("bart", loader="AutoModelForSeq2SeqLM")
+    state = {name: tensor.clone() for name, tensor in theirs.state_dict().items() if name != "final_logits_bias"}
+    state["lm_head.weight"] = state["model.shared.weight"] + (0 if tied else 1)
+    theirs.config.tie_word_embeddings = tied
+    for gone in ([], ["lm_head.weight"]):
+        theirs.config.save_pretrained(tmp_path)
+        save_file({name: tensor for name, tensor in state.items() if name not in gone}, tmp_path / "model.safetensors", {"format": "pt"})
+        tiny_tokenizer("bart").save_pretrained(tmp_path)
+        backbone = Backbone.load(str(tmp_path))
+        writes(backbone)
+        head = ensure_output_head(backbone)
+        assert head.bias is not None and not head.bias.any() and head.fresh == (not tied and bool(gone))
+        if head.own is not None:
+            assert torch.equal(head.own.weight, state["lm_head.weight"]) != bool(gone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import transformers
 import tempering
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
-from tempering.errors import ModelError
+from tempering.errors import ModelError, RecipeError
 from tempering.fitting import fit
 from tempering.framings.head import Head
 from tempering.framings.text_to_text import TextToText
@@ -256,3 +257,23 @@ def test_a_plan_counts_the_decoder_too(bases: Path) -> None:
     assert plan.parameters == sum(p.numel() for p in whole.model.parameters())
     assert plan.stages[0].backbone_trained == 2 * (2 * 32 + 64) + 2 * (4 * 32 + 64) == IA3().count(whole)
     assert plan.stages[0].head_trained == 0 and plan.blocks == 4
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("war, peace", "label 'war, peace' would be written 'war, peace', but a comma stands between the labels of a row"),
+        ("None", "label 'None' would be written 'None', but 'none' stands for a row without labels"),
+    ],
+)
+def test_a_label_that_no_list_of_labels_can_hold_is_refused_before_training(label: str, said: str, tmp_path: Path) -> None:
+    rows = [Example(e.texts, ("a", label) if i % 2 else ("a",), i) for i, e in enumerate(tiny_examples(8))]
+    task, model = Task.from_examples(rows, kind="multilabel"), str(save_tiny("t5", tmp_path))
+    chosen = Recipe("t", (Train(framing=TextToText(), max_steps=1),))
+    for run in (fit, lambda recipe, task, model: explain(recipe, model, task)):
+        with pytest.raises(RecipeError, match=re.escape(said)) as error:
+            run(chosen, task, model)
+        assert f'words: {{"{label}": ...}}' in str(error.value)
+    sets = targets_of(task, {label: "other"}, 0.2)
+    assert set(sets.read(sets.text(rows[1]), rows[1]).label) == {"a", label}
+    assert targets_of(Task.from_examples([Example(("t",), label), Example(("t",), "a")], kind="classification"), {}, 0.2)

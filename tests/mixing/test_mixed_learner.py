@@ -168,6 +168,15 @@ def test_what_is_no_text_is_refused_by_its_place(bad: Any, made: Made) -> None:
             predict(["a", bad])
 
 
+def test_iterators_of_texts_are_read_once(made: Made) -> None:
+    mixed, alone = made
+    texts, pairs = ["a good day", "a bad day"], [("a good", "day"), ("a bad", "day")]
+    for predict in (alone["lora-4"].predict_proba, lambda texts: mixed.predict_proba(texts, "lora-4")):
+        assert predict(iter(texts)) == predict(map(str, texts)) == predict(texts)
+        assert predict(zip(*zip(*pairs, strict=True), strict=True)) == predict(iter(pair) for pair in pairs) == predict(pairs)
+        assert len(predict(pairs)) == 2
+
+
 def test_base_tensors_are_shared_and_a_copy_shares_nothing(made: Made) -> None:
     mixed, alone = made
     changed = sum(w.numel() for learner in alone.values() for w in learner.trained().values())

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import tempering
-from tempering.contracts import Seeds
+from tempering.backbone import Backbone
+from tempering.contracts import Example, Seeds
 from tempering.errors import DataError, RecipeError
 from tempering.fitting import fit
+from tempering.framings.cloze import Cloze
 from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
 from tempering.framings.prototypes import Prototypes
@@ -24,10 +26,12 @@ from tempering.stabilizers.r_drop import RDrop
 from tempering.stages.multi_task import MultiTask, TaskSource
 from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
+from tempering.tasks import Task
 from tempering.tunings.fish import FISH
 from tempering.tunings.lora import LoRA
+from tests.framings.test_masked_lm import save_masked_lm
 from tests.laws.bench import bits, differing
-from tests.tiny import save_tiny, tiny_backbone, tiny_task
+from tests.tiny import save_tiny, tiny_backbone, tiny_examples, tiny_task
 
 LOOP: dict[str, Any] = {"max_steps": 6, "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 0}
 SEEDS = Seeds.of(0)
@@ -91,6 +95,20 @@ def test_the_users_task_may_be_among_them_and_then_it_is_what_comes_out(write: A
     assert again.predictions(task.dev.examples) == learner.predictions(task.dev.examples)
 
 
+def test_a_pair_cloze_among_them_is_read_the_same_way_after_a_reload(write: Any, tmp_path: Path) -> None:
+    rows = [Example((e.texts[0], "it was very good"), e.label, e.row) for e in tiny_examples(12)]
+    save_masked_lm("bert", tmp_path / "base")
+    cloze = Cloze(words={"bad": "bad", "good": "good"})
+    made = stage(write("other"), TaskSource(None, cloze, name="mine"), max_steps=2, per_device_eval_batch_size=5)
+    learner = made.run(Backbone.load(str(tmp_path / "base")), Task.from_examples(rows, rows[:4]), SEEDS)
+    assert learner.eval_batch_size == 5
+    learner.save_pretrained(tmp_path / "model")
+    back = tempering.load(tmp_path / "model")
+    assert [p.probabilities for p in back.predictions(rows)] == [p.probabilities for p in learner.predictions(rows)]
+    turned = [Example(e.texts[::-1], e.label, e.row) for e in rows]
+    assert [p.probabilities for p in back.predictions(turned)] != [p.probabilities for p in back.predictions(rows)]
+
+
 def test_a_head_kept_by_name_is_where_a_later_stage_starts(write: Any) -> None:
     made = stage(TaskSource(write("a"), keep_head="tone"), write("b", seed=1))
     frozen = {"max_steps": 1, "learning_rate": 1e-12, "num_train_epochs": 1, "tuning": "frozen", "load_best_model_at_end": False}
@@ -124,6 +142,15 @@ def test_label_smoothing_reaches_every_task(write: Any) -> None:
     assert [part.smoothing for part in learner.framing.parts.values()] == [0.1, 0.1]
     with pytest.raises(RecipeError, match="framing head of task value has no such targets"):
         run(stage(write("a"), write("value", kind="regression"), label_smoothing_factor=0.1))
+
+
+def test_rows_are_weighed_by_class_in_those_tasks_that_have_classes(write: Any) -> None:
+    lean = write("lean", 9, seed=2)  # five rows of one class and four of the other
+    others = (TaskSource(write("value", kind="regression")), TaskSource(write("text"), MaskedLM(0.5)))
+    plain, weighed = (run(stage(lean, *others, class_weights=how, sampling="uniform")) for how in ("none", "balanced"))
+    assert differing(bits(plain), bits(weighed))
+    with pytest.raises(RecipeError, match="class_weights 'balanced' weighs a row by its one class, and a row of regression has none"):
+        run(stage(*others, class_weights="balanced"))
 
 
 def test_it_survives_yaml_and_overrides(write: Any) -> None:

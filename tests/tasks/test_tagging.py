@@ -322,3 +322,22 @@ def test_rows_to_predict_and_to_evaluate(tmp_path: Path) -> None:
     assert gold.label == ("B-PER",)
     with pytest.raises(DataError, match="found 'B-LOC' at word 1, which the training data lacks"):
         read_labeled(write(tmp_path / "b.conll", "Ada B-LOC\n"), labels, "tagging", columns=columns)
+
+
+@pytest.mark.parametrize("begin", ["#begin document (nw/wsj); part 000", "#begin document (a b)", ""])
+@pytest.mark.parametrize("gap", ["", "\n"])
+@pytest.mark.parametrize("columns", [2, 5])
+def test_the_borders_of_a_document_are_no_words_whatever_their_columns(tmp_path: Path, begin: str, gap: str, columns: int) -> None:
+    """CoNLL-2012: of 5 and 2 columns, as the words of these files; also without an empty line beside them."""
+
+    def line(word: str, tag: str) -> str:
+        return " ".join([word, *["-"] * (columns - 2), tag])
+
+    document = "\n".join([begin, line("EU", "B-ORG"), line("rejects", "O"), gap + "#end document"])
+    found = read_table(write(tmp_path / "a.conll", f"{document}\n{document}\n")).columns
+    assert found["tokens"] == [["EU", "rejects"]] * 2 and found["tags"] == [["B-ORG", "O"]] * 2
+
+
+def test_a_hashtag_before_a_tag_is_a_word(tmp_path: Path) -> None:
+    found = read_table(write(tmp_path / "a.conll", "paper document\n\n#end document\nof O\n")).columns
+    assert found["tokens"] == [["paper"], ["#end", "of"]]

@@ -111,11 +111,17 @@ def evaluate(
 
 
 @app.command()
-def merge(folders: o.Folders, weights: o.Weights = None, output_dir: o.OutputDir = Path("merged"), overwrite: o.Overwrite = False) -> None:
+def merge(
+    folders: o.Folders,
+    weights: o.Weights = None,
+    model: o.Base = None,
+    output_dir: o.OutputDir = Path("merged"),
+    overwrite: o.Overwrite = False,
+) -> None:
     """Fold what a tuning added into the weights.
 
     The merged model is as fast as the plain one. Several models that were tuned from one base are added up.
     """
     from tempering.commands import merging as command
 
-    command.run(folders, weights, output_dir, overwrite)
+    command.run(folders, weights, output_dir, overwrite, model)

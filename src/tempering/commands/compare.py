@@ -81,6 +81,7 @@ def read_sizes(words: str) -> tuple[int | None, ...]:
 def prepare(request: Request, task: Task) -> tuple[list[Recipe], list[Plan]]:
     """The recipes and what each will do; one that cannot work is refused before anything runs."""
     from tempering.plan import explain, outline
+    from tempering.study.about import comparable
 
     names = [name for name in (name.strip() for name in request.recipes.split(",")) if name]
     recipes = [read_recipe(name, request.settings, task)[0] for name in names]
@@ -88,6 +89,7 @@ def prepare(request: Request, task: Task) -> tuple[list[Recipe], list[Plan]]:
     if doubled or not recipes:
         what = f"found {sorted(doubled)[0]!r} twice; give each its own name" if doubled else "found none; see  temper list recipes"
         raise RecipeError(f"--recipes {request.recipes}: expected recipes of different names, {what}")
+    comparable(recipes)
     plans = [explain(recipe, outline(request.model, request.quantize), task) for recipe in recipes]
     warn(examined(task, outline(request.model)), request.source)
     return recipes, plans

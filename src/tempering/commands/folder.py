@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.commands.console import as_json
 from tempering.errors import RecipeError, ResumeError
-from tempering.forms import MARK, OURS, WHOLE, clear_forms, remove
+from tempering.forms import FORMS, MARK, OURS, WHOLE, clear_forms, remove
 from tempering.pretrained import locate
+from tempering.readme import NAME, is_ours
 from tempering.train.progress import first_process
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from tempering.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
+BESIDE = (NAME, "recipe.yaml", "metrics.json", "split.json")  # what `write` leaves beside a model
+_WORK = re.compile(r"checkpoint-\d+$|backbone\.safetensors$|logits\.safetensors$")  # that of training, a finished stage, a model of PET
+_RUN = re.compile(r"stage-\d+$|try-\d+$|tries\.json$|\.")  # what a run leaves among checkpoints before the first of them
 
 
 def finished(where: Path) -> bool:
@@ -32,9 +37,12 @@ def finished(where: Path) -> bool:
 
 
 def unfinished(where: Path) -> str:
-    """The newest checkpoint of a run that was stopped, by its path below ``where``; empty if there is none."""
-    found = sorted((where / CHECKPOINTS).glob("**/stage-*/checkpoint-*"), key=lambda p: (p.parent.name, int(p.name.rpartition("-")[2])))
-    return str(found[-1].relative_to(where)) if found else ""
+    """What a run that was stopped has left last and goes on from, by its path below ``where``; empty if there is nothing.
+
+    A stage keeps its work as deep as it has parts, and those of several tries stand below one another.
+    """
+    found = [path for path in (where / CHECKPOINTS).glob("**/stage-*/**/*") if _WORK.match(path.name)]
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns).relative_to(where)) if found else ""
 
 
 def check_free(where: Path, resume: bool, overwrite: bool) -> None:
@@ -62,8 +70,11 @@ def check_apart(where: Path, model: str, option: str = "--model") -> None:
         raise RecipeError(f"--output-dir {where} would replace {option} {model}, which this run reads; give another --output-dir")
 
 
-def check_foreign(where: Path, overwrite: bool) -> None:
-    """Refuse to replace a model of which nothing says that it is ours, unless the user said so."""
+def check_foreign(where: Path, overwrite: bool, beside: bool = True) -> None:
+    """Refuse to replace a model of which nothing says that it is ours, or other files that would go, unless the user said so.
+
+    ``beside``: whether `write` fills the folder, with a README and more than the model.
+    """
     if overwrite or not first_process() or unfinished(where) or any((where / name).exists() for name in OURS):
         return
     there = [name for name in WHOLE if (where / name).exists()]
@@ -71,6 +82,13 @@ def check_foreign(where: Path, overwrite: bool) -> None:
         raise ResumeError(
             f"--output-dir {where} holds a model that tempering did not write ({there[0]}); give another folder, or --overwrite to"
             " replace it"
+        )
+    gone = [name for name in (*BESIDE, *FORMS) if beside and (where / name).exists() and not is_ours(where / name)]
+    gone += [f"{CHECKPOINTS}/{path.name}" for path in sorted((where / CHECKPOINTS).glob("*")) if beside and not _RUN.match(path.name)]
+    if gone:
+        raise ResumeError(
+            f"--output-dir {where} holds {gone[0]}, which tempering did not write and this run would replace or delete; give another"
+            " folder, or --overwrite to replace it"
         )
 
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from tempering.commands.console import say
-from tempering.commands.folder import check_foreign, check_free, clear, finished
+from tempering.commands.folder import check_apart, check_foreign, check_free, clear, finished
 from tempering.commands.inputs import quoted
 from tempering.errors import ModelError, RecipeError
 
 
-def run(folders: list[str], weights: str | None, output_dir: Path, overwrite: bool) -> None:
-    """Write the merged model to ``output_dir``."""
+def run(folders: list[str], weights: str | None, output_dir: Path, overwrite: bool, model: str | None = None) -> None:
+    """Write the merged model to ``output_dir``; ``model`` is where the base model of ``folders`` is now."""
     shares = _shares(weights, len(folders))
     check_free(output_dir, False, overwrite)
-    check_foreign(output_dir, overwrite)
+    if model is not None:
+        check_apart(output_dir, model)
+    from tempering.restoring import read_meta
+
     for folder in folders:
         if not finished(Path(folder)):
             raise ModelError(f"{folder}: holds no fitted model; give folders that temper fit wrote")
         if output_dir.resolve() in (Path(folder).resolve(), Path(folder).resolve() / "base"):
             raise RecipeError(f"--output-dir {output_dir} is one of the models to merge, or its base; give another folder")
+        check_apart(output_dir, read_meta(Path(folder))["base"]["source"], f"the base model of {folder},")
+    check_foreign(output_dir, overwrite, beside=False)
     from tempering.saving import load, loads_with
     from tempering.tunings.deltas import merge_deltas
 
-    learner = load(folders[0]) if len(folders) == 1 else merge_deltas(folders, shares)
+    learner = load(folders[0], model) if len(folders) == 1 else merge_deltas(folders, shares, model)
     if len(folders) == 1 and not learner.tuning.merges:
         raise ModelError(f"{folders[0]}: its tuning cannot be folded into the weights; use the folder as it is")
     if overwrite:

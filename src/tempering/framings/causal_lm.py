@@ -18,7 +18,7 @@ from tempering.errors import ModelError
 from tempering.framings.hidden.packing import Packing, segmented, sizes_of, unpacked
 from tempering.framings.lm_head import read_rows
 from tempering.framings.module import FramingBase
-from tempering.framings.output_head import ensure_output_head
+from tempering.framings.output_head import ensure_output_head, output_matrix
 from tempering.framings.text import TextEncoder, pad, tensors
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ class CausalLMModule(FramingBase):
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab: [1, tokens, 2], the log-likelihood of each token and the mean of log p over the vocabulary."""
         assert batch.targets is not None  # `collate` always makes them
-        head, table = ensure_output_head(backbone), backbone.table
-        matrix = table if head.own is None else head.own.weight
+        head = ensure_output_head(backbone)
+        matrix = output_matrix(head, backbone)
         found = log_likelihoods(head.features(self.trunk(backbone, batch)), matrix, head.bias, batch.targets)
         return Scores((Slab(found.unsqueeze(0), batch.targets, None, None, "classification", batch.task, batch.extra["counts"]),))
 

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.framings.asked.calibration import Calibration
+from tempering.framings.asked.ordering import orders_of
 from tempering.framings.asked.prompt_text import paired
 from tempering.framings.asked.retrieval import Metric, Retrieval
 from tempering.framings.asked.scoring import Scoring
@@ -20,6 +21,7 @@ Order = Literal["random", "nearest_last", "nearest_first", "global_entropy", "lo
 Count = Annotated[int, Field(ge=1)]
 _COMPARES = "compares given answers, and search: vocabulary writes one; set search: labels or candidates, or drop it"
 _DIVIDES = "divides by what the prompt says anyway, which lifts the rarest tokens of a vocabulary; with search: vocabulary use additive"
+_BEST = "contexts are the best of so many orders; give contexts of at most that, or more"
 _NOTHING = "with search: vocabulary asks a query without content, which has no neighbors; set calibration or retrieval to none"
 _AMONG = "draws among the likeliest tokens of the vocabulary; set search: vocabulary and decode: sample with it, or drop it"
 
@@ -40,7 +42,8 @@ class InContext:
     by default the label's name. Rows for ``shots`` (in all, or of each class with ``per_class``) come from the training split alone.
     *Costs*: one forward pass a query; the demonstrations' keys and values are computed once for all queries. Several-token answers add a
     pass over those tokens alone. ``order`` of entropy: a pass a permutation and probe; ``contexts``: so many passes; ``sensitivity``:
-    accuracy under so many orders of the demonstrations on up to 64 other training rows, told and used for nothing.
+    accuracy under so many orders of the demonstrations on up to 64 other training rows, told and used for nothing. ``retrieval`` knn by
+    the model itself: a copy of it while it is trained, by which neighbors are found until the trained one embeds all rows anew.
     *Differs*: demonstrations that do not fit a long query are dropped whole, the farthest first. Batch calibration averages over up
     to 256 training rows and not over the rows predicted, so that a prediction depends on no other. ``contexts`` average probabilities
     over draws or, with an order of entropy, over the best orders (Lu et al. report each). In a training stage the same likelihoods are
@@ -95,6 +98,7 @@ class InContext:
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         retrieved, searched = self.retrieval != "none", self.order in ("global_entropy", "local_entropy")
+        orders = orders_of(self.shots, self.permutations)
         near = self.order in ("nearest_last", "nearest_first")
         free = self.calibration in ("contextual", "additive", "domain")
         writes, draws = self.search == "vocabulary", self.decode == "sample"
@@ -102,6 +106,14 @@ class InContext:
             (near and not retrieved, f"order {self.order} ranks what retrieval finds; set retrieval to knn or bm25"),
             (searched and retrieved, f"order {self.order} needs the same demonstrations for every query; set retrieval to none"),
             (searched and self.shots < 2, f"order {self.order} needs at least 2 shots"),
+            (
+                searched and self.contexts > self.permutations,
+                f"contexts={self.contexts} of permutations={self.permutations}: {_BEST} permutations",
+            ),
+            (
+                searched and not self.per_class and self.contexts > orders,
+                f"{self.shots} shots have {orders} different orders: {_BEST} shots",
+            ),
             (retrieved and self.sensitivity > 0, "sensitivity orders the same demonstrations anew, and retrieval has none; set it to 0"),
             (retrieved and not self.shots, "retrieval needs shots of at least 1"),
             (retrieved and self.contexts > 1, "contexts of more than 1 are draws of demonstrations, and retrieval draws none; set it to 1"),

@@ -71,7 +71,7 @@ def ensure_lm_head(backbone: Backbone) -> LMHead:
     if not isinstance(backbone.lm_head, LMHead):
         table: Any = backbone.embeddings.weight
         head = LMHead(backbone.config, *table.shape)
-        stored = stored_tensors(backbone.where, _names(head, backbone.layout.lm or GENERIC))
+        stored = stored_head(backbone.where, _names(head, backbone.layout.lm or GENERIC))
         if stored is not None:
             _fill(head, stored, backbone.source)
         backbone.lm_head = head.to(table.device)
@@ -94,6 +94,16 @@ def _names(head: LMHead, spec: LanguageModelSpec) -> dict[str, str]:
     modules = {"dense": spec.dense, "norm": spec.norm}
     parts = ((name, name.partition(".")) for name, _ in head.named_parameters())
     return {name: spec.bias if module == "bias" else f"{modules[module]}.{leaf}" for name, (module, _, leaf) in parts}
+
+
+def stored_head(where: str, names: dict[str, str]) -> dict[str, Tensor] | None:
+    """`stored_tensors` of a head, without its ``bias`` over the vocabulary where the checkpoint lacks that alone.
+
+    Such a head is a pretrained one: the bias stays zero, as transformers leaves it too, and adds nothing to what the matrix says.
+    """
+    found = stored_tensors(where, names)
+    rest = {ours: theirs for ours, theirs in names.items() if ours != "bias"}
+    return stored_tensors(where, rest) if found is None and rest else found
 
 
 def stored_tensors(where: str, names: dict[str, str]) -> dict[str, Tensor] | None:
@@ -146,11 +156,12 @@ def _local(where: str, file: str) -> Path | None:
 
 
 def _fill(head: LMHead, stored: dict[str, Tensor], source: str) -> None:
-    for name, weight in head.named_parameters():
+    weights = dict(head.named_parameters())
+    for name, weight in ((name, weights[name]) for name in stored):
         if weight.shape != stored[name].shape:
             raise ModelError(
                 f"--model {source}: its masked-language-model head has {name} of shape {tuple(stored[name].shape)}, expected"
                 f" {tuple(weight.shape)}; embeddings and head do not belong together, load the model as it was published"
             )
-    head.load_state_dict(stored)
+    head.load_state_dict(stored, strict=False)
     head.fresh = False

@@ -45,9 +45,10 @@ class FramingBase(nn.Module, ABC):
     row has a vocabulary of logits: then the loss is taken batch by batch, and `predictions` is given no scores); ``notes``: what is worth
     telling the user once the framing is prepared; ``windows``: several prompts of an example are parts of it, all of which are trained
     on (those of weight 0 hold nothing to learn); ``walks``: an epoch goes through what `walk` makes of the prompts of all rows;
-    ``couples_rows``: its loss compares the rows of a batch, which can then be neither cut nor shared by processes; ``texts_a_row``: how
-    many texts go through the model for one row; ``predicts_labels``: it predicts what the task asks for; ``form``: which kind of
-    transformers class holds its weights (`tempering.exporting.FORMS`).
+    ``couples_rows``: its loss compares the rows of a batch, which can then be neither cut nor shared by processes; ``compares_texts``: in
+    evaluation it compares all texts of a batch, which are then drawn and not of like length; ``texts_a_row``: how many texts go through
+    the model for one row; ``predicts_labels``: it predicts what the task asks for; ``form``: which kind of transformers class holds its
+    weights (`tempering.exporting.FORMS`).
     Defaults: rendering and collating draw nothing, there is no state to refresh, and the weights have no home in a transformers
     class.
     """
@@ -65,6 +66,7 @@ class FramingBase(nn.Module, ABC):
     windows: bool = False
     walks: bool = False
     couples_rows: bool = False
+    compares_texts: bool = False
     texts_a_row: int = 1
     predicts_labels: bool = True
     form: str = "sequence"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering.framings.initial import draw
-from tempering.framings.lm_head import LMHead, ensure_lm_head, read_rows, stored_tensors
+from tempering.framings.lm_head import LMHead, ensure_lm_head, read_rows, stored_head, stored_tensors
 from tempering.layouts import OutputSpec
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ class OutputHead(nn.Module):
     """Hidden states -> logits over the vocabulary, by the embeddings transposed (tied) or a matrix of its own, plus a bias if any.
 
     As `LMHead` it is handed the embedding matrix [vocabulary, width] at each call, so that the two stay tied whatever happens to
-    either. ``scale`` multiplies the hidden states first. ``fresh`` tells that weights were drawn and not read. A family whose
+    either. ``scale`` multiplies the hidden states first. ``fresh`` tells that the matrix was drawn and not read; a bias that the checkpoint
+    lacks is zero, which adds nothing to a pretrained matrix, and does not count. A family whose
     configuration says only whether states are scaled, or not even that (transformers 5 calls every such model tied), is untied where
     weights to load hold a matrix.
     """
@@ -52,6 +53,12 @@ class OutputHead(nn.Module):
         return read_rows(features, embeddings if self.own is None else self.own.weight, self.bias, ids)
 
 
+def output_matrix(head: LMHead | OutputHead, backbone: Backbone) -> Tensor:
+    """The output matrix [vocabulary, width] as it is now: the head's own, or the embeddings, whose look-up table may have to be made."""
+    own: nn.Linear | None = getattr(head, "own", None)
+    return backbone.table if own is None else own.weight
+
+
 def _untie(head: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before weights are loaded: a matrix among them gets a place."""
     if f"{prefix}own.weight" in state and head.own is None:
@@ -68,7 +75,7 @@ def ensure_output_head(backbone: Backbone) -> OutputHead:
         odd = spec.says_tied and head.scale == 1.0 and stored_tensors(backbone.where, {"own.weight": spec.weight}) is not None
         names = {"own.weight": spec.weight} if head.own is not None or odd else {}
         names |= {"bias": spec.bias} if head.bias is not None else {}
-        stored = stored_tensors(backbone.where, names) if names else {}
+        stored = stored_head(backbone.where, names) if names else {}
         if stored is not None:
             state = {name: value.reshape(-1) if name == "bias" else value for name, value in stored.items()}
             head.load_state_dict(state, strict=False)

@@ -16,7 +16,7 @@ from tempering.backbone import Backbone, Encoded
 from tempering.batching import length_batches
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import DataError, ModelError
-from tempering.learner import Learner, as_examples, joined
+from tempering.learner import Learner, as_examples, given_texts, joined
 from tempering.mixing.lifting import Entries, lift
 from tempering.mixing.probing import prove
 from tempering.mixing.routes import routed
@@ -136,8 +136,7 @@ class MixedLearner(nn.Module):
     @torch.no_grad()
     def predictions(self, texts: Sequence[Text], tasks: str | Sequence[str], batch_size: int = 64) -> list[Prediction]:
         """A `Prediction` for every text, in order, by the task named beside it (one name: for all of them)."""
-        as_examples(texts)  # what is no text is refused by its place among all of them
-        given = list(texts)
+        given = given_texts(texts)
         names = [tasks] * len(given) if isinstance(tasks, str) else list(tasks)
         if len(names) != len(given):
             raise DataError(f"{len(given)} texts and {len(names)} task names; give one task name for every text, or one for all")

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from tempering.backbone import Backbone
+from tempering.batching import Rows, close_batches
 from tempering.errors import ModelError
 from tempering.framings.output_head import language_head
 from tempering.framings.templates.coding import MARKS, PieceCoder
 from tempering.framings.verbalizers.base import vocabulary_logits
 from tempering.framings.verbalizers.words import RESERVED, WordCoder
 from tempering.framings.writing.states import begin_id, end_id, output_head, rows_of, writes
+from tempering.learner import SPARE, SPARE_ON_DEVICE
 from tempering.prompting.beam import Aggregate, aggregated, shared_beam
 from tempering.prompting.sketches import Sketch
 
@@ -72,6 +74,10 @@ class Filler(ABC):
         """Where the model is."""
         return self.backbone.embeddings.get_parameter("weight").device
 
+    def batches(self, rows: Sequence[Sequence[int]]) -> list[Rows]:
+        """Which rows go through the model together: those of like length. Their order does not matter, all examples speak as one."""
+        return close_batches([len(row) for row in rows], ROWS, SPARE if self.device.type == "cpu" else SPARE_ON_DEVICE)
+
 
 @dataclass(frozen=True)
 class SpanFiller(Filler):
@@ -107,8 +113,8 @@ class SpanFiller(Filler):
         """The encoder's states of the examples and their masks, some at a time; they are read once."""
         suffix = self.coder.wrapping.after
         self.backbone.eval()
-        for i in range(0, len(rows), ROWS):
-            ids, real = rows_of([[*row, *suffix] for row in rows[i : i + ROWS]], int(self.backbone.tokenizer.pad_token_id or 0))
+        for batch in self.batches(rows):
+            ids, real = rows_of([[*rows[i], *suffix] for i in batch], int(self.backbone.tokenizer.pad_token_id or 0))
             inputs = {"input_ids": ids.to(self.device), "attention_mask": real.long().to(self.device)}
             yield self.backbone.memory(inputs), inputs["attention_mask"]
 
@@ -162,7 +168,7 @@ class MaskFiller(Filler):
             at = len(prefix) + len(s.head) + len(written)
             places.append(at if len(written) < left else at + len(s.word))
             rows.append([*prefix, *s.head, *filled[:left], *s.word, *filled[left:], *s.tail, *suffix])
-        states = [self._at(rows[i : i + ROWS], places[i : i + ROWS]) for i in range(0, len(rows), ROWS)]
+        states = [self._at([rows[i] for i in batch], [places[i] for i in batch]) for batch in self.batches(rows)]
         return aggregated(vocabulary_logits(self.backbone, torch.cat(states)), self.aggregate).cpu()
 
     def _at(self, rows: Sequence[Sequence[int]], places: Sequence[int]) -> Tensor:

@@ -147,27 +147,38 @@ def _check_needs(live: Sequence[Any], stage: Any, where: str) -> None:
         )
 
 
+def moves(stage: Any) -> bool:
+    """Whether the next stage starts from another body than ``stage`` did: one on a copy, or of a head alone, leaves it as it was."""
+    trains = stage.tuning.trains_backbone or hasattr(stage.tuning, "drop")
+    return not getattr(stage, "apart", False) and (hasattr(stage, "leave") or trains)
+
+
 def check_quantized(stages: Sequence[Any], method: str | None) -> None:
     """Refuse what writes to pretrained matrices, where a model of ``method`` has them packed and frozen."""
-    if method is None:
-        return
-    if len(stages) > 1:
-        raise RecipeError(
-            f"quantize {method}: this recipe has {len(stages)} stages, and each hands the next one changed weights, which a packed model"
-            " cannot take in; run the earlier stages without quantize, save, and give that folder as --model"
-        )
-    (stage,) = stages
-    for tuning in _parts(stage.tuning):
-        if getattr(tuning, "trains_matrices", tuning.trains_pretrained) or getattr(tuning, "changes_matrices", False):
+    for i, stage in enumerate(stages if method else ()):
+        if i + 1 < len(stages) and moves(stage):
+            raise RecipeError(_why_unpacked(stage, i, str(method)))
+        for tuning in _parts(stage.tuning):
+            if getattr(tuning, "trains_matrices", tuning.trains_pretrained) or getattr(tuning, "changes_matrices", False):
+                raise RecipeError(
+                    f"quantize {method}: tuning {name_of(tuning)[1]} trains or changes pretrained matrices, and those are packed and"
+                    " frozen; use lora, an adapter, a prompt, ia3 or bitfit, or leave quantize out"
+                )
+        for s in (s for s in stage.stabilizers if getattr(s, "needs_pretrained", False)):
             raise RecipeError(
-                f"quantize {method}: tuning {name_of(tuning)[1]} trains or changes pretrained matrices, and those are packed and frozen;"
-                " use lora, an adapter, a prompt, ia3 or bitfit, or leave quantize out"
+                f"quantize {method}: {name_of(s)[1]} reads or sets pretrained weights, and those are packed and frozen; drop it, or leave"
+                " quantize out"
             )
-    for s in (s for s in stage.stabilizers if getattr(s, "needs_pretrained", False)):
-        raise RecipeError(
-            f"quantize {method}: {name_of(s)[1]} reads or sets pretrained weights, and those are packed and frozen; drop it, or leave"
-            " quantize out"
-        )
+
+
+def _why_unpacked(stage: Any, i: int, method: str) -> str:
+    """Why stage ``i``, after which another one comes, needs a whole model."""
+    apart = "" if stage.tuning.trains_pretrained or not hasattr(stage, "apart") else "; or keep what it adds apart, by keep_tuning"
+    return (
+        f"quantize {method}: stages.{i} ({name_of(stage)[1]}, tuning {name_of(stage.tuning)[1]}) changes the model that the next stage"
+        " starts from, and packed matrices can neither take that in nor be saved as a base of their own; run the stages up to this one"
+        f" without quantize, save, and give that folder as --model{apart}"
+    )
 
 
 def check_sharded(stages: Sequence[Any], method: str | None) -> None:

@@ -14,7 +14,8 @@ from tempering.framings.several import Several
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.live_dropout import dropout_notes
-from tempering.stages.setup import Surroundings, check_carried, positive_class, row_weights, rows_of, tell_notes
+from tempering.stages.row_weights import check_weights, row_weights, weighable
+from tempering.stages.setup import Surroundings, check_carried, positive_class, rows_of, tell_notes
 from tempering.stages.sources import distinct_names, pooled, suited
 from tempering.streams import numpy_stream, torch_stream
 from tempering.tasks.task import Task
@@ -55,8 +56,9 @@ class Group:
         learner = _learner(stage, framings, backbone, tasks, names, seeds)
         found, evaluators, records = {}, {}, {}
         for name, task, framing in zip(names, tasks, framings, strict=True):
+            settled = getattr(learner.framing.part(name), "settled", framing)  # what is saved, where the task's rows settled it
             found[name] = rows_of(Part(framing, stage.class_weights), task, seeds)
-            records[name] = {"framing": framing, "positive": positive_class(task)}
+            records[name] = {"framing": settled, "positive": positive_class(task)}
             if found[name][1]:
                 kind: Kind = task.kind if predicts(framing) else "text"
                 evaluators[name] = Evaluator(found[name][1], kind, task.labels, (), stage.per_device_eval_batch_size)
@@ -80,12 +82,19 @@ class Group:
 
     def feed(self) -> Any:
         """The batches, drawn from all tasks. It stands for a `tempering.train.feed.Feed` in the loop."""
-        weights = {
-            name: row_weights(Part(framing, self.stage.class_weights), task, self.rows[name])
-            for name, task, framing in zip(self.names, self.tasks, self.framings, strict=True)
-        }
         parts = {name: self.learner.framing.part(name) for name in self.names}
-        return SeveralFeed.of(parts, self.rows, self.chances, self.stage, self.seeds, weights)
+        return SeveralFeed.of(parts, self.rows, self.chances, self.stage, self.seeds, self._weights())
+
+    def _weights(self) -> dict[str, Any]:
+        """What the rows of every task count for. Where rows have no one class, all count the same; one task at least must have classes."""
+        stages = [Part(framing, self.stage.class_weights) for framing in self.framings]
+        able = [weighable(stage, task) for stage, task in zip(stages, self.tasks, strict=True)]
+        if not any(able):
+            check_weights(stages[0], self.tasks[0])
+        return {
+            name: row_weights(stage, task, self.rows[name]) if can else None
+            for name, stage, task, can in zip(self.names, stages, self.tasks, able, strict=True)
+        }
 
     def evaluator(self, listener: Listener) -> Any:
         """What evaluates all tasks; None where none has rows for it. It stands for a `tempering.train.evaluate.Evaluator` in the loop."""
@@ -126,7 +135,9 @@ def _learner(stage: Any, framings: Sequence[Any], backbone: Backbone, tasks: Seq
     own = None if stage.own is None else names[stage.own]
     weights = {name: one.weight for name, one in zip(names, stage.tasks, strict=True)}
     several = Several(parts, weights, stage.loss_scale == "log_classes", own)
-    return Learner(backbone, several, stage.tuning, {"framing": stage.framing})
+    learner = Learner(backbone, several, stage.tuning, {"framing": stage.framing})
+    learner.eval_batch_size = stage.per_device_eval_batch_size
+    return learner
 
 
 def _check(stage: Any, framing: Any, part: Any, task: Task) -> None:

@@ -20,12 +20,14 @@ from tempering.errors import RecipeError
 from tempering.framings.verbalizers.base import VerbalizerModule
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.checks import moves
 from tempering.stages.kept import Kept
+from tempering.stages.row_weights import check_weights, row_weights
 from tempering.streams import key_of, torch_stream
 from tempering.tasks.metrics import check_metrics, default_metric
 from tempering.tasks.task import Task
 from tempering.train.evaluate import Evaluator
-from tempering.train.feed import Feed, balanced_weights
+from tempering.train.feed import Feed
 from tempering.train.fit import Plan
 from tempering.train.probe import TaskProbe
 from tempering.train.progress import Listener, silent
@@ -118,7 +120,7 @@ def check_carried(stage: Any, framing: nn.Module) -> None:
 
 def leave(stage: Any, backbone: Backbone) -> None:
     """After a stage that is not the last: its tuning is folded into the weights. A stage that worked on a copy has ``leave`` of its own,
-    and one ``apart`` leaves nothing in the model.
+    and one ``apart`` leaves nothing in the model. Where nothing moved, the base is still the one that its name says.
     """
     if getattr(stage, "apart", False):
         return
@@ -126,7 +128,7 @@ def leave(stage: Any, backbone: Backbone) -> None:
         stage.leave(backbone)
     else:
         stage.tuning.merge(backbone)
-    backbone.changed = True
+    backbone.changed = backbone.changed or moves(stage)
 
 
 def positive_class(task: Task) -> Any:
@@ -223,24 +225,3 @@ def tell_notes(learner: Learner, around: Surroundings, more: Sequence[str] = ())
     for note in (fresh_note(learner), *learner.framing.notes, *more):
         if note:
             around.listener({"event": "note", "text": note})
-
-
-def row_weights(stage: Any, task: Task, examples: Sequence[Example]) -> np.ndarray | None:
-    """What each row counts for; None where all count the same."""
-    check_weights(stage, task)
-    return None if stage.class_weights == "none" else balanced_weights([task.label_index(e.label) for e in examples])
-
-
-def check_weights(stage: Any, task: Task) -> None:
-    """Refuse to weigh rows by their class where a row has none, or is not read by itself."""
-    if stage.class_weights == "none":
-        return
-    if not stage.framing.supervised or task.kind != "classification":
-        what = f"a row of {task.kind.replace('_', ' ')} has none"
-        what = what if stage.framing.supervised else f"framing {name_of(stage.framing)[1]} reads none"
-        raise RecipeError(f"class_weights {stage.class_weights!r} weighs a row by its one class, and {what}; leave it out")
-    if not predicts(stage.framing):
-        raise RecipeError(
-            f"class_weights {stage.class_weights!r} weighs single rows, and framing {name_of(stage.framing)[1]} compares rows with each"
-            " other; leave it out here"
-        )

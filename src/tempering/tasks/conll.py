@@ -3,8 +3,9 @@
 Columns stand between tabs where the first word's line has one, else between white space. Lines that begin with "#" and do not have the
 columns of the others are comments, and so are those with as many columns that stand before the first word of a sentence, begin with "# "
 and end in what is no tag elsewhere (MultiCoNER's "# id 4cbbd84e domain=train"). A line whose first column is -DOCSTART- only parts
-documents. CoNLL-U (ten columns, the first a number) is known by its columns: lines of multi-word tokens (3-4) and of empty nodes (5.1) are
-left out.
+documents, and so do CoNLL-2012's "#begin document (nw/wsj_0001); part 000" and "#end document", with as many columns as a word or not,
+unless they end in a tag. CoNLL-U (ten columns, the first a number) is known by its columns: lines of multi-word tokens (3-4) and of empty
+nodes (5.1) are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tempering.tasks.table import Table, data_error, show
 ENDINGS = (".conll", ".conllu", ".conll03", ".iob", ".iob2", ".bio", ".bioes", ".txt")
 _UNIVERSAL = ("id", "tokens", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 _DOCUMENT = "-DOCSTART-"
+_BORDER = re.compile(r"#(begin document \(.+|end document)\s*")
 _SAMPLE = 20_000  # characters that are looked at
 _NUMBER = re.compile(r"\d+([-.]\d+)?")
 
@@ -78,7 +80,7 @@ def _sentences(lines: list[tuple[int, str]], tab: bool, width: int, source: str)
     block: list[tuple[int, list[str]]] = []
     for number, line in [*lines, (0, "")]:
         cells = _cells(line, tab) if line.strip() else []
-        if not cells or cells[0] == _DOCUMENT:
+        if not cells or cells[0] == _DOCUMENT or (_BORDER.fullmatch(line) and cells[-1] not in tags):
             if block:
                 yield block
             block = []
@@ -96,7 +98,8 @@ def _tags(lines: list[tuple[int, str]], tab: bool, width: int) -> set[str]:
     within = False
     for _, line in lines:
         cells = _cells(line, tab) if line.strip() else []
-        within = bool(cells) and cells[0] != _DOCUMENT and (within or not _may_comment(line, width))
+        parts = not cells or cells[0] == _DOCUMENT or _BORDER.fullmatch(line) is not None
+        within = not parts and (within or not _may_comment(line, width))
         if within and len(cells) == width:
             tags.add(cells[-1])
     return tags

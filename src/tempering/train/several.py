@@ -124,7 +124,9 @@ class SeveralEvaluator:
     def view(self, learner: Learner, name: str) -> Learner:
         """The learner of one task: the same backbone with that task's framing."""
         if name not in self._views:
-            self._views[name] = Learner(learner.backbone, learner.framing.part(name), learner.tuning, dict(self.records.get(name, {})))
+            made = Learner(learner.backbone, learner.framing.part(name), learner.tuning, dict(self.records.get(name, {})))
+            made.eval_batch_size = learner.eval_batch_size
+            self._views[name] = made
         return self._views[name]
 
     def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Prediction]]:

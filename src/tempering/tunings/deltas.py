@@ -117,8 +117,11 @@ def _untrained(learner: Learner) -> Weights:
     return {name: weight for name, weight in body_weights(learner.backbone).items() if not (trains and weight.requires_grad)}
 
 
-def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None = None) -> Learner:
+def merge_deltas(
+    folders: Sequence[str | Path], weights: Sequence[float] | None = None, base_model: Backbone | str | Path | None = None
+) -> Learner:
     """One learner with the weighted sum of several saved changes of one base model; ``weights`` are equal and sum to 1 if not given.
+    ``base_model`` is where the base is now, or itself, as in `tempering.load`.
 
     W = W0 + sum of w_i (W_i - W0) in every matrix and vector, W_i being the merged (or fully tuned) weights of folder i. LoRAs of the
     same targets stay a LoRA: their products add up by joining, A = [A_1; A_2 ..] and B = [w_1 s_1 B_1, w_2 s_2 B_2 ..], of rank
@@ -130,7 +133,7 @@ def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None 
             f"merging deltas needs at least two folders and one weight for each; found {len(folders)} folders and {len(shares)} weights:"
             " give as many of both"
         )
-    learners = [load(folder) for folder in folders]
+    learners = [load(folder, base_model) for folder in folders]
     for learner, folder in zip(learners, folders, strict=True):
         if learner.backbone.quantized:
             raise ModelError(
@@ -140,12 +143,13 @@ def merge_deltas(folders: Sequence[str | Path], weights: Sequence[float] | None 
             raise ModelError(
                 f"{folder}: its tuning truncate has dropped blocks of its base model, so its change adds to no other; leave it out"
             )
-    base = _base(learners)
+    base = _base(learners, base_model)
     known = base.fingerprint()
     for learner, folder in zip(learners, folders, strict=True):
         if not learner.tuning.merges:
             raise ModelError(f"{folder}: its tuning cannot be merged into weights, so it cannot be added to others; leave it out")
-        if learner.backbone.source != base.source or (learner.backbone.base_fingerprint or known) != known:
+        elsewhere = base_model is None and learner.backbone.source != base.source  # what is given was compared with each folder already
+        if elsewhere or (learner.backbone.base_fingerprint or known) != known:
             raise ModelError(
                 f"{folder}: is a change of another base model ({_told(learner.backbone)}) than {folders[0]}"
                 f" ({_told(learners[0].backbone)}); give folders that were trained from one base"
@@ -158,10 +162,13 @@ def _told(backbone: Backbone) -> str:
     return f"{backbone.source}, changed by an earlier stage" if backbone.changed else backbone.source
 
 
-def _base(learners: Sequence[Learner]) -> Backbone:
-    """The base model, from a learner that left it as it was, else loaded anew."""
+def _base(learners: Sequence[Learner], given: Backbone | str | Path | None) -> Backbone:
+    """The base model, from a learner that left it as it was, else as ``given``, else loaded anew."""
     untouched = [learner for learner in learners if not learner.tuning.trains_pretrained and not _whole(learner)]
-    return bare(untouched[0].backbone) if untouched else Backbone.load(learners[0].backbone.source, learners[0].backbone.seed)
+    if untouched:
+        return bare(untouched[0].backbone)
+    first = learners[0].backbone
+    return copy.deepcopy(given) if isinstance(given, Backbone) else Backbone.load(str(given or first.source), first.seed)
 
 
 @torch.no_grad()

@@ -64,6 +64,12 @@ def test_several_masks_vectors_labels_and_segments() -> None:
     assert laid.ids[-3:] == [41, 42, ROLE["sep"]]
     assert laid.types == [0] * 11 + [1] * 6  # [SEP] closes the first segment
     assert encoder("{mask}{text}{sep+}{text_pair}", family="roberta").encode([PAIR])[0].types is None
+    answered = encoder("{mask} {text} {mask*2} {mask}").parts([PAIR] * 3, [(41, 42, 43, 44), (41, 42), (41, 42, 43, 44, 45)])
+    assert [[p.ids for p in parts if p.role == "label"] for parts in answered] == [
+        [[41], [42, 43], [44]],
+        [[41], [42], []],
+        [[41], [42, 43], [44, 45]],
+    ]
     (laid,) = encoder("{text} {mask}", masks=3).encode([PAIR])
     assert len(laid.places.masks) == 3
 

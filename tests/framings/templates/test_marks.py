@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import tempering
-from tempering.contracts import Example
+from tempering.contracts import Example, Seeds
 from tempering.errors import DataError, RecipeError
 from tempering.framings.cloze import Cloze
+from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.templates.marks import normal_marks, read_marks
+from tempering.framings.verbalizers.calibrated import Calibrated
 from tempering.learner import Learner
 from tempering.recipe import Recipe
+from tempering.stages.use import Use
 from tempering.tasks import Task
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import NEGATIVE, POSITIVE, tiny_backbone, tiny_task
@@ -134,6 +137,24 @@ def test_ptr_refuses_rows_without_two_entities(base: str) -> None:
     task = Task.from_examples([Example(("good film",), label, 1 + i) for i, label in enumerate(RELATIONS)], kind="classification")
     with pytest.raises(DataError, match="row 1: expected subject between '<e1>' and '</e1>' in its text, found 'good film'"):
         tempering.fit(Recipe.load("ptr").override(SETTINGS), task, model=base)
+
+
+@pytest.mark.parametrize("demonstrations", [False, True])
+def test_calibration_puts_its_inputs_into_marked_fields_too(demonstrations: bool) -> None:
+    cloze = Cloze(
+        "{text} {subject} is {mask} not {object}",
+        Calibrated(inputs=("film", "")),
+        words=dict(zip(RELATIONS, ("bad", "good", "sad"), strict=True)),
+        marks={"subject": ["<e1>", "</e1>"], "object": ["<e2>", "</e2>"]},
+    )
+    task = Task.from_examples(related(12), kind="classification")
+    framing = Demonstrations(cloze, filter=None, contexts=1) if demonstrations else cloze
+    learner = Use(framing).run(tiny_backbone("bert"), task, Seeds.of(0))
+    module = learner.framing.cloze if demonstrations else learner.framing
+    verbalizer = module.verbalizer
+    assert bool(verbalizer.log_prior.any())
+    asked = [module.text.coder.tokenizer.decode(laid.ids) for laid in module.text.encode(verbalizer._asked(task.train.examples, RNG))]
+    assert asked == ["[CLS] film film is [MASK] not film [SEP]", "[CLS] is [MASK] not [SEP]"]
 
 
 # --- the type of a mention -----------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
+from tempering.framings.verbalizers import proto_verb
 from tempering.framings.verbalizers.manual import Manual
 from tempering.framings.verbalizers.multi_mask import MultiMask
-from tempering.framings.verbalizers.proto_verb import ProtoVerb, contrast, ensemble, learned
+from tempering.framings.verbalizers.proto_verb import ProtoVerb, contrast, ensemble, learned, share
 from tempering.streams import numpy_stream
 from tests.framings.verbalizers.shared import LONGER, learner_of, ready, scores_of
 from tests.tiny import tiny_task
@@ -45,6 +46,29 @@ def test_the_loss_pair_by_pair_whatever_the_class_sizes(targets: list[int]) -> N
     torch.manual_seed(0)
     rows, prototypes = torch.randn(len(targets), 5), torch.randn(3, 5)
     assert float(contrast(rows, torch.tensor(targets), prototypes)) == pytest.approx(by_hand(rows, targets, prototypes), rel=1e-5)
+
+
+@pytest.mark.parametrize("numbers", [1, 40, 41 * 5])
+def test_blocks_of_rows_make_no_difference(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    targets, prototypes = torch.randint(3, (41,)), torch.randn(3, 8)
+    rows, largest = torch.randn(41, 8, dtype=torch.float64, requires_grad=True), []
+    whole = contrast(rows, targets, prototypes.double())
+    (gradient,) = torch.autograd.grad(whole, rows)
+
+    def spied(mine: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+        largest.append(mine.numel())
+        return share(mine, rest)
+
+    monkeypatch.setattr(proto_verb, "NUMBERS", numbers)
+    monkeypatch.setattr(proto_verb, "share", spied)
+    held: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
+        found = contrast(rows, targets, prototypes.double())
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(torch.autograd.grad(found, rows)[0], gradient)
+    assert max(largest) <= max(numbers, 41 * 3)  # a block, or the rows against the prototypes
+    assert max(held) <= 41 * 8  # what is kept for the gradient grows with the rows, not with their pairs
 
 
 def test_a_single_class_in_the_batch_gives_no_infinite_gradient() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tempering.contracts import Example, Prompt
+from tempering.errors import RecipeError
 from tempering.framings.asked import calibration, ordering
 from tempering.framings.asked.left_to_right import Prefix, picker, write
 
@@ -41,11 +42,21 @@ def search_order(module: InContextModule, learner: Learner, examples: Sequence[E
     """
     value, (base,) = module.given, module.contexts
     orders = ordering.some_permutations(len(base), value.permutations, rng)
+    if value.contexts > len(orders):  # with per_class only now is it known how many are shown
+        raise RecipeError(
+            f"in_context: contexts={value.contexts} are the best orders of {len(base)} demonstrations, which have {len(orders)} different"
+            f" ones; give contexts of at most {len(orders)}, or more shots"
+        )
     module.contexts = [tuple(base[i] for i in order) for order in orders]
     asked = written_probes(module, learner, rng, value.probe_tokens)
     module.found |= {"probes_written": float(len(asked))}
     shown = {module.pool[i].texts for i in base}
     asked = asked or [e.texts for e in examples if e.texts not in shown][: len(orders)]
+    if not asked:
+        raise RecipeError(
+            f"in_context: order {value.order} asks about texts that the model writes in the form of the template, or else about training"
+            f" rows that are not shown; it wrote none, and all {len(examples)} rows are shown: give fewer shots, more rows, or no order"
+        )
     measure = ordering.global_entropy if value.order == "global_entropy" else ordering.local_entropy
     values = [measure(answered(module, learner, asked, c)) for c in range(len(orders))]
     best = sorted(range(len(orders)), key=lambda c: -values[c])[: value.contexts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,7 @@ from tempering.framings.asked.asking import Asked
 from tempering.framings.asked.drawing import prompt_length
 from tempering.framings.asked.first_token import first_prior
 from tempering.framings.asked.prompted import PromptedModule
+from tempering.framings.asked.refusing import refuse
 from tempering.framings.asked.retrieval import Neighbors, embedded, joined
 from tempering.framings.asked.scoring import classes_from, lengths_of, normalized
 from tempering.framings.losses import supervised_loss
@@ -40,7 +42,7 @@ class InContextModule(PromptedModule):
         self.given = value
         super().__init__(value, task, backbone, back=value.scoring == "channel")
         self.keeps_scores = self.kind != "text"
-        self._refuse(backbone)
+        refuse(self, backbone)
         words = super().answers_of(Example(())) if self.kind == "classification" else []
         self.free = self.kind == "text" and value.search == "vocabulary"
         self.scored = tuple(dict.fromkeys([*words, *value.candidates]))
@@ -58,20 +60,7 @@ class InContextModule(PromptedModule):
             self.register_buffer("unconditional", torch.zeros(len(self.scored)))
         self.neighbors: Neighbors | None = None
         self._embedder = (Backbone.load(value.encoder) if value.encoder else backbone,)  # in a tuple: it is not a part of this module
-
-    def _refuse(self, backbone: Backbone) -> None:
-        if self.kind == "text" and self.given.search == "labels":
-            raise RecipeError("in_context: a task of free text has no labels to search; set search to candidates, or to vocabulary")
-        if self.reader.masked and self.kind == "text" and self.given.search == "vocabulary":
-            raise RecipeError(
-                f"in_context: {backbone.source} ({backbone.layout.family}) fills masks and writes no free text; use a causal language"
-                " model, or search: candidates"
-            )
-        if self.reader.masked and self.back:
-            raise RecipeError(
-                f"in_context: scoring channel reads the text after the label, which {backbone.source} ({backbone.layout.family}) cannot as"
-                " it fills masks; use a causal language model"
-            )
+        self._first: tuple[Backbone, ...] = ()  # the model before training, while it is trained and finds neighbors itself
 
     @property
     def answers(self) -> tuple[Any, ...]:
@@ -156,13 +145,15 @@ class InContextModule(PromptedModule):
     def _choose(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         v = self.given
         self.calibrated = False
+        choice.measure_premise(self, learner)
         if v.retrieval != "none":
             if v.shots >= len(examples):
                 raise RecipeError(f"in_context: {v.shots} shots are to be retrieved from {len(examples)} training rows; give fewer shots")
             self.pool, self.contexts = tuple(examples), [()]
-            self.neighbors = self._neighbors()
-            if v.retrieval == "knn":
-                self.register_buffer("embeddings", embedded(self._embedder[0], [joined(e) for e in examples]).to(learner.device))
+            trained = any(w.requires_grad for w in learner.backbone.parameters())
+            if v.retrieval == "knn" and v.encoder is None and trained:
+                self._first = (copy.deepcopy(learner.backbone).requires_grad_(False),)
+            self._look(learner)
             return
         searched = v.order in ("global_entropy", "local_entropy")
         draws = [self.draw(examples, rng) for _ in range(1 if searched else v.contexts)]
@@ -170,15 +161,17 @@ class InContextModule(PromptedModule):
         self.pool = tuple(examples[i] for i in used)
         self.contexts = [tuple(used.index(i) for i in draw) for draw in draws]
         self.found = {}
-        choice.measure_premise(self, learner)
         if v.sensitivity and not self.free:
             self.found |= choice.sensitivity(self, learner, examples, rng)
         if searched:
             choice.search_order(self, learner, examples, rng)
 
     def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
-        """Measure what the prompt makes the model say by itself."""
+        """Find neighbors by the trained model, and measure what the prompt makes it say by itself."""
         self.calibrated = False
+        if self._first:
+            self._first = ()
+            self._look(learner)
         choice.measure_premise(self, learner)
         if self.given.calibration == "none":
             return
@@ -188,6 +181,13 @@ class InContextModule(PromptedModule):
             empty = choice.under(self, list(choice.without_content(self, examples, rng)), 0)
             self.get_buffer("first").copy_(first_prior(self, learner, empty))
         self.calibrated = True
+
+    def _look(self, learner: Learner) -> None:
+        """From here on neighbors are those that the model, as it is now, or the encoder finds."""
+        self.neighbors = self._neighbors()
+        if self.given.retrieval == "knn":
+            found = embedded(self.neighbors.embedder[0], [joined(e) for e in self.pool])
+            self.register_buffer("embeddings", found.to(learner.device))
 
     def shown_for(self, examples: Sequence[Example]) -> Iterator[list[tuple[int, ...]]]:
         """The demonstrations of each query: those of every context, or its neighbors."""
@@ -239,7 +239,9 @@ class InContextModule(PromptedModule):
     def _neighbors(self) -> Neighbors:
         v = self.given
         targets = [e.label for e in self.pool]
-        return Neighbors(self.pool, targets, v.shots, v.per_class, v.metric, self._embedder if v.retrieval == "knn" else ())
+        return Neighbors(
+            self.pool, targets, v.shots, v.per_class, v.metric, (self._first or self._embedder) if v.retrieval == "knn" else ()
+        )
 
     def facts(self) -> dict[str, float]:
         """Those of all such framings, retrieved demonstrations counted too, and what the search for an order found."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tempering.framings.asked.scoring import common
-from tempering.framings.output_head import language_head
+from tempering.framings.output_head import language_head, output_matrix
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -151,9 +151,13 @@ def _layers(cache: Any) -> Layers:
     return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
-def log_probabilities(backbone: Backbone, states: Tensor) -> Tensor:
-    """Log-probabilities of the whole vocabulary after ``states`` [rows, dim]: [rows, vocabulary] in fp32."""
-    logits: Tensor = language_head(backbone)(states, backbone.table)[0]
+def log_probabilities(backbone: Backbone, states: Tensor, matrix: Tensor | None = None) -> Tensor:
+    """Log-probabilities of the whole vocabulary after ``states`` [rows, dim]: [rows, vocabulary] in fp32.
+
+    ``matrix`` is the output matrix, where a caller who asks many times has it already.
+    """
+    head = language_head(backbone)
+    logits: Tensor = head(states, output_matrix(head, backbone) if matrix is None else matrix)[0]
     return logits.float().log_softmax(-1)
 
 
@@ -165,12 +169,12 @@ def write(
     log-probabilities -> ids [rows]), up to a token of ``ends``, which is left out.
     """
     backbone.eval()
-    here = run(backbone, contexts, prefix)
+    here, matrix = run(backbone, contexts, prefix), output_matrix(language_head(backbone), backbone)
     rows = torch.arange(len(contexts), device=here.last.device)
     written: list[list[int]] = [[] for _ in contexts]
     open_ = [True] * len(contexts)
     for step in range(steps):
-        chosen = pick(log_probabilities(backbone, here.last)).tolist()
+        chosen = pick(log_probabilities(backbone, here.last, matrix)).tolist()
         open_ = [on and token not in ends for on, token in zip(open_, chosen, strict=True)]
         for i, token in enumerate(chosen):
             written[i] += [token] if open_[i] else []

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tempering.framings.asked.left_to_right import Prefix, go_on, log_probabilities, padded, run
 from tempering.framings.asked.scoring import Split, common
+from tempering.framings.output_head import language_head, output_matrix
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -91,9 +92,9 @@ def _needed(splits: Sequence[Split], plan: Branches, read: Read) -> tuple[list[i
 def _pick(backbone: Backbone, states: Tensor, where: Tensor, tokens: Tensor) -> Tensor:
     """log P(token) at ``states[where]``; the vocabulary's logits are made of a few states at a time, and of none that predict nothing."""
     used, inverse = where.unique(return_inverse=True)
-    found = torch.zeros(len(where), device=states.device)
+    found, matrix = torch.zeros(len(where), device=states.device), output_matrix(language_head(backbone), backbone)
     for begin in range(0, len(used), POSITIONS):
-        logp = log_probabilities(backbone, states[used[begin : begin + POSITIONS]])
+        logp = log_probabilities(backbone, states[used[begin : begin + POSITIONS]], matrix)
         mine = (inverse >= begin) & (inverse < begin + POSITIONS)
         found = found.masked_scatter(mine, logp[inverse[mine] - begin, tokens[mine]])
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import permutations
-from math import factorial
 
 import numpy as np
 import torch
@@ -17,9 +16,19 @@ SMOOTHING = 1e-5  # added to the histogram of labels, as in the code of Lu et al
 LEAST_WORDS = 5  # a probe of fewer words is dropped
 
 
+def orders_of(count: int, most: int) -> int:
+    """How many different orders ``count`` things have, counted up to ``most``."""
+    found = 1
+    for i in range(2, count + 1):
+        found *= i
+        if found >= most:
+            break
+    return min(found, most)
+
+
 def some_permutations(count: int, most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
     """All orders of ``count`` things, or ``most`` different ones drawn by ``rng``."""
-    if count <= 8 and factorial(count) <= most:
+    if orders_of(count, most + 1) <= most:
         return list(permutations(range(count)))
     found: dict[tuple[int, ...], None] = {}
     while len(found) < most:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Retrieval = Literal["none", "knn", "bm25"]
 Metric = Literal["cosine", "euclidean"]
+CHUNK = 256  # queries whose nearness to the pool is held at once
 K1, B = 1.5, 0.75  # Robertson and Zaragoza 2009
 
 
@@ -29,22 +31,33 @@ def joined(example: Example) -> str:
 
 
 class BM25:
-    """Okapi BM25 over the words of a pool of texts."""
+    """Okapi BM25 over the words of a pool of texts. Of each word only the texts that hold it are kept, with what it adds to their score."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.counts = [Counter(text.lower().split()) for text in texts]
-        self.lengths = np.array([sum(found.values()) for found in self.counts], dtype=np.float64)
-        self.held = Counter(word for found in self.counts for word in found)
+        counts = [Counter(text.lower().split()) for text in texts]
+        lengths = np.array([sum(found.values()) for found in counts], dtype=np.float64)
+        self.total = len(texts)
+        self.columns: dict[str, int] = {}
+        for word in chain.from_iterable(counts):
+            self.columns.setdefault(word, len(self.columns))
+        held = np.fromiter(map(len, counts), np.int64, self.total)
+        rows = np.repeat(np.arange(self.total), held)
+        columns = np.fromiter((self.columns[word] for found in counts for word in found), np.int64, len(rows))
+        often = np.fromiter(chain.from_iterable(found.values() for found in counts), np.float64, len(rows))
+        holding = np.bincount(columns, minlength=len(self.columns))
+        idf = np.log(1 + (self.total - holding + 0.5) / (holding + 0.5))
+        weight = K1 * (1 - B + B * lengths / max(float(lengths.mean()), 1.0))
+        added = idf[columns] * often * (K1 + 1) / (often + weight[rows])
+        order = np.argsort(columns, kind="stable")
+        self.rows, self.added = rows[order], added[order]
+        self.ends = np.concatenate([[0], np.cumsum(holding)])
 
     def scores(self, query: str) -> np.ndarray:
         """sum over the query's words w of idf(w) f (k1 + 1) / (f + k1 (1 - b + b length / mean length)): [texts]."""
-        total = len(self.counts)
-        weight = K1 * (1 - B + B * self.lengths / max(float(self.lengths.mean()), 1.0))
-        found = np.zeros(total)
-        for word in query.lower().split():
-            idf = np.log(1 + (total - self.held[word] + 0.5) / (self.held[word] + 0.5))
-            often = np.array([counts[word] for counts in self.counts], dtype=np.float64)
-            found += idf * often * (K1 + 1) / (often + weight)
+        found = np.zeros(self.total)
+        for column in (self.columns[word] for word in query.lower().split() if word in self.columns):
+            its = slice(self.ends[column], self.ends[column + 1])
+            found[self.rows[its]] += self.added[its]  # a text holds a word once, so that no row comes twice
         return found
 
 
@@ -73,18 +86,16 @@ def nearness(pool: Tensor, queries: Tensor, metric: Metric) -> Tensor:
     return -torch.cdist(queries, pool)
 
 
-def nearest(scores: np.ndarray, k: int, labels: Sequence[Any], excluded: Sequence[int], per_class: bool) -> list[int]:
-    """The ``k`` rows of highest score (of each class, with ``per_class``), nearest first, ties by number; ``excluded`` rows aside."""
-    order = [int(i) for i in np.argsort(-scores, kind="stable") if int(i) not in set(excluded)]
-    if not per_class:
-        return order[:k]
-    taken: Counter[Any] = Counter()
-    found = []
-    for i in order:
-        if taken[labels[i]] < k:
-            taken[labels[i]] += 1
-            found.append(i)
-    return found
+def nearest(scores: np.ndarray, k: int, classes: np.ndarray, excluded: Sequence[int], per_class: bool) -> list[int]:
+    """The ``k`` rows of highest score (of each of ``classes`` [rows], with ``per_class``), nearest first, ties by number; ``excluded``
+    rows aside.
+    """
+    order = np.argsort(-scores, kind="stable")
+    order = order[~np.isin(order, excluded)] if len(excluded) else order
+    if per_class:
+        ordered = classes[order]
+        order = order[np.sort(np.concatenate([np.flatnonzero(ordered == c)[:k] for c in np.unique(classes)]))]
+    return [int(i) for i in (order if per_class else order[:k])]
 
 
 class Neighbors:
@@ -95,6 +106,11 @@ class Neighbors:
     ) -> None:
         self.pool, self.labels, self.k, self.per_class, self.metric = pool, labels, k, per_class, metric
         self.embedder = embedder
+        number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+        self._classes = np.array([number[label] for label in labels], dtype=np.int64)
+        self._same: dict[tuple[str, ...], list[int]] = {}
+        for i, row in enumerate(pool):
+            self._same.setdefault(row.texts, []).append(i)
         self.words = None if embedder else BM25([joined(e) for e in pool])
 
     @property
@@ -104,11 +120,15 @@ class Neighbors:
 
     def of(self, examples: Sequence[Example], embeddings: Tensor | None) -> Iterator[tuple[int, ...]]:
         """Numbers of the rows for each of ``examples``, nearest first. A row with the query's own texts is never among them."""
-        texts = [joined(e) for e in examples]
-        if self.words is None and examples:
+        for example, scores in zip(examples, self._scores([joined(e) for e in examples], embeddings), strict=True):
+            yield tuple(nearest(scores, self.k, self._classes, self._same.get(example.texts, []), self.per_class))
+
+    def _scores(self, texts: Sequence[str], embeddings: Tensor | None) -> Iterator[np.ndarray]:
+        """How near the pool is to each of ``texts``: [pool] each, of some at a time."""
+        if self.words is not None:
+            yield from map(self.words.scores, texts)
+        elif texts:
             assert embeddings is not None  # of the pool, measured before anything was asked
-            found = nearness(embeddings.cpu(), embedded(self.embedder[0], texts), self.metric).numpy()
-        for i, example in enumerate(examples):
-            scores = found[i] if self.words is None else self.words.scores(texts[i])
-            same = [j for j, row in enumerate(self.pool) if row.texts == example.texts]
-            yield tuple(nearest(scores, self.k, self.labels, same, self.per_class))
+            pool = embeddings.cpu()
+            for queries in embedded(self.embedder[0], texts).split(CHUNK):
+                yield from nearness(pool, queries, self.metric).numpy()

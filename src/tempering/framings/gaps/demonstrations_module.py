@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -116,15 +116,14 @@ class DemonstrationsModule(Around):
             self._show([e for e in support if e.label is not None])
         pool = self._pool
         assert pool is not None
-        near = self._likeness(examples, pool)
-        alike = [pool.alike(e, None if near is None else near[i], self.value.filter) for i, e in enumerate(examples)]
         ways = self._ways()
         queries = [way.queries(examples) for way in ways]
         found = []
-        for i, query in enumerate(examples):
+        for i, (query, near) in enumerate(zip(examples, self._likeness(examples, pool), strict=True)):
+            alike = pool.alike(query, near, self.value.filter)
             prompts = []
             for way, stream in self._streams(query, rng if support else None):
-                rounds = pool.draw(alike[i], self.value.per_class, self.value.shots, stream)
+                rounds = pool.draw(alike, self.value.per_class, self.value.shots, stream)
                 self._encode(ways[way], pool, rounds)
                 prompts.append(self.cloze.prompt(ways[way].laid(queries[way][i], rounds), query))
             found.append(prompts)
@@ -138,10 +137,11 @@ class DemonstrationsModule(Around):
         contexts = range(self.value.sets)
         return [(t, numpy_stream(self._seed, "context", c, t, *query.texts)) for t in range(count) for c in contexts]
 
-    def _likeness(self, examples: Sequence[Example], pool: Pool) -> Tensor | None:
-        """Cosine of the queries with all examples; None without a filter."""
+    def _likeness(self, examples: Sequence[Example], pool: Pool) -> Iterator[Tensor | None]:
+        """Of each query the cosine with all examples [examples], of some queries at a time; None without a filter."""
         if self.value.filter is None:
-            return None
+            yield from [None] * len(examples)
+            return
         body = load(self.value.encoder) if self.value.encoder is not None else (self._first or self._body)[0]
         if self._vectors is None:
             self._vectors = sentence_vectors(body, pool.examples)
@@ -152,7 +152,7 @@ class DemonstrationsModule(Around):
         queries[fresh] = sentence_vectors(body, [examples[i] for i in fresh])
         inside = [i for i, row in enumerate(rows) if row is not None]
         queries[inside] = self._vectors[[row for row in rows if row is not None]]
-        return likenesses(queries, self._vectors)
+        yield from likenesses(queries, self._vectors)
 
     def _encode(self, way: Beside, pool: Pool, rounds: Sequence[Sequence[int]]) -> None:
         """Give the examples that are shown for the first time to ``way``, each with the label word of its class."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tempering.contracts import Example
@@ -60,6 +59,7 @@ class Pool:
         return [[int(rows[i]) for rows in drawn if i < len(rows)] for i in range(per_class)]
 
 
-def likenesses(queries: Tensor, vectors: Tensor) -> Tensor:
-    """Cosine of every query with every example [queries, examples], both of length one."""
-    return torch.cat([part @ vectors.T for part in queries.split(CHUNK)]) if len(queries) else queries.new_zeros(0, len(vectors))
+def likenesses(queries: Tensor, vectors: Tensor) -> Iterator[Tensor]:
+    """Cosine of each query with every example [examples], both of length one; never more than those of `CHUNK` queries are held."""
+    for part in queries.split(CHUNK):
+        yield from part @ vectors.T

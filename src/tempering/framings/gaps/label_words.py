@@ -56,7 +56,7 @@ def resolved(words: Any, task: Any, template: str | None, choices: Sequence[str]
     """
     classes = (LOW, HIGH) if task.kind == "regression" else tuple(task.labels)
     if is_mapping(words):
-        return dict(words)
+        return _by_class(dict(words), classes, task.kind == "regression")
     if words:
         return _in_order(words, classes, "words")
     if template is not None and template.startswith(lm_bff.PREFIX):
@@ -66,6 +66,17 @@ def resolved(words: Any, task: Any, template: str | None, choices: Sequence[str]
     if not needed:
         return {label: (str(label),) for label in classes}
     return {label: (spoken(label),) for label in classes} if task.kind != "regression" else _no_poles()
+
+
+def _by_class(words: dict[Any, tuple[str, ...]], classes: Sequence[Any], poles: bool) -> dict[Any, tuple[str, ...]]:
+    """A mapping in the order of the classes, however it was written; words for what is no class come last, and are refused where read."""
+    place = {str(label): i for i, label in enumerate(classes)}
+    if poles and place.keys() != {str(label) for label in words}:
+        raise RecipeError(
+            f"words: a value lies between the poles {LOW} and {HIGH}, found words for {', '.join(map(str, words))}; write"
+            " words: {low: 'No', high: 'Yes'}"
+        )
+    return {label: words[label] for label in sorted(words, key=lambda label: place.get(str(label), len(place)))}
 
 
 def _in_order(words: Sequence[Any], classes: Sequence[Any], what: str) -> dict[Any, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
 from tempering.framings.templates.coding import PieceCoder
 from tempering.framings.templates.laying import Laid, Part, cut_to, lay, size
-from tempering.framings.templates.marks import Marks, read_marks
+from tempering.framings.templates.marks import Everywhere, Marks, read_marks
 from tempering.framings.templates.pieces import AnyTemplate, Field, Filled, Label, Mask, Piece, Soft, Special, Text
 from tempering.framings.templates.truncation import Shorten
 from tempering.framings.text import reads_types
@@ -89,16 +89,24 @@ class TemplateEncoder:
             )
 
     def parts(self, examples: Sequence[Example], answers: Sequence[tuple[int, ...]] | None = None) -> list[list[Part]]:
-        """Parts of each example between the special tokens at the ends; with ``answers`` those ids stand where the masks were."""
+        """Parts of each example between the special tokens at the ends; with ``answers`` those ids stand where the masks were.
+
+        Each mask takes as many of them as it has tokens, the last one all that are left.
+        """
         made = self._parts([self.template.fill(self._values(example)) for example in examples])
         for parts, answer in zip(made, answers or [], strict=answers is not None):
-            for part in (p for p in parts if p.role == "mask"):
-                part.ids, part.role = list(answer), "label"
+            masks, left = [p for p in parts if p.role == "mask"], list(answer)
+            for i, part in enumerate(masks):
+                taken = len(left) if i + 1 == len(masks) else len(part.ids)
+                part.ids, part.role, left = left[:taken], "label", left[taken:]
         return made
 
     def _values(self, example: Example) -> dict[str, str]:
         """The texts by field, without white space at their ends, and what is marked in them."""
-        texts, marked = read_marks(example.texts, self.marks, example.row) if self.marks else (example.texts, {})
+        if isinstance(example, Everywhere):
+            texts, marked = example.texts, {name: example.texts[0] for name, _ in self.marks}
+        else:
+            texts, marked = read_marks(example.texts, self.marks, example.row) if self.marks else (example.texts, {})
         values = {name: text.strip() for name, text in zip(self.names, texts, strict=False)} | marked
         absent = [name for name in self.template.fields() if name not in values]
         if absent:

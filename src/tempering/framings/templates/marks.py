@@ -6,10 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tempering.contracts import Example
 from tempering.errors import DataError
 
 Marks = tuple[tuple[str, tuple[str, str]], ...]  # the name of a field, and what stands before and after it in a text
 NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+class Everywhere(Example):
+    """One text in every field of a template, those between marks too, which it has none of: an input without content."""
 
 
 class Marked(NamedTuple):

@@ -28,6 +28,7 @@ class VectorModule(FramingBase, ABC):
     method: ClassVar[str]
     keeps_scores = False
     predicts_labels = False
+    compares_texts = True
 
     def __init__(self, backbone: Backbone, pool: Pool, max_length: int | None) -> None:
         super().__init__()

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
-from tempering.framings.output_head import language_head
+from tempering.framings.output_head import language_head, output_matrix
 from tempering.framings.verbalizers.base import (
     VerbalizerModule,
     Words,
     classes_of,
     mask_states,
-    output_matrix,
     targets_of,
     token_logits,
     unlabeled,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tempering.contracts import Batch, Example, Rendered, Slab
 from tempering.errors import DataError
-from tempering.framings.output_head import language_head
+from tempering.framings.output_head import language_head, output_matrix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,24 +146,20 @@ def reading(module: VerbalizerModule, backbone: Backbone, hidden: Tensor) -> Ten
     """What ``module`` reads of the body's last states [rows, masks, dim]; only the rows of the output matrix it asks for are used."""
     if module.wants == "hidden":
         return hidden
-    head, table = language_head(backbone), backbone.table
+    head = language_head(backbone)
     states: Tensor = head.features(hidden)
     if module.wants == "states":
         return states
-    return head.logits(states, table, None if module.ids is None else torch.tensor(module.ids, device=states.device))
+    return head.logits(
+        states, output_matrix(head, backbone), None if module.ids is None else torch.tensor(module.ids, device=states.device)
+    )
 
 
 def vocabulary_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
     """Logits of the whole vocabulary [..., vocabulary] from the body's last states [..., dim]."""
-    logits: Tensor = language_head(backbone)(hidden, backbone.table)[0]
+    head = language_head(backbone)
+    logits: Tensor = head(hidden, output_matrix(head, backbone))[0]
     return logits
-
-
-def output_matrix(head: Any, backbone: Backbone) -> Tensor:
-    """The output matrix [vocabulary, width]: the embeddings, or the head's own."""
-    own = getattr(head, "own", None)
-    matrix: Tensor = backbone.table if own is None else own.weight
-    return matrix
 
 
 def output_rows(head: Any, backbone: Backbone, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -214,6 +210,6 @@ def token_logits(learner: Learner, examples: Sequence[Example], rng: np.random.G
 
     def work(batch: Batch) -> Tensor:
         head = language_head(body)
-        return head.logits(head.features(hidden_of(learner.framing, body, batch)[:, 0]), body.table, chosen)
+        return head.logits(head.features(hidden_of(learner.framing, body, batch)[:, 0]), output_matrix(head, body), chosen)
 
     return over_prompts(learner, examples, rng, work).each()

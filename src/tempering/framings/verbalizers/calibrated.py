@@ -14,6 +14,7 @@ from torch import Tensor
 from tempering.contracts import Batch, Example, Slab
 from tempering.errors import DataError, RecipeError
 from tempering.framings.asked.calibration import content_free, diagonal
+from tempering.framings.templates.marks import Everywhere
 from tempering.framings.verbalizers.base import Run, VerbalizerModule, Words, checked, class_scores, over_prompts, unlabeled
 from tempering.framings.verbalizers.manual import Manual
 from tempering.framings.verbalizers.words import Table
@@ -150,7 +151,7 @@ class CalibratedModule(VerbalizerModule):
             chosen = rng.permutation(len(examples))[: self.value.rows]
             return unlabeled([examples[i] for i in chosen])
         slots = len(examples[0].texts)
-        return [Example((text,) * slots) for text in self.value.inputs]
+        return [Everywhere((text,) * slots) for text in self.value.inputs]
 
     def keep(self) -> dict[str, Any]:
         """What the verbalizer inside keeps; the prior is in the state dict."""

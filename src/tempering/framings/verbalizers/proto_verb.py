@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tempering.contracts import Example, Slab
 from tempering.errors import RecipeError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from tempering.backbone import Backbone
     from tempering.learner import Learner
+
+NUMBERS = 2**22  # cosines of rows with rows that are held at once
+_ANEW: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -163,16 +167,34 @@ def learned(states: Tensor, targets: Tensor, projection: Tensor, prototypes: Ten
 
 def contrast(rows: Tensor, targets: Tensor, prototypes: Tensor) -> Tensor:
     """The loss of `ProtoVerb`: rows [rows, d] of classes ``targets`` [rows] against prototypes [classes, d]. A term without pairs is 0."""
-    near, among = cosine(rows, prototypes), cosine(rows, rows)
+    near = cosine(rows, prototypes)
     own = F.one_hot(targets, len(prototypes)).bool()
-    same = targets.unsqueeze(1) == targets
-    pairs = same & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     of_rows = F.cross_entropy(near, targets)
     strange = near.masked_fill(own, -torch.inf).logsumexp(0)  # rows of other classes, seen from each prototype [classes]
     of_prototypes = share(near, strange.expand_as(near))[own]
+    return of_rows + of_prototypes.mean() + of_pairs(F.normalize(rows, dim=-1), targets)
+
+
+def of_pairs(units: Tensor, targets: Tensor) -> Tensor:
+    """The mean over pairs of rows of one class, 0 without any: ``units`` [rows, d] of length one, some rows against all at a time.
+
+    What a block holds is computed again for its gradient, so that never more than `NUMBERS` cosines are held at once.
+    """
+    pairs = int((targets.bincount() * (targets.bincount() - 1)).sum())
+    if not pairs:
+        return units.new_zeros(())
+    size = max(1, NUMBERS // len(units))
+    parts = [checkpoint(_pairs_of, units, targets, at, at + size, **_ANEW) for at in range(0, len(units), size)]
+    return torch.stack(parts).sum() / pairs
+
+
+def _pairs_of(units: Tensor, targets: Tensor, start: int, end: int) -> Tensor:
+    """The sum over the pairs that rows ``start`` .. ``end`` stand first in."""
+    among = units[start:end] @ units.T
+    same = targets[start:end].unsqueeze(1) == targets
     others = among.masked_fill(same, -torch.inf).logsumexp(-1, keepdim=True)
-    of_pairs = share(among, others.expand_as(among))[pairs]
-    return of_rows + of_prototypes.mean() + (of_pairs.mean() if len(of_pairs) else rows.new_zeros(()))
+    other = torch.arange(len(units), device=among.device) != torch.arange(start, start + len(among), device=among.device).unsqueeze(1)
+    return share(among, others.expand_as(among))[same & other].sum()
 
 
 def share(mine: Tensor, rest: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tempering.contracts import Batch, Example, Kind, Prediction, Prompt
 from tempering.errors import RecipeError
 from tempering.framings.module import FramingBase
-from tempering.framings.output_head import ensure_output_head
+from tempering.framings.output_head import ensure_output_head, output_matrix
 from tempering.framings.text import pad, tensors
 from tempering.framings.wrapping import Wrapping
 from tempering.framings.writing.encoding import Parts
@@ -98,7 +98,8 @@ class Writing(FramingBase, ABC):
 
     def logits(self, backbone: Backbone, states: Tensor) -> Tensor:
         """[tokens, vocabulary]."""
-        found: Tensor = ensure_output_head(backbone)(states, backbone.table)[0]
+        head = ensure_output_head(backbone)
+        found: Tensor = head(states, output_matrix(head, backbone))[0]
         return found
 
     def trunk_key(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from tempering.framings.output_head import OutputHead
+from tempering.framings.output_head import OutputHead, output_matrix
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -20,11 +22,21 @@ class Output(nn.Module):
     def __init__(self, head: OutputHead, backbone: Backbone) -> None:
         super().__init__()
         self.parts = (head, backbone)  # in a tuple: their weights hang elsewhere
+        self.held: tuple[Tensor, ...] = ()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """States [rows, steps, dim] -> logits [rows, steps, vocabulary]."""
         head, backbone = self.parts
-        return head.logits(hidden, backbone.table)
+        return head.logits(hidden, self.held[0] if self.held else output_matrix(head, backbone))
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """While open the matrix is the one that it is now: what a tuning changes of it is not worked out again for every token."""
+        self.held = (output_matrix(*self.parts),)
+        try:
+            yield
+        finally:
+            self.held = ()
 
 
 def generator_class(backbone: Backbone) -> Any:

@@ -85,18 +85,13 @@ class Source:
         texts = list(example.texts)
         while len(row := self._ids([self.fill(example, texts)])[0]) > self.length:
             ends = [self._ends(text) for text in texts]
-            sizes = [len(e) for e in ends]
-            longest = max(range(len(texts)), key=sizes.__getitem__)
-            if not sizes[longest]:
+            if not any(ends):
                 raise RecipeError(
                     f"text_to_text.source {self.template_of(example)!r} alone takes {len(row)} tokens of max_source_length={self.length};"
                     " shorten it, or give more"
                 )
-            over, others = len(row) - self.length, max([0, *(n for i, n in enumerate(sizes) if i != longest)])
-            cut = min(over, max(1, sizes[longest] - others)) if others else over  # the longer loses until both are alike
-            kept = max(0, sizes[longest] - cut)
-            end = min(ends[longest][kept - 1], len(texts[longest]) - 1) if kept else 0  # the last character may be several tokens
-            texts[longest] = texts[longest][:end]
+            kept = _levelled(ends, len(row) - self.length)
+            texts = [t if n == len(e) else t[: e[n - 1] if n else 0] for t, e, n in zip(texts, ends, kept, strict=True)]
         return row
 
     def _ends(self, text: str) -> list[int]:
@@ -106,3 +101,19 @@ class Source:
         options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         found = self.tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
         return [end for _, end in found if end]
+
+
+def _levelled(ends: Sequence[Sequence[int]], over: int) -> list[int]:
+    """How many tokens, which end at ``ends``, each text keeps once ``over`` are gone: the longest text loses its last one, time after time.
+
+    Of equals it is the first. A character that several tokens write goes whole. Reckoned from one reading of the texts: reading them anew
+    after every token would take time that grows with the square of their length.
+    """
+    kept = [len(e) for e in ends]
+    while over > 0 and any(kept):
+        longest = max(range(len(kept)), key=kept.__getitem__)
+        here, before = ends[longest], kept[longest]
+        while kept[longest] and here[kept[longest] - 1] == here[before - 1]:
+            kept[longest] -= 1
+        over -= before - kept[longest]
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,16 @@ class Sets(Targets):
     """Several labels: their words in the order of the labels, ``none`` for a row without any."""
 
     names: Names
+
+    def __post_init__(self) -> None:
+        """Refuse words that could never be read again: in a list of labels they would be several, or no label at all."""
+        for label, word in zip(self.names.labels, self.names.words, strict=True):
+            if AMONG.strip() in word or _folded(word) == NONE:
+                why = f"{NONE!r} stands for a row without labels" if _folded(word) == NONE else "a comma stands between the labels of a row"
+                raise RecipeError(
+                    f"text_to_text.words: label {label!r} would be written {word!r}, but {why}, so that it could never be predicted; give"
+                    f" it another word, as in  words: {{{json.dumps(str(label), ensure_ascii=False)}: ...}}"
+                )
 
     def text(self, example: Example) -> str:
         """The words of its labels."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import DataError
-from tempering.framings.output_head import ensure_output_head
+from tempering.framings.output_head import ensure_output_head, output_matrix
 from tempering.framings.writing.base import Writing, turned
 from tempering.framings.writing.controls import Guidance, MustInclude, PartSiblings, StopAt
 from tempering.framings.writing.linear import NONE
@@ -113,13 +113,14 @@ class TextWriter(Writing):
         begin = 1 if self.source_only else given["input_ids"].shape[1]
         drawn = int(config.num_return_sequences) if config.num_beams == 1 else 1
         allowed = None if limits is None else allowing(limits.tries, begin, self.end, drawn)
-        out = model.generate(
-            **given,
-            generation_config=config,
-            logits_processor=self._processors(backbone, begin, int(config.max_new_tokens)),
-            prefix_allowed_tokens_fn=allowed,
-            stopping_criteria=[StopAt(settings.stop_strings, self._plain, begin)] if settings.stop_strings else None,
-        )
+        with model.get_output_embeddings().holding():
+            out = model.generate(
+                **given,
+                generation_config=config,
+                logits_processor=self._processors(backbone, begin, int(config.max_new_tokens)),
+                prefix_allowed_tokens_fn=allowed,
+                stopping_criteria=[StopAt(settings.stop_strings, self._plain, begin)] if settings.stop_strings else None,
+            )
         each = int(config.num_return_sequences)
         texts = [self._text(row, limits) for row in out.sequences[:, begin:].tolist()]
         scored = getattr(out, "sequences_scores", None)
@@ -164,14 +165,15 @@ class TextWriter(Writing):
 
     def _without(self, backbone: Backbone) -> Callable[[Tensor], Tensor]:
         """Logits after what is written, from a source that says nothing."""
-        source = torch.tensor([self.source.blank(self.framing.guidance_source)])
+        source, head = torch.tensor([self.source.blank(self.framing.guidance_source)]), ensure_output_head(backbone)
+        matrix = output_matrix(head, backbone)  # once for all tokens
 
         def without(written: Tensor) -> Tensor:
             rows = source.to(written.device).expand(len(written), -1)
             ids = F.pad(written, (0, 1))  # the token to come: only its state is read
             real = torch.zeros_like(ids, dtype=torch.bool)
             real[:, -1] = True
-            return self.logits(backbone, given_states(backbone, {"input_ids": rows}, ids, real))
+            return head(given_states(backbone, {"input_ids": rows}, ids, real), matrix)[0]  # type: ignore[no-any-return]
 
         return without
 
