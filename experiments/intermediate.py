@@ -40,6 +40,7 @@ from tempering.fitting import evaluate, fit
 from tempering.framings.head import Head
 from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings, leave, positive_class
+from tempering.streams import seeds_before
 from tempering.tasks import Task
 from tempering.tasks.metrics import default_metric
 from tempering.train.several import MEAN, SeveralEvaluator
@@ -114,7 +115,7 @@ def make_body(arm: str, seed: int, folder: Path, args: argparse.Namespace) -> No
     stage, seeds = first_stage(arm, found, args), Seeds.of(seed)
     backbone = Backbone.load(args.model, seeds.init)
     work, part = (folder.with_name(f"{folder.name}.{kind}") for kind in ("run", "part"))
-    learner = stage.run(backbone, Task.from_file(found[0]), seeds, around=Surroundings(work, resume=True))
+    learner = stage.run(backbone, Task.from_file(found[0]), seeds_before(seeds, 0), around=Surroundings(work, resume=True))
     told = {"stage": reached(learner), "alone": alone(learner, found, args) if arm == "multi-task" else {}}
     leave(stage, backbone)
     shutil.rmtree(part, ignore_errors=True)

@@ -4,7 +4,8 @@
         [--largest prime-none,prime] [--outer-steps 1000] [--tasks-per-step 4] [--outer-learning-rate 2e-4] [--hours H]
         [--output runs/priming] [--table results.md] [key=value for the adapters ...]
 
-Every recipe's first stage runs once for each target and seed, with as many updates of the body at the same rate; its last stage, the same
+Every recipe's first stage runs once for each target and seed, with as many updates of the body at the same rate, and leaves the body as it
+is after the last of them (nothing is chosen among several looks). Its head and adapters are draws of its own. Its last stage, the same
 adapters in all of them, is then run on that body with each number of rows, the same rows and seeds for every recipe, in --min-steps steps
 at least and without stopping early: an F1 of 0 in the first looks is no reason to. Only prime-kept-start hands it more than the body: the
 start of adapters and head. Entity F1 on the test split, read once. Differences to no priming (prime-none) are paired by seed, with a t
@@ -44,6 +45,7 @@ from tempering.recipe import Recipe
 from tempering.stages.kept import Kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.train import Train
+from tempering.streams import seeds_before
 from tempering.tasks import Task, nested_subsets
 from tempering.tasks.metrics import default_metric
 from tempering.train.progress import Listener, silent
@@ -56,6 +58,7 @@ def with_sources(recipe: Recipe, sources: Sequence[str], args: argparse.Namespac
     """The recipe with its first stage on ``sources``: so many updates of the body, each of so many tasks, at the rate that all have."""
     prime = hasattr(recipe.stages[0], "sources")
     settings: dict[str, Any] = {"sources" if prime else "tasks": list(sources), "learning_rate": args.outer_learning_rate}
+    settings["eval_strategy"] = "no"  # all bodies end after as many updates: the best of several looks would favor arms that look more
     if args.outer_steps:
         settings["outer_steps" if prime else "max_steps"] = args.outer_steps
     if args.tasks_per_step:
@@ -94,7 +97,7 @@ def body_of(recipe: Recipe, task: Task, model: str, seeds: Seeds, listener: List
     start, backbone, kept = time.perf_counter(), Backbone.load(model, seeds.init), dict[str, Kept]()
     for i, stage in enumerate(recipe.stages[:-1]):
         here = folder / f"stage-{i}" if folder else None
-        stage.run(backbone, task, seeds, around=Surroundings(here, resume=here is not None, listener=listener, kept=kept))
+        stage.run(backbone, task, seeds_before(seeds, i), around=Surroundings(here, resume=here is not None, listener=listener, kept=kept))
         leave(stage, backbone)
     return Primed(backbone, kept, recipe.stages[-1], time.perf_counter() - start)
 

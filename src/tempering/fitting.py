@@ -30,6 +30,7 @@ from tempering.stages.checks import check_quantized, check_sharded, labelled, mo
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.sources import fingerprints
+from tempering.streams import seeds_before
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Split, Task
 from tempering.train.device import on_first, wait
@@ -149,7 +150,7 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
         here = around.folder / f"stage-{i}" if around.folder else None
         done = here / "backbone.safetensors" if here else None
         if i < last and done is not None and around.resume and _finished(done, around):
-            restore(backbone, stage, done, seeds)
+            restore(backbone, stage, done, seeds_before(seeds, i))
             backbone.changed = backbone.changed or moves(stage)
             around.kept.update(read_kept(done.parent))
             earlier.append(json.loads((done.parent / RECORD).read_text(encoding="utf-8")))
@@ -166,7 +167,8 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
                 }
             )
         known = set(around.kept)
-        learner: Learner = stage.run(backbone, task, seeds, around=dataclasses.replace(around, folder=here))
+        mine = seeds if i == last else seeds_before(seeds, i)
+        learner: Learner = stage.run(backbone, task, mine, around=dataclasses.replace(around, folder=here))
         if i < last:
             earlier.append(learner.record["stage"])
             leave(stage, backbone)

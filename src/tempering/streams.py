@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tempering.values import Seeds
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +24,14 @@ def key_of(*parts: object) -> int:
     """A 63-bit seed from any printable parts: the same parts give the same seed on every machine."""
     text = "\x1f".join(str(p) for p in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def seeds_before(seeds: Seeds, stage: int) -> Seeds:
+    """The ``seeds`` of a recipe for its stage number ``stage``, which is not the last one: its new weights are draws of their own.
+
+    Else a later stage would begin with the very head and tuning that the body was trained under, and call them new.
+    """
+    return replace(seeds, init=key_of(seeds.init, "stage", stage))
 
 
 def numpy_stream(*parts: object) -> np.random.Generator:

@@ -17,9 +17,12 @@ from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
 from tempering.plan import explain
 from tempering.recipe import Recipe
+from tempering.stages import setup
+from tempering.stages.prime import Prime
 from tempering.stages.setup import Surroundings
 from tempering.stages.sources import distinct_names, pooled, read_source
 from tempering.stages.train import Train
+from tempering.tunings.lora import LoRA
 from tests.laws.bench import bits, differing
 from tests.stages.conftest import Write
 from tests.tiny import NEGATIVE, POSITIVE, save_tiny, tiny_backbone, tiny_task
@@ -39,6 +42,35 @@ def test_it_learns_from_its_own_data_of_whatever_kind(write: Write) -> None:
     assert learner.framing.labels == ("bad", "good")
     alone = fit(Recipe("r", (Train(**LOOP),)), tiny_task(), tiny_backbone())
     assert differing(bits(alone), bits(learner)) and "sources" not in alone.record
+
+
+def test_every_stage_draws_new_weights_of_its_own(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body trained under one head would fit the next one, were that drawn from the same stream; the last stage draws as it does alone."""
+    drawn: list[dict[str, torch.Tensor]] = []
+    own = setup.assemble
+
+    def recorded(*given: Any) -> Any:
+        learner = own(*given)
+        drawn.append({n: t.clone() for n, t in learner.state_dict().items() if n.endswith(("final.weight", "lora.A"))})
+        return learner
+
+    monkeypatch.setattr("tempering.stages.train.assemble", recorded)
+    monkeypatch.setattr("tempering.stages.episodes.assemble", recorded)
+    light = LoRA(r=2)
+    last = Train(tuning=light, **STILL)
+    fit(Recipe("alone", (last,)), tiny_task(), tiny_backbone())
+    (alone,) = drawn
+    assert len(alone) > 1
+    primed = Prime(sources=(write("a"), write("b", seed=1)), tuning=light, outer_steps=1, eval_strategy="no")
+    for first in (Train(tuning=light, data=write("a"), **STILL), primed):
+        drawn.clear()
+        fit(Recipe("two", (first, last)), tiny_task(), tiny_backbone())
+        assert drawn[0].keys() == drawn[-1].keys() == alone.keys()
+        assert not any(torch.allclose(drawn[0][n], drawn[-1][n], rtol=0.1) for n in alone)
+        assert all(torch.equal(alone[n], drawn[-1][n]) for n in alone)
+    drawn.clear()
+    fit(Recipe("three", (Train(tuning=light, data=write("a"), **STILL),) * 2 + (last,)), tiny_task(), tiny_backbone())
+    assert not any(torch.allclose(drawn[0][n], drawn[1][n], rtol=0.1) for n in alone)
 
 
 def test_texts_of_its_own_data_without_their_labels(write: Write) -> None:
@@ -132,6 +164,7 @@ def test_names_are_told_apart_and_pools_need_one_set_of_labels(write: Write) -> 
     tasks = [read_source(write("a")), read_source(write("a")), read_source(write("c", seed=1))]
     assert distinct_names(tasks) == ["a", "a-2", "c"]
     assert distinct_names(tasks, ["x", None, None]) == ["x", "a", "c"]
+    assert distinct_names([tasks[0]] * 4, [None, None, "a-2", None]) == ["a", "a-3", "a-2", "a-4"]
     assert len(pooled(tasks, ["a", "a-2", "c"], "a head").train) == 72
     with pytest.raises(RecipeError, match="cannot share a head"):
         pooled([tasks[0], read_source(write("v", kind="regression"))], ["a", "v"], "a head")

@@ -51,14 +51,25 @@ def test_tasks_of_several_kinds_train_one_body(write: Any) -> None:
                  TaskSource(write("text", seed=3), MaskedLM(0.5)), sampling="uniform")  # fmt: skip
     before = bits(tempering_learner := run(dataclasses.replace(made, max_steps=1, learning_rate=1e-12)))
     learner = run(made, Surroundings(listener=told.append))
-    assert set(learner.framing.parts) == {"tone", "value", "set", "text"} == set(tempering_learner.framing.parts)
+    named = {f"task-{name}" for name in ("tone", "value", "set", "text")}
+    assert set(learner.framing.parts) == named == set(tempering_learner.framing.parts)
     moved = differing(before, bits(learner))
-    assert any(n.startswith("backbone.model.encoder") for n in moved) and any("parts.value.final" in n for n in moved)
+    assert any(n.startswith("backbone.model.encoder") for n in moved) and any("parts.task-value.final" in n for n in moved)
     metrics = next(e["metrics"] for e in told if e["event"] == "evaluate")
     main = [metrics["tone/accuracy"], metrics["value/spearman"], metrics["set/micro_f1"]]
     assert metrics["mean"] == pytest.approx(sum(main) / 3)
     assert metrics["loss"] == pytest.approx(sum(metrics[f"{n}/loss"] for n in ("tone", "value", "set", "text")) / 4)
     assert learner.record["stage"]["tasks"]["tone"] == {"rows": 24, "share": 0.25}
+
+
+def test_files_may_be_called_as_anything_that_a_module_has(write: Any, tmp_path: Path) -> None:
+    made = stage(write("items"), TaskSource(write("b", seed=1), name="type"), TaskSource(write("c"), name="eval"), max_steps=1, save_steps=1,
+                 save_strategy="steps")  # fmt: skip
+    learner = run(made, Surroundings(folder=tmp_path / "kept"))
+    assert {n.split(".")[1] for n, _ in learner.framing.named_parameters()} == {"task-items", "task-type", "task-eval"}
+    assert {f"{name}/accuracy" for name in ("items", "type", "eval")} < set(learner.record["stage"]["history"][0])
+    again = run(made, Surroundings(folder=tmp_path / "kept", resume=True))
+    assert not differing(bits(learner), bits(again))
 
 
 def test_the_mode_of_training_comes_back_after_an_evaluation(write: Any) -> None:

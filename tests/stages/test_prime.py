@@ -19,7 +19,7 @@ from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.stages.episodes import Nursery
 from tempering.stages.prime import Prime
-from tempering.stages.priming import Progress, _episode, _prepare, _step
+from tempering.stages.priming import Progress, _better, _episode, _prepare, _step
 from tempering.stages.setup import Surroundings, assemble
 from tempering.stages.train import Train
 from tempering.train.device import place
@@ -338,10 +338,22 @@ def test_the_best_body_is_kept(write: Any) -> None:
     made = stage(write, eval_strategy="steps", eval_steps=1, learning_rate=5e-2, outer_steps=4)
     learner = prime(made, tiny_backbone())
     record = learner.record["stage"]
-    best = max(record["history"], key=lambda h: h["mean"])
+    best = max(record["history"], key=lambda h: (h["mean"], -h["loss"]))
     assert record["best_step"] == best["step"] and record["best_kept"]
     short = prime(dataclasses.replace(made, eval_strategy="no", lr_scheduler_type="constant"), tiny_backbone())
     assert short.record["stage"]["history"] == []
+
+
+def test_of_equal_scores_the_smaller_loss_is_the_better() -> None:
+    """F1 is 0 at every look while no entity is found, and the earliest body would be kept for good."""
+    run = Progress()
+    for step, (score, loss, better) in enumerate(
+        [(0.0, 1.4, True), (0.0, 1.5, False), (0.0, 1.3, True), (0.2, 9.0, True), (0.1, 0.1, False)]
+    ):
+        run.history.append({"step": step, "loss": loss})
+        assert _better(score, run) is better
+        if better:
+            run.best, run.best_step = score, step
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from tempering.contracts import Batch, Scores, Slab
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
 
+TASK = "task-"  # before a task's name in names of weights: a task called "items" or "type" would hide what every module has
+
 
 class Several(nn.Module):
-    """The framing modules of several tasks by the tasks' names. Weights: ``parts.<task>.<weight>``.
+    """The framing modules of several tasks by the tasks' names. Weights: ``parts.task-<task>.<weight>``.
 
     *Paper*: Caruana 1997 (shared body, heads of their own); Aghajanyan et al. 2021 (Muppet: the scale).
     *Formula*: the loss of a batch of task t is w_t / s_t times that of its framing, with the task's ``weights`` w_t and, where
@@ -26,18 +28,18 @@ class Several(nn.Module):
 
     def __init__(self, parts: Mapping[str, Any], weights: Mapping[str, float], scaled: bool, own: str | None = None) -> None:
         super().__init__()
-        self.parts = nn.ModuleDict(dict(parts))
+        self.parts = nn.ModuleDict({TASK + name: part for name, part in parts.items()})
         self.weights = dict(weights)
         self.scaled = scaled
         self.own = own
         self.labels: tuple[Any, ...] = ()
         self.refresh_steps = 0
-        self.undecayed = frozenset(f"parts.{name}.{w}" for name, part in parts.items() for w in part.undecayed)
+        self.undecayed = frozenset(f"parts.{TASK}{name}.{w}" for name, part in parts.items() for w in part.undecayed)
         self.reads_lm_head = any(part.reads_lm_head for part in parts.values())
 
     def part(self, name: str) -> Any:
         """The framing module of task ``name``."""
-        return self.parts[name]
+        return self.parts[TASK + name]
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """What the framing of the batch's task says of it."""

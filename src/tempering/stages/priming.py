@@ -157,10 +157,18 @@ def _evaluate(
     told = {"step": run.step, "total": nursery.stage.outer_steps, "metrics": metrics, "metric": MEAN}
     around.listener({"event": "evaluate", **told})
     score = -math.inf if math.isnan(metrics[MEAN]) else metrics[MEAN]
-    if run.best is None or score > run.best:
+    if _better(score, run):
         run.best, run.best_step = score, run.step
         return {name: weight.detach().clone() for name, weight in trained.items()}
     return best
+
+
+def _better(score: float, run: Progress) -> bool:
+    """Whether the newest look is the best so far. Where scores are equal (few steps find no entity: F1 is 0 each time) the loss decides."""
+    if run.best is None or score != run.best:
+        return run.best is None or score > run.best
+    held = next(look for look in run.history if look["step"] == run.best_step)
+    return bool(run.history[-1]["loss"] < held["loss"])
 
 
 def _rehearsed(nursery: Nursery, source: int, evaluator: Evaluator, where: Place) -> dict[str, float]:

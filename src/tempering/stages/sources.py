@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,12 @@ def learned(stage: Any, task: Task, read: bool = True) -> tuple[Task, ...]:
 
 
 def distinct_names(tasks: Sequence[Task], given: Sequence[str | None] = ()) -> list[str]:
-    """A name for each task, all different and fit for a module: the ``given`` one, or the task's own, numbered where it comes twice."""
+    """A name for each task, all different and without dots: the ``given`` one, or the task's own, numbered where it comes twice."""
     wanted = [name or task.name.replace(".", "_") for name, task in zip(given or [None] * len(tasks), tasks, strict=True)]
     found: list[str] = []
     for name in wanted:
-        number = 1 + sum(other == name for other in wanted[: len(found)])
-        found.append(name if number == 1 else f"{name}-{number}")
+        numbered = (f"{name}-{number}" for number in count(2))
+        found.append(name if name not in found else next(new for new in numbered if new not in found and new not in wanted))
     return found
 
 
