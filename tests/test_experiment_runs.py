@@ -126,13 +126,16 @@ def test_perplexity_before_adaptation_is_measured_once(script: Loader, tmp_path:
     monkeypatch.setattr(module, "perplexity", lambda task, model, args: asked.append(model) or float(len(task.dev)))
     monkeypatch.setattr(module, "fit", lambda *_, **__: None)
     monkeypatch.setattr(module, "outcome", lambda _: {"score": 0.5, "main_metric": "accuracy"})
+    monkeypatch.setattr(module, "passes", lambda task, arm, *_: {"dapt-imdb_reviews": 0.5} if arm == "DAPT" else {})
     words = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--tasks", "sst2", "--arms", "none,DAPT", "--model", "m"]
     args = module.parsed([*words, "--seeds", "2", "--dev-rows", "10"])
     cells = opened(module, tmp_path / "out")
     module.run(cells, args)
     module.run(cells, args)
     assert asked == ["m", "DAPT-0", "DAPT-1"] and cells["before/sst2"] == {"perplexity": 10.0}
-    assert "perplexity" not in cells["sst2/none/0"] and "| sst2 | 10.0 | 10.0 ± 0.0 |" in module.report(cells, args)
+    said = module.report(cells, args)
+    assert "perplexity" not in cells["sst2/none/0"] and "| sst2 | 10.0 | 10.0 ± 0.0 |" in said
+    assert "| task | passes over the text of DAPT |\n| --- | --- |\n| sst2 | 0.50 |" in said
 
 
 def test_what_is_asked_in_context_is_asked_in_batches_of_the_size_given(

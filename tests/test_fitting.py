@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tempering.backbone import Backbone
+from tempering.commands.adapt import held_out
 from tempering.contracts import Seeds
 from tempering.errors import RecipeError, ResumeError
-from tempering.fitting import evaluator_of, fit
+from tempering.fitting import evaluate, evaluator_of, fit
 from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.head import Head
@@ -151,6 +152,17 @@ def test_the_record_says_how_the_learner_came_about() -> None:
     assert record["trained_parameters"] == sum(w.numel() for w in learner.trained().values())
     assert 0 < record["train_seconds"] <= record["seconds"] and record["peak_memory"] > 1e6
     assert [e["text"][:12] for e in told if e["event"] == "note" and e["text"].startswith("stage")] == ["stage 1 of 2", "stage 2 of 2"]
+
+
+@pytest.mark.parametrize(("kept", "wanted"), [(True, 2.0), (False, 5.0)])
+def test_the_loss_of_a_framing_that_predicts_nothing_is_that_of_the_weights_it_leaves(kept: bool, wanted: float) -> None:
+    history = [{"step": step, "loss": loss} for step, loss in ((1, 3.0), (2, 2.0), (3, 5.0))]
+    learner = Learner(tiny_backbone(), torch.nn.Module(), LoRA(), {"framing": MaskedLM()})
+    learner.record["stage"] = {"history": history, "best_step": 2, "best_kept": kept, "before": {"loss": 4.0}}
+    assert evaluate(learner, tiny_task()) == {"dev": {"loss": wanted}}
+    assert held_out(learner)["after"]["loss"] == wanted
+    learner.record["stage"]["history"] = []
+    assert evaluate(learner, tiny_task()) == held_out(learner) == {}
 
 
 def test_a_recipe_that_cannot_work_is_refused_before_the_model_is_looked_for() -> None:

@@ -174,3 +174,38 @@ def test_a_killed_adaptation_goes_on(script: Loader, tmp_path: Path, monkeypatch
     assert steps == [1, 2, 3, 3, 4] and [p.name for p in Path(model).parent.iterdir() if p.is_dir()] == ["dapt-imdb_reviews-0"]
     task = module.load(args.data, "sst2")
     assert module.perplexity(task, model, args) != module.perplexity(task, args.model, args) > 1
+
+
+def test_task_adaptation_reads_the_rows_that_are_fine_tuned(script: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("run in adaptive")
+    (tmp_path / "sst2").mkdir()
+    for split, start in (("train", 1), ("dev", 90), ("test", 150)):
+        lines = [json.dumps({"text": f"{e.texts[0]} {e.row}", "label": e.label}) for e in tiny_examples(44, start=start)]
+        (tmp_path / "sst2" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    words = ["--data", str(tmp_path), "--tasks", "sst2", "--arms", "TAPT", "--seeds", "2", "--tapt-steps", "4", "--batch", "16"]
+    words += ["--model", str(save_tiny("bert", tmp_path / "m")), "--max-length", "16", "--output", str(tmp_path / "out")]
+    args, fit, read = module.parsed([*words, "--rows", "24", "--min-steps", "1", "max_steps=1"]), module.fit, []
+    monkeypatch.setattr(module, "fit", lambda recipe, task, *rest, **more: (read.append(task), fit(recipe, task, *rest, **more))[1])
+    cells = opened(module, tmp_path / "out")
+    module.run(cells, args)
+    texts = [[e.texts for e in task.train] for task in read]
+    assert len(texts) == 4 and texts[0] == texts[1] != texts[2] == texts[3] and len(texts[0]) == 24
+    assert [cells[f"sst2/TAPT/{seed}"]["passes"] for seed in (0, 1)] == [{"tapt-sst2": 2.0}] * 2  # none of the 24 is held out
+    said = module.report(cells, args)
+    assert "| task | passes over the text of TAPT |\n| --- | --- |\n| sst2 | 2.0 |" in said and "of TAPT of 100 passes" in said
+    every = module.parsed([*words, "max_steps=1"])
+    assert every.rows is None and len(module.cut(module.load(every.data, "sst2"), every.rows, 0).train) == 44
+
+
+def test_adaptations_to_all_texts_are_not_taken_for_those_to_the_rows(
+    script: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("run in adaptive")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--output", str(tmp_path), "--table", str(tmp_path / "t.md")])
+    monkeypatch.setattr(module, "run", lambda cells, args: cells.write())
+    module.main()
+    found = json.loads((tmp_path / "cells.json").read_text())
+    del found["settings"]["tapt_reads"]
+    (tmp_path / "cells.json").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match="cells made with tapt_reads=None, and now .*'the labelled rows'"):
+        module.main()

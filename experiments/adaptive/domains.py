@@ -35,9 +35,14 @@ def key(task: str, arm: str, seed: int) -> str:
 
 
 def stages(task: str, arm: str) -> list[tuple[str, str]]:
-    """What an arm does before fine-tuning: (recipe, corpus) in order; a corpus named as the task is its own training texts."""
+    """What an arm does before fine-tuning: (recipe, corpus) in order; a corpus named as the task is its own training rows' texts."""
     dapt, tapt = ("dapt", DOMAINS[task]), ("tapt", task)
     return {"none": [], "DAPT": [dapt], "TAPT": [tapt], "DAPT + TAPT": [dapt, tapt], "other domain": [("dapt", OTHER)]}[arm]
+
+
+def read(recipe: str, corpus: str) -> str:
+    """What a cell calls the reading of a corpus."""
+    return f"{recipe}-{corpus}"
 
 
 def groups(pair: Sequence[str], args: argparse.Namespace) -> list[list[str]]:

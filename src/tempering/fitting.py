@@ -207,7 +207,8 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Metrics on the development and the test split; the test split is read here and nowhere else."""
     if not predicts(learner.record["framing"]):
-        return {"dev": {"loss": learner.record["stage"]["history"][-1]["loss"]}} if learner.record["stage"]["history"] else {}
+        found_then = as_kept(learner.record["stage"])
+        return {"dev": {"loss": found_then["loss"]}} if found_then else {}
     found = {}
     for split in (task.dev, task.test):
         if split is not None:
@@ -216,11 +217,19 @@ def evaluate(
     return found
 
 
+def as_kept(stage: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a stage's record says of the weights it left: the evaluation at the best step where those were kept, else the last one."""
+    history = stage.get("history", ())
+    best = [found for found in history if stage["best_kept"] and found["step"] == stage["best_step"]]
+    kept: dict[str, float] | None = next(iter([*best, *history[-1:]]), None)
+    return kept
+
+
 def _known(learner: Learner) -> dict[str, float] | None:
     """The development metrics of the weights that were kept, as found while training, unless the framing has learned more since then."""
     stage = learner.record.get("stage", {})
-    kept = [h for h in stage.get("history", ()) if h["step"] == stage["best_step"] and not stage.get("finished")]
-    return {k: v for k, v in kept[0].items() if k != "step"} if kept and stage["best_kept"] else None
+    kept = as_kept(stage) if stage.get("best_kept") and not stage.get("finished") else None
+    return {k: v for k, v in kept.items() if k != "step"} if kept else None
 
 
 def evaluator_of(

@@ -237,6 +237,16 @@ def test_a_saved_folder_is_one_of_transformers_and_a_model_to_start_from(family:
     assert all(torch.equal(again.model.state_dict()[n], t) for n, t in learner.backbone.model.state_dict().items())
 
 
+def test_the_head_of_a_classifier_is_no_head_for_words(tmp_path: Path) -> None:
+    """ModernBERT calls the dense map of both by one name, and the bias over the vocabulary alone tells them apart."""
+    train = Train(max_steps=1, learning_rate=1e-3, eval_strategy="no")
+    learner = train.run(tiny_backbone("modernbert"), tiny_task(8), Seeds.of(0))
+    learner.save_pretrained(tmp_path)
+    assert ensure_lm_head(Backbone.load(str(tmp_path))).fresh
+    save_masked_lm("modernbert", tmp_path / "words")
+    assert not ensure_lm_head(Backbone.load(str(tmp_path / "words"))).fresh
+
+
 def test_a_head_that_lacks_its_bias_alone_is_the_pretrained_one(tmp_path: Path) -> None:
     """As transformers reads it: the bias is zero, all else from the checkpoint. One that lacks more is drawn."""
     from safetensors.torch import load_file, save_file

@@ -380,6 +380,17 @@ def test_a_long_pair_takes_no_longer_than_its_length_says(monkeypatch: pytest.Mo
     assert len(row) == 40 and len(read) <= 4
 
 
+def test_a_text_that_the_source_does_not_show_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = learner(TextToText("it: {text}", max_source_length=40)).framing
+    read: list[int] = []
+    ids = Source._ids
+    monkeypatch.setattr(Source, "_ids", lambda self, parts: (read.append(len(parts)), ids(self, parts))[1])
+    shown = " ".join(["good"] * 60)
+    (row,) = module.source.encode([Example((shown, " ".join(["bad"] * 900)), None, 1)])
+    assert len(row) == 40 and len(read) <= 3
+    assert [row] == learner(TextToText("it: {text}", max_source_length=40)).framing.source.encode([Example((shown,), None, 1)])
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_output_matrix_whose_bias_alone_is_missing_is_the_pretrained_one(tied: bool, tmp_path: Path) -> None:
     """The bias is zero, as in transformers, and what the checkpoint has of the matrix is read; without its matrix a head is fresh."""

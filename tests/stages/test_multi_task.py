@@ -63,8 +63,8 @@ def test_tasks_of_several_kinds_train_one_body(write: Any) -> None:
 
 
 def test_files_may_be_called_as_anything_that_a_module_has(write: Any, tmp_path: Path) -> None:
-    made = stage(write("items"), TaskSource(write("b", seed=1), name="type"), TaskSource(write("c"), name="eval"), max_steps=1, save_steps=1,
-                 save_strategy="steps")  # fmt: skip
+    given = (write("items"), TaskSource(write("b", seed=1), name="type"), TaskSource(write("c"), name="eval"))
+    made = stage(*given, max_steps=1, save_steps=1, save_strategy="steps")
     learner = run(made, Surroundings(folder=tmp_path / "kept"))
     assert {n.split(".")[1] for n, _ in learner.framing.named_parameters()} == {"task-items", "task-type", "task-eval"}
     assert {f"{name}/accuracy" for name in ("items", "type", "eval")} < set(learner.record["stage"]["history"][0])
@@ -81,6 +81,12 @@ def test_the_mode_of_training_comes_back_after_an_evaluation(write: Any) -> None
         run(made, Surroundings(listener=told.append))
         losses.append([e["loss"] for e in told if e["event"] == "step"])
     assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+@pytest.mark.parametrize(("strategy", "rows"), [("epoch", 23), ("no", 24)])
+def test_texts_of_a_task_are_held_out_where_they_are_read(strategy: Any, rows: int, write: Any) -> None:
+    made = stage(write("a"), TaskSource(write("text", seed=3), MaskedLM(0.5)), eval_strategy=strategy, max_steps=1)
+    assert run(made).record["stage"]["tasks"]["text"]["rows"] == rows
 
 
 def test_one_task_twice_is_that_task(write: Any) -> None:

@@ -25,7 +25,7 @@ from tempering.stages.train import Train
 from tempering.tasks import Task
 from tempering.train.feed import Feed
 from tempering.train.progress import Event
-from tempering.train.stream import Stream, open_stream
+from tempering.train.stream import Stream, expected_rows, open_stream
 from tests.laws.bench import bits, differing
 from tests.tiny import NEGATIVE, POSITIVE, WORDS, tiny_backbone, tiny_examples, tiny_task
 
@@ -85,6 +85,21 @@ def test_held_out_by_document_and_all_else_trained_on(corpus: str, packed: bool)
     assert len(held_texts) == 3 and sum(len(t) for t in held_texts) == len(held)  # 1 in 20, whole ones
     again, _ = stream(stage(corpus, MaskedLM(0.2, packed=packed)), tiny_task())
     assert words_of(again.held_out, learner) == words_of(found.held_out, learner) and again.key == found.key
+
+
+@pytest.mark.parametrize("text", ["unlabeled", "file"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_nothing_is_held_out_that_nobody_would_read(text: str, packed: bool, corpus: str) -> None:
+    task = tiny_task(60)
+    given = stage(corpus if text == "file" else "unlabeled", MaskedLM(0.2, packed=packed), eval_strategy="no")
+    if text == "unlabeled" and not packed:
+        train, held = rows_of(given, task, SEEDS)
+        assert sorted(e.texts for e in train) == sorted(e.texts for e in task.train) and not held
+        return
+    found, learner = stream(given, task)
+    wanted = texts() if text == "file" else [e.texts[0] for e in task.train]
+    assert sorted(" ".join(words_of(found.rows, learner)).split()) == sorted(" ".join(wanted).split()) and not len(found.held_out)
+    assert expected_rows(given, learner, task) == len(found.rows)
 
 
 @pytest.mark.parametrize("text", ["unlabeled", "file"])

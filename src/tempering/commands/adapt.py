@@ -126,15 +126,15 @@ def _train(request: Request, recipe: Recipe, task: Task, why: str) -> Learner:
 
 def held_out(learner: Learner) -> dict[str, dict[str, float]]:
     """(Pseudo-)perplexity and loss on the held-out text before and after; empty where no text was held out."""
+    from tempering.fitting import as_kept
     from tempering.registry import name_of
 
     stage = learner.record["stage"]
     name = MEASURES.get(name_of(learner.record["framing"])[1], ("perplexity",))[0]
-    if "before" not in stage or not stage["history"]:
+    after = as_kept(stage)
+    if "before" not in stage or after is None:
         return {}
-    last = stage["history"][-1]["step"]
-    kept = stage["best_step"] if stage["best_kept"] else last
-    losses = {"before": stage["before"]["loss"], "after": next(h["loss"] for h in stage["history"] if h["step"] == kept)}
+    losses = {"before": stage["before"]["loss"], "after": after["loss"]}
     return {when: {name: _exp(loss), "loss": loss} for when, loss in losses.items()}
 
 

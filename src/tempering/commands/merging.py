@@ -23,7 +23,9 @@ def run(folders: list[str], weights: str | None, output_dir: Path, overwrite: bo
             raise ModelError(f"{folder}: holds no fitted model; give folders that temper fit wrote")
         if output_dir.resolve() in (Path(folder).resolve(), Path(folder).resolve() / "base"):
             raise RecipeError(f"--output-dir {output_dir} is one of the models to merge, or its base; give another folder")
-        check_apart(output_dir, read_meta(Path(folder))["base"]["source"], f"the base model of {folder},")
+        source = read_meta(Path(folder))["base"]["source"]
+        if (Path(source).expanduser() / "config.json").exists():  # else it has moved, or is the name of a hub
+            check_apart(output_dir, source, f"the base model of {folder},")
     check_foreign(output_dir, overwrite, beside=False)
     from tempering.saving import load, loads_with
     from tempering.tunings.deltas import merge_deltas

@@ -70,8 +70,10 @@ def ensure_lm_head(backbone: Backbone) -> LMHead:
     """
     if not isinstance(backbone.lm_head, LMHead):
         table: Any = backbone.embeddings.weight
-        head = LMHead(backbone.config, *table.shape)
-        stored = stored_head(backbone.where, _names(head, backbone.layout.lm or GENERIC))
+        head, spec, layout = LMHead(backbone.config, *table.shape), backbone.layout.lm or GENERIC, backbone.layout
+        classifiers = [one.dense for one in (layout.head, layout.tokens, layout.spans) if one is not None]
+        read = stored_tensors if spec.dense in classifiers else stored_head  # of ModernBERT's the bias alone tells which head it is
+        stored = read(backbone.where, _names(head, spec))
         if stored is not None:
             _fill(head, stored, backbone.source)
         backbone.lm_head = head.to(table.device)

@@ -31,6 +31,7 @@ class Part:
 
     framing: Any
     class_weights: str
+    eval_strategy: str
     text: str = "labeled"
 
 
@@ -57,7 +58,7 @@ class Group:
         found, evaluators, records = {}, {}, {}
         for name, task, framing in zip(names, tasks, framings, strict=True):
             settled = getattr(learner.framing.part(name), "settled", framing)  # what is saved, where the task's rows settled it
-            found[name] = rows_of(Part(framing, stage.class_weights), task, seeds)
+            found[name] = rows_of(Part(framing, stage.class_weights, stage.eval_strategy), task, seeds)
             records[name] = {"framing": settled, "positive": positive_class(task)}
             if found[name][1]:
                 kind: Kind = task.kind if predicts(framing) else "text"
@@ -87,7 +88,7 @@ class Group:
 
     def _weights(self) -> dict[str, Any]:
         """What the rows of every task count for. Where rows have no one class, all count the same; one task at least must have classes."""
-        stages = [Part(framing, self.stage.class_weights) for framing in self.framings]
+        stages = [Part(framing, self.stage.class_weights, self.stage.eval_strategy) for framing in self.framings]
         able = [weighable(stage, task) for stage, task in zip(stages, self.tasks, strict=True)]
         if not any(able):
             check_weights(stages[0], self.tasks[0])

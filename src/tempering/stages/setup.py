@@ -31,7 +31,7 @@ from tempering.train.feed import Feed
 from tempering.train.fit import Plan
 from tempering.train.probe import TaskProbe
 from tempering.train.progress import Listener, silent
-from tempering.train.stream import OWN, no_text, open_stream, source_of, streams, unseen
+from tempering.train.stream import OWN, held_of, no_text, open_stream, source_of, streams, unseen
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ def positive_class(task: Task) -> Any:
 
 
 def rows_of(stage: Any, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Sequence[Example]]:
-    """(training rows, rows to evaluate on while training). Of unlabeled text 1 in 20 is held out, and copies of dev and test texts are
-    left out; labels are never read there. Running text has no examples: see `material`.
+    """(training rows, rows to evaluate on while training). Of unlabeled text 1 in 20 is held out where the stage evaluates, and copies of
+    dev and test texts are left out; labels are never read there. Running text has no examples: see `material`.
     """
     if stage.text == "labeled" and stage.framing.supervised:
         return task.train.examples, task.dev.examples if task.dev is not None else ()
@@ -151,7 +151,7 @@ def rows_of(stage: Any, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Se
     if not texts:
         raise no_text(f"task {task.name}" if stage.text in OWN else stage.text)
     order = np.random.default_rng(seeds.sampling).permutation(len(texts))
-    held = len(texts) // 20
+    held = held_of(stage, len(texts))
     return [texts[i] for i in order[held:]], [texts[i] for i in order[:held]]
 
 

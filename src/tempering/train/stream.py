@@ -23,8 +23,8 @@ from tempering.tasks.task import Task
 from tempering.train.progress import Listener
 
 OWN = ("labeled", "unlabeled")  # names of the task's own texts, beside paths
-HELD_SHARE = 20  # one document in as many is held out ...
-HELD_MOST = 2_000  # ... and no more than these: they are read at every evaluation
+HELD_SHARE = 20  # one text in as many is held out where a stage evaluates ...
+HELD_MOST = 2_000  # ... and of running text no more than these: they are read at every evaluation
 SAMPLE = 1 << 20  # characters from which the number of rows is estimated before anything is read in full
 
 
@@ -60,7 +60,7 @@ def open_stream(stage: Any, learner: Any, task: Task, seeds: Seeds, listener: Li
     if stage.curate is not None:
         tokens = _curated(stage, tokens, learner, task, form)
         tell(f"curated text: {len(tokens):,} documents of {stage.text} and of the task itself")
-    train, held = split(tokens, secret(task), seeds)
+    train, held = split(stage, tokens, secret(task), seeds)
     rows, held_out = Rows(tokens, train, form), Rows(tokens, held, form)
     if not len(rows):
         raise no_text(f"task {task.name}" if own else stage.text)
@@ -72,11 +72,16 @@ def no_text(where: str) -> DataError:
     return DataError(f"{where}: expected text to train on, found none beside that of the dev and test splits; give another file")
 
 
-def split(tokens: Tokens, secret: Array, seeds: Seeds) -> tuple[Array, Array]:
+def held_of(stage: Any, texts: int) -> int:
+    """How many of so many texts ``stage`` holds out: none where it never evaluates, since nothing would read them."""
+    return 0 if stage.eval_strategy == "no" else texts // HELD_SHARE
+
+
+def split(stage: Any, tokens: Tokens, secret: Array, seeds: Seeds) -> tuple[Array, Array]:
     """(documents to train on, documents held out), each in the order of the file; those whose hash is ``secret`` are in neither."""
     documents = np.flatnonzero(~np.isin(tokens.hashes, secret))
     order = np.random.default_rng(seeds.sampling).permutation(len(documents))
-    held = min(len(documents) // HELD_SHARE, HELD_MOST)
+    held = min(held_of(stage, len(documents)), HELD_MOST)
     return documents[np.sort(order[held:])], documents[np.sort(order[:held])]
 
 
@@ -115,17 +120,17 @@ def expected_rows(stage: Any, learner: Any, task: Task) -> int | None:
     form: RowForm = learner.framing.row_form
     tokenizer, seeds = learner.backbone.tokenizer, Seeds.of(0)
     if stage.text in OWN:
-        return len(Rows(own := _of_task(task, tokenizer, form), split(own, secret(task), seeds)[0], form))
+        return len(Rows(own := _of_task(task, tokenizer, form), split(stage, own, secret(task), seeds)[0], form))
     source = source_of(stage)
     texts, size, whole = _first(source)
     if stage.curate is not None or not (whole or source.plain):
         return None
     tokens = tokens_of(texts, tokenizer, form.words)
     scale = 1.0 if whole else source.size / max(size, 1)
-    documents = len(tokens) * scale
-    share = 1 - min(documents / HELD_SHARE, HELD_MOST) / documents
+    documents = round(len(tokens) * scale)
+    share = 1 - min(held_of(stage, documents), HELD_MOST) / documents
     if whole:
-        return len(Rows(tokens, split(tokens, secret(task), seeds)[0], form))
+        return len(Rows(tokens, split(stage, tokens, secret(task), seeds)[0], form))
     return round(len(Rows(tokens, np.arange(len(tokens)), form)) * scale * share)
 
 

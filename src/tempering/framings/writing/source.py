@@ -82,9 +82,9 @@ class Source:
         return Encoder(self.tokenizer)
 
     def _shortened(self, example: Example) -> list[int]:
-        texts = list(example.texts)
+        texts, shown = list(example.texts), fields_of(self.template_of(example))
         while len(row := self._ids([self.fill(example, texts)])[0]) > self.length:
-            ends = [self._ends(text) for text in texts]
+            ends = [self._ends(text) if name in shown else [] for name, text in zip(NAMES, texts, strict=False)]
             if not any(ends):
                 raise RecipeError(
                     f"text_to_text.source {self.template_of(example)!r} alone takes {len(row)} tokens of max_source_length={self.length};"
