@@ -15,8 +15,8 @@ SMALL = (
     " often."
 )
 PUBLISHED = (
-    " The published claims are of TAPT of 100 passes over the task's text, and of DAPT of one pass over 2 to 8 billion tokens of the domain."
-    " A verdict here is on as many passes as the first table says, and not on theirs where these are fewer."
+    " The published claims are of TAPT of 100 passes over the task's text, and of DAPT of one pass over 2 to 8 billion tokens of the"
+    " domain. A verdict here is on as many passes as the first table says, and says nothing of theirs where these are fewer."
 )
 SEEN = (
     "minilm-mlm read both imdb_reviews.txt and books.txt when its masked-LM head was trained. What DAPT on reviews can add, and what books"
@@ -32,11 +32,8 @@ def perplexities(cells: Cells, task: str, arm: str, args: argparse.Namespace) ->
 
 def passes(cells: Cells, args: argparse.Namespace) -> str:
     """By task, how often the model has read the text that an arm adapts it to: a table, or nothing where there are no such arms."""
-    arms = [
-        arm
-        for arm in ("DAPT", "TAPT", ARMS[-1])
-        if any(set(stages(task, arm)) & set(stages(task, a)) for task in args.tasks for a in args.arms)
-    ]
+    made = {one for task in args.tasks for arm in args.arms for one in stages(task, arm)}
+    arms = [arm for arm in ("DAPT", "TAPT", ARMS[-1]) if any(stages(task, arm)[0] in made for task in args.tasks)]
     rows = [[task, *(_passes(cells, task, read(*stages(task, arm)[0])) for arm in arms)] for task in args.tasks]
     return markdown(["task", *(f"passes over the text of {arm}" for arm in arms)], rows) if arms else ""
 
@@ -89,8 +86,8 @@ def about(args: argparse.Namespace) -> str:
     amounts = ", ".join(f"{name} {getattr(args, f'{name}_steps') or 'as many as the recipe says'}" for name in ("dapt", "tapt"))
     told = (
         f"Written by `python experiments/adaptive/run.py`. {args.rows or 'All'} labelled rows, whose texts TAPT reads, {args.seeds} seeds;"
-        f" steps of adaptation: {amounts}, of {args.batch} texts; of fine-tuning {args.min_steps} at least, rate {args.learning_rate:g}; at most"
-        f" {args.max_length} tokens. Mean ± standard deviation over seeds (95 % interval of the mean)."
+        f" steps of adaptation: {amounts}, of {args.batch} texts; of fine-tuning {args.min_steps} at least, rate {args.learning_rate:g};"
+        f" at most {args.max_length} tokens. Mean ± standard deviation over seeds (95 % interval of the mean)."
     )
     domains = "Corpora: " + ", ".join(f"{name} for {task}" for task, name in DOMAINS.items()) + f"; {OTHER} is the other domain. {SMALL}"
     return f"{told}\n\n{domains}" + (f" {SEEN}" if Path(args.model).name == MODEL.name else "")

@@ -158,7 +158,7 @@ def test_a_base_model_that_has_moved_is_pointed_at(here: Path, bert: str, capsys
     done("predict", "model", "test.csv", "--output", "before.csv")
     shutil.move(base, here / "new")
     for words in (("predict", "model", "test.csv"), ("evaluate", "model", "test.csv")):
-        refuses(*words, said="put it back, or say where it is now: temper predict and temper evaluate take --model", capsys=capsys)
+        refuses(*words, said="put it back, or say where it is now: temper predict, evaluate and merge take --model", capsys=capsys)
     done("predict", "model", "test.csv", "--model", "new", "--output", "after.csv")
     assert Path("after.csv").read_bytes() == Path("before.csv").read_bytes()
     done("evaluate", "model", "test.csv", "--model", "new")

@@ -371,7 +371,7 @@ def test_a_model_that_knows_the_words_needs_no_training_and_few_rows_help(speake
 @pytest.mark.parametrize(
     ("name", "template", "words", "rate"),
     [
-        ("fixed-lm", "{text} awful dull poor it was {mask}", ("bad", "good"), 0.1),  # a prompt that speaks for one class
+        ("fixed-lm", "{text} {mask} awful dull", ("bad", "good"), 0.1),  # a prompt that speaks for one class
         ("prompt-and-lm", "{text} {soft:2} {mask}", ("good", "bad"), 1e-3),  # words that say the opposite
     ],
 )

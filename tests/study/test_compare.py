@@ -214,9 +214,9 @@ def test_a_killed_driver_takes_its_child_along_and_the_next_one_ends_as_an_unbro
         found = subprocess.run(["pgrep", "-P", str(driver.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True)
         (child,) = [int(p) for p in found.stdout.split()]
         os.kill(driver.pid, signal.SIGKILL)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60  # a busy machine is slow to end it
     while _alive(child):
-        assert time.monotonic() < until, "the child outlived its driver by ten seconds"
+        assert time.monotonic() < until, "the child outlived its driver by a minute"
         time.sleep(0.1)
     monkeypatch.setattr("tempering.study.runner.time.sleep", _no_waiting)  # a driver that is gone is known to be
     killed = compare(recipes("full", "head", "lora"), task, model, sizes=(8,), seeds=2, output_dir=tmp_path / "killed")
