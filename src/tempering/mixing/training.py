@@ -216,9 +216,8 @@ def _pass(mixed: MixedLearner, lanes: Sequence[Lane], seed: int, count: int, whe
 
 def _close(lane: Lane, job: Job, started: float, seeds: Seeds, around: Surroundings) -> None:
     """The record of one task, as a single run writes it."""
-    learner, examples = lane.learner, lane.feed.examples
-    close(learner, job.stage, lane.plan.evaluator, lane.run, examples, seeds)
-    learner.record["stage"]["rows"] = len(examples)
+    learner = lane.learner
+    close(learner, job.stage, lane.plan.evaluator, lane.run, lane.feed.examples, seeds)
     seconds = time.perf_counter() - started
     results = evaluate(learner, job.task, around.metrics, around.cache)
     account(learner, job.recipe, job.task, seeds, results, [*job.notes, *learner.record["stage"].get("notes", ())], started, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,17 +26,24 @@ def close(learner: Learner, stage: Train, evaluator: Evaluator | None, run: Run,
     finished = finish(learner, examples, seeds)
     if evaluator is not None and stage.framing.supervised:
         fit_thresholds(learner, evaluator)
-    told: Mapping[str, Any] = {"facts": run.facts, "notes": dropout_notes(stage, learner), "finished": finished}
-    learner.record["stage"] = {
+    notes = dropout_notes(stage, learner)
+    more = {"cached": stage.cached, "facts": run.facts, "notes": notes, "finished": finished}
+    learner.record["stage"] = account(stage, run, len(examples), run.split, **more)
+
+
+def account(stage: Any, run: Any, rows: int, split: int = 1, **more: Any) -> dict[str, Any]:
+    """What training on ``rows`` rows took, as the record of a stage says it, with what of ``more`` there is to say."""
+    told = {name: value for name, value in more.items() if value}
+    return {
         "steps": run.step,
         "best_step": run.best_step,
         "best_kept": stage.load_best_model_at_end and bool(run.history),
         "history": run.history,
         "passes": run.passes,
-        "cached": stage.cached,
-        "split": run.split,
-        **{name: value for name, value in told.items() if value},
-    }
+        "cached": False,
+        "split": split,
+        "rows": rows,
+    } | told
 
 
 def finish(learner: Learner, examples: Sequence[Example], seeds: Seeds) -> bool:

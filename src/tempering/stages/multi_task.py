@@ -16,6 +16,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.acting import Acting, Framings
 from tempering.stages.checks import check_train
+from tempering.stages.finishing import account
 from tempering.stages.group import Group
 from tempering.stages.kept import keep_head
 from tempering.stages.live_dropout import dropout_notes
@@ -189,16 +190,6 @@ def _few(stage: MultiTask, where: str) -> list[str]:
 
 
 def _account(run: Run, group: Group) -> dict[str, Any]:
-    notes = dropout_notes(group.stage, group.learner)
-    return {
-        **({"notes": notes} if notes else {}),
-        "steps": run.step,
-        "best_step": run.best_step,
-        "best_kept": False,  # of the user's own task: its metrics stand in the history under another name
-        "history": run.history,
-        "passes": run.passes,
-        "cached": False,
-        "split": run.split,
-        "rows": sum(len(rows) for rows in group.rows.values()),
-        "tasks": {name: {"rows": len(rows), "share": share} for (name, rows), share in zip(group.rows.items(), group.chances, strict=True)},
-    }
+    tasks = {name: {"rows": len(rows), "share": share} for (name, rows), share in zip(group.rows.items(), group.chances, strict=True)}
+    told = account(group.stage, run, sum(map(len, group.rows.values())), run.split, notes=dropout_notes(group.stage, group.learner))
+    return told | {"best_kept": False, "tasks": tasks}  # not best of the user's own task: its metrics stand in the history by another name

@@ -20,6 +20,7 @@ from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.finishing import account
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.pet_sets import Labelled, draw, ensemble, others, sizes
 from tempering.stages.pet_training import AuxiliaryLM, Distill
@@ -172,17 +173,7 @@ def distilled(
     folder = None if around.folder is None else around.folder / stage.trained_in
     plan = Plan(stage, named, seeds.dropout, evaluator, metric, folder, around.resume, dict(around.identity), around.listener)
     run = fit(learner, feed, prepared(stage, learner, feed, plan, seeds))
-    learner.record["stage"] = {
-        "steps": run.step,
-        "best_step": run.best_step,
-        "best_kept": stage.load_best_model_at_end and bool(run.history),
-        "history": run.history,
-        "passes": run.passes,
-        "cached": False,
-        "split": run.split,
-        "rows": len(pool),
-        **({"notes": notes} if notes else {}),
-    }
+    learner.record["stage"] = account(stage, run, len(pool), run.split, notes=notes)
     return learner.eval()
 
 

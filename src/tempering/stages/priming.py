@@ -14,6 +14,7 @@ from tempering.contracts import Seeds, Weights
 from tempering.errors import CollapseError, MemoryShort, RecipeError
 from tempering.learner import Learner
 from tempering.stages.episodes import Nursery
+from tempering.stages.finishing import account
 from tempering.stages.setup import Surroundings, parts_of, tell_notes
 from tempering.streams import numpy_stream
 from tempering.tasks.metrics import default_metric
@@ -211,14 +212,5 @@ def _resume(nursery: Nursery, trained: Weights, optim: torch.optim.Optimizer, ar
 
 
 def _account(stage: Any, nursery: Nursery, run: Progress) -> dict[str, Any]:
-    return {
-        "steps": run.step,
-        "best_step": run.best_step,
-        "best_kept": stage.load_best_model_at_end and bool(run.history),
-        "history": run.history,
-        "passes": run.passes,
-        "cached": False,
-        "split": 1,
-        "rows": sum(len(task.train) for task in nursery.tasks),
-        "sources": {name: len(task.train) for name, task in zip(nursery.names, nursery.tasks, strict=True)},
-    }
+    sources = {name: len(task.train) for name, task in zip(nursery.names, nursery.tasks, strict=True)}
+    return account(stage, run, sum(sources.values()), sources=sources)
