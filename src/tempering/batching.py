@@ -14,6 +14,7 @@ from tempering.errors import MemoryShort
 
 Rows = NDArray[np.int64]
 Result = TypeVar("Result")
+SPARE, SPARE_ON_DEVICE = 256, 4096  # tokens of padding that cost about as much as another evaluation pass
 
 
 def length_batches(lengths: Sequence[int], size: int, rng: np.random.Generator | None = None) -> list[Rows]:
@@ -26,6 +27,11 @@ def length_batches(lengths: Sequence[int], size: int, rng: np.random.Generator |
     order = order[np.argsort(np.asarray(lengths)[order], kind="stable")]
     cuts = [order[i : i + size] for i in range(0, len(order), size)]
     return cuts if rng is None else [cuts[i] for i in rng.permutation(len(cuts))]
+
+
+def spare_on(device: torch.device) -> int:
+    """The ``spare`` of `close_batches` on ``device``."""
+    return SPARE if device.type == "cpu" else SPARE_ON_DEVICE
 
 
 def close_batches(lengths: Sequence[int], size: int, spare: int) -> list[Rows]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering import tags
-from tempering.batching import Rows, close_batches, even_batches, halving
+from tempering.batching import Rows, close_batches, even_batches, halving, spare_on
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab, Weights
 from tempering.errors import DataError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tempering.backbone import Backbone
 
 Found = TypeVar("Found")
-SPARE, SPARE_ON_DEVICE = 256, 4096  # tokens of padding that cost about as much as another evaluation pass
 
 
 class Learner(nn.Module):
@@ -90,11 +89,11 @@ class Learner(nn.Module):
         self.eval()
 
         def all_of(size: int) -> list[tuple[Rows, Found]]:
-            rng, spare = np.random.default_rng(0), SPARE if self.device.type == "cpu" else SPARE_ON_DEVICE
+            rng = np.random.default_rng(0)
             if drawn:
                 order = even_batches(len(prompts), size, np.random.default_rng(0))
             else:
-                order = close_batches([len(p.input_ids) for p in prompts], size, spare)[::-1]
+                order = close_batches([len(p.input_ids) for p in prompts], size, spare_on(self.device))[::-1]
             return [(rows, work(self.framing.collate([prompts[i] for i in rows], rng), rows)) for rows in order]
 
         wanted = min(batch_size, len(prompts), self.fits or batch_size)

@@ -76,3 +76,4 @@ def test_a_merge_leaves_a_readme_of_the_users_alone(here: Path, bert: str) -> No
 def test_what_a_run_left_before_its_first_checkpoint_is_no_file_of_the_users(here: Path, bert: str) -> None:
     Path("model/checkpoints/stage-0").mkdir(parents=True)
     done("fit", "train.csv", "--model", bert, "--recipe", "head", *QUICK)
+    assert Path("model/tempering.json").exists()

@@ -185,7 +185,7 @@ def test_held_out_texts_are_compared_whatever_their_length(framing: Any, monkeyp
     prompts = [p for said in learner.framing.render(rows, (), np.random.default_rng(0)) for p in said]
     sizes, collate = list[int](), learner.framing.collate
     monkeypatch.setattr(learner.framing, "collate", lambda p, rng: (sizes.append(len(p)), collate(p, rng))[1])
-    monkeypatch.setattr("tempering.learner.SPARE", 1)
+    monkeypatch.setattr("tempering.batching.SPARE", 1)
     whole = learner.mean_loss(prompts, 64)
     learner.mean_loss(prompts, 20)
     assert sizes == [21, 11, 10]

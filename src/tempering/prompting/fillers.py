@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from tempering.backbone import Backbone
-from tempering.batching import Rows, close_batches
+from tempering.batching import Rows, close_batches, spare_on
 from tempering.errors import ModelError
 from tempering.framings.output_head import language_head
 from tempering.framings.templates.coding import MARKS, PieceCoder
 from tempering.framings.verbalizers.base import vocabulary_logits
 from tempering.framings.verbalizers.words import RESERVED, WordCoder
 from tempering.framings.writing.states import begin_id, end_id, output_head, rows_of, writes
-from tempering.learner import SPARE, SPARE_ON_DEVICE
 from tempering.prompting.beam import Aggregate, aggregated, shared_beam
 from tempering.prompting.sketches import Sketch
 
@@ -76,7 +75,7 @@ class Filler(ABC):
 
     def batches(self, rows: Sequence[Sequence[int]]) -> list[Rows]:
         """Which rows go through the model together: those of like length. Their order does not matter, all examples speak as one."""
-        return close_batches([len(row) for row in rows], ROWS, SPARE if self.device.type == "cpu" else SPARE_ON_DEVICE)
+        return close_batches([len(row) for row in rows], ROWS, spare_on(self.device))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tempering.backbone import Backbone
-from tempering.batching import close_batches
+from tempering.batching import close_batches, spare_on
 from tempering.contracts import Batch, Example, Prompt
 from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
@@ -21,7 +21,7 @@ from tempering.framings.templates.pieces import Piece, Soft, Template, Text
 from tempering.framings.verbalizers.aggregate import label_nll
 from tempering.framings.verbalizers.base import hidden_of, vocabulary_logits
 from tempering.framings.verbalizers.words import WordCoder
-from tempering.learner import SPARE, Learner
+from tempering.learner import Learner
 from tempering.prompting.scoring import untrained
 from tempering.prompting.sketches import words_of
 from tempering.prompting.swaps import forbidden, proposals, seen_embeddings
@@ -188,7 +188,7 @@ class _Run:
 
     def on_dev(self, triggers: Tensor) -> float:
         """As `score`, over all development rows."""
-        cuts = close_batches([len(prompt.input_ids) for prompt in self.dev_rows], ROWS, SPARE)
+        cuts = close_batches([len(prompt.input_ids) for prompt in self.dev_rows], ROWS, spare_on(self.learner.device))
         parts = [[self.dev_rows[i] for i in cut] for cut in cuts]
         return sum(len(part) * self.score(triggers, [part]) for part in parts) / len(self.dev_rows)
 
