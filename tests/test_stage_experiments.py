@@ -105,6 +105,7 @@ def test_priming_settings_reach_the_first_stage(script: Loader) -> None:
     first, second = recipe.stages[0], other.stages[0]
     assert (first.sources, first.outer_steps, first.tasks_per_step, first.learning_rate, first.bf16) == (("a", "b"), 7, 2, 2e-4, True)
     assert (second.max_steps, second.gradient_accumulation_steps, second.learning_rate, second.bf16) == (7, 2, 2e-4, True)
+    assert second.sampling == "round_robin"  # with two batches an update every one holds both languages
     assert {first.eval_strategy, second.eval_strategy} == {"no"}  # no arm picks the best of several looks
     assert {"prime-kept-heads", "prime-fresh-heads", "prime-maml", "prime-one-step", "prime-zero-steps"} < set(module.RECIPES)
     lasts = [Recipe.load(name).stages[-1] for name in module.RECIPES]

@@ -27,6 +27,7 @@ def test_shares_by_size_temperature_cap_and_evenly() -> None:
     assert shares([400, 100], "temperature", 1.0) == pytest.approx(shares([400, 100], "size"))
     assert shares([400, 100], "temperature", 1e9) == pytest.approx([0.5, 0.5])
     assert shares([400, 100, 7], "uniform") == pytest.approx([1 / 3] * 3)
+    assert shares([400, 100, 7], "round_robin", 2.0, cap=50) == pytest.approx([1 / 3] * 3)
     assert shares([10_000, 100], "size", cap=300) == pytest.approx([0.75, 0.25])
 
 
@@ -43,10 +44,10 @@ class Plain(torch.nn.Module):
         return Batch({"input_ids": torch.tensor([p.input_ids for p in prompts])}, torch.zeros(len(prompts)), None, extra={"draw": draw})
 
 
-def feed(sizes: dict[str, int], chances: Any, seeds: Seeds = SEEDS, each: int = 4) -> SeveralFeed:
+def feed(sizes: dict[str, int], chances: Any, seeds: Seeds = SEEDS, each: int = 4, in_turns: bool = False) -> SeveralFeed:
     settings = Loop(per_device_train_batch_size=4, gradient_accumulation_steps=each, max_steps=100)
     rows: Any = {name: list(range(count)) for name, count in sizes.items()}
-    return SeveralFeed.of({name: Plain() for name in sizes}, rows, list(chances), settings, seeds, {})
+    return SeveralFeed.of({name: Plain() for name in sizes}, rows, list(chances), settings, seeds, {}, in_turns)
 
 
 @pytest.mark.parametrize("sampling", ["size", "temperature", "uniform"])
@@ -59,13 +60,25 @@ def test_tasks_are_drawn_as_often_as_they_should_be(sampling: Any) -> None:
     assert chisquare(counts, 20_000 * np.roll(chances, 1) if sampling != "uniform" else [9_000, 6_000, 5_000]).pvalue < 1e-6
 
 
-def test_batches_are_a_function_of_seeds_and_step() -> None:
+@pytest.mark.parametrize("tasks", [2, 3, 5])
+def test_in_turns_every_task_comes_once_before_any_comes_again(tasks: int) -> None:
+    sizes = {str(i): 40 + i for i in range(tasks)}
+    mine = feed(sizes, [1 / tasks] * tasks, each=tasks, in_turns=True)
+    steps = [[batch.task for batch in mine.micro(step)] for step in range(30)]
+    assert all(sorted(step) == sorted(sizes) for step in steps)
+    assert len({tuple(step) for step in steps}) > 1  # in an order drawn anew
+    order, nth = mine.drawn(1000)
+    assert np.array_equal(nth[:1000], np.arange(1000) // tasks) and np.array_equal(order[:1000], mine.drawn(9000)[0][:1000])
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_batches_are_a_function_of_seeds_and_step(in_turns: bool) -> None:
     sizes, chances = {"a": 13, "b": 5}, (0.5, 0.5)
-    one, other = feed(sizes, chances), feed(sizes, chances)
+    one, other = feed(sizes, chances, in_turns=in_turns), feed(sizes, chances, in_turns=in_turns)
     later = other.micro(300)  # first far ahead: the sequence of tasks grows without changing
     assert [_facts(b) for b in one.micro(2)] == [_facts(b) for b in other.micro(2)]
     assert [_facts(b) for b in one.micro(300)] == [_facts(b) for b in later]
-    assert [_facts(b) for b in feed(sizes, chances, Seeds.of(4)).micro(2)] != [_facts(b) for b in one.micro(2)]
+    assert [_facts(b) for b in feed(sizes, chances, Seeds.of(4), in_turns=in_turns).micro(2)] != [_facts(b) for b in one.micro(2)]
 
 
 def _facts(batch: Batch) -> tuple[Any, ...]:

@@ -84,7 +84,7 @@ class Group:
     def feed(self) -> Any:
         """The batches, drawn from all tasks. It stands for a `tempering.train.feed.Feed` in the loop."""
         parts = {name: self.learner.framing.part(name) for name in self.names}
-        return SeveralFeed.of(parts, self.rows, self.chances, self.stage, self.seeds, self._weights())
+        return SeveralFeed.of(parts, self.rows, self.chances, self.stage, self.seeds, self._weights(), self.stage.sampling == "round_robin")
 
     def _weights(self) -> dict[str, Any]:
         """What the rows of every task count for. Where rows have no one class, all count the same; one task at least must have classes."""

@@ -58,9 +58,9 @@ class MultiTask(Loop, Acting):
     *Paper*: Caruana 1997; Liu et al. 2019 (MT-DNN); Aghajanyan et al. 2021 (Muppet: heterogeneous steps, losses over log n); Raffel et
     al. 2020 (temperature, cap).
     *Formula*: a step holds ``gradient_accumulation_steps`` micro-batches, each of task t with the chance p_t = m_t^(1/T) / sum m^(1/T),
-    m_t = min(n_t, ``cap``) for n_t rows; T = 1 for ``sampling`` "size", ``temperature`` for "temperature", infinite for "uniform". The
-    loss is the mean over rows of w_t l_t / log(classes_t), or of w_t l_t with ``loss_scale`` "none". An epoch is as many rows as all
-    tasks have together.
+    m_t = min(n_t, ``cap``) for n_t rows; T = 1 for ``sampling`` "size", ``temperature`` for "temperature", infinite for "uniform"; with
+    "round_robin" no task comes again before all have come. The loss is the mean over rows of w_t l_t / log(classes_t), or of w_t l_t with
+    ``loss_scale`` "none". An epoch is as many rows as all tasks have together.
     *Needs*: data sets by path. One task without ``data`` is the user's own: with it the stage may be the last, and makes a learner for
     that task. ``heads`` "shared" gives all tasks one head: then kinds must be equal and labels agree.
     *Costs*: as a stage train on all rows.

@@ -19,14 +19,16 @@ from tempering.train.evaluate import Evaluator
 from tempering.train.feed import Feed, mass
 from tempering.train.settings import Loop
 
-Sampling = Literal["size", "temperature", "uniform"]
+Sampling = Literal["size", "temperature", "uniform", "round_robin"]
 MEAN = "mean"  # the metric that chooses the best weights: the mean over tasks of each one's main metric
 
 
 def shares(sizes: Sequence[int], sampling: Sampling, temperature: float = 1.0, cap: int | None = None) -> NDArray[np.float64]:
-    """How often each task is drawn: p_t = n_t^(1/T) / sum n^(1/T), with n_t at most ``cap``; T = 1 for "size", infinite for "uniform"."""
+    """How often each task comes: p_t = n_t^(1/T) / sum n^(1/T), with n_t at most ``cap``; T = 1 for "size", ``temperature`` for
+    "temperature", and infinite for the others.
+    """
     counted = np.minimum(np.asarray(sizes, dtype=np.float64), math.inf if cap is None else float(cap))
-    power = {"size": 1.0, "temperature": 1.0 / temperature, "uniform": 0.0}[sampling]
+    power = {"size": 1.0, "temperature": 1.0 / temperature}.get(sampling, 0.0)
     raised = counted**power
     return np.asarray(raised / raised.sum(), dtype=np.float64)
 
@@ -35,15 +37,17 @@ def shares(sizes: Sequence[int], sampling: Sampling, temperature: float = 1.0, c
 class SeveralFeed:
     """The training rows of several tasks, as micro-batches by optimizer step; what `tempering.train.feed.Feed` is for one.
 
-    Each of the ``gradient_accumulation_steps`` micro-batches of a step is of a task drawn by ``chances``, and holds the next rows of that
-    task, whose epochs go by on their own. All draws are made from (seeds, step), so that there is nothing to save. A micro-batch counts
-    by its rows, whatever a row is in its task (a text, its words, its masks), however it is cut or shared by processes.
+    Each of the ``gradient_accumulation_steps`` micro-batches of a step is of a task drawn by ``chances``, or with ``in_turns`` none comes
+    again before all have come. It holds the next rows of that task, whose epochs go by on their own. All draws are made from (seeds,
+    step), so that there is nothing to save. A micro-batch counts by its rows, whatever a row is in its task (a text, its words, its
+    masks), however it is cut or shared by processes.
     """
 
     feeds: Mapping[str, Feed]
     chances: Sequence[float]
     settings: Loop
     seeds: Seeds
+    in_turns: bool = False
     features: Tensor | None = None
     rank: int = 0
     world: int = 1
@@ -52,14 +56,14 @@ class SeveralFeed:
 
     @classmethod
     def of(cls, parts: Mapping[str, Any], rows: Mapping[str, Sequence[Example]], chances: Sequence[float], settings: Loop, seeds: Seeds,
-           weights: Mapping[str, np.ndarray | None]) -> SeveralFeed:  # fmt: skip
+           weights: Mapping[str, np.ndarray | None], in_turns: bool = False) -> SeveralFeed:  # fmt: skip
         """Feeds over the ``rows`` of every task, framed by ``parts``, each with random streams of its own."""
         one = replace(settings, gradient_accumulation_steps=1)
         feeds = {}
         for name, part in parts.items():
             mine = replace(seeds, order=key_of(seeds.order, "task", name), dropout=key_of(seeds.dropout, "task", name))
             feeds[name] = Feed(part, rows[name], one, mine, weights=weights.get(name))
-        return cls(feeds, chances, settings, seeds)
+        return cls(feeds, chances, settings, seeds, in_turns)
 
     @property
     def rows(self) -> int:
@@ -79,14 +83,20 @@ class SeveralFeed:
         """(task number, how many micro-batches of that task came before) of the first ``slots`` micro-batches of the run, at least."""
         if len(self._order) < slots:
             count = 1 << max(10, (slots - 1).bit_length())  # a longer sequence begins with the shorter one
-            uniform = numpy_stream(self.seeds.order, "tasks").random(count)
-            edges = np.cumsum(np.asarray(self.chances))
-            self._order = np.minimum(np.searchsorted(edges, uniform, side="right"), len(edges) - 1).astype(np.int64)
-            self._nth = np.zeros(count, np.int64)
-            for task in range(len(edges)):
+            self._order = self._tasks(count, len(self.chances))
+            self._nth = np.zeros(len(self._order), np.int64)
+            for task in range(len(self.chances)):
                 mine = self._order == task
                 self._nth[mine] = np.arange(int(mine.sum()))
         return self._order, self._nth
+
+    def _tasks(self, count: int, tasks: int) -> NDArray[np.int64]:
+        """The task of each of ``count`` micro-batches at least; more of them begin with the same ones."""
+        rng = numpy_stream(self.seeds.order, "tasks")
+        if self.in_turns:
+            return np.concatenate([rng.permutation(tasks) for _ in range(-(-count // tasks))]).astype(np.int64)
+        edges = np.cumsum(np.asarray(self.chances))
+        return np.minimum(np.searchsorted(edges, rng.random(count), side="right"), tasks - 1).astype(np.int64)
 
     def micro(self, step: int, split: int = 1) -> list[Batch]:
         """The micro-batches of optimizer step ``step``, each cut into ``split`` parts (after a memory back-off)."""
