@@ -77,6 +77,32 @@ def test_an_anchor_asked_again_is_at_no_distance_from_itself(family: str) -> Non
     assert len(anchors) == 12 and not {e.texts for e in anchors} & {e.texts for e in learner.framing.pool}
 
 
+def test_in_training_a_row_has_no_vote_on_itself() -> None:
+    learner = learner_of()
+    framing, anchors = learner.framing, list(learner.framing.anchors)
+    prompts = [found[0] for found in framing.render(anchors, (), np.random.default_rng(0))]
+    batch = framing.collate(prompts, np.random.default_rng(0))
+    own, labels = torch.eye(len(anchors)).bool(), framing.get_buffer("anchor_labels")
+    framing.train()
+    trained = framing.scores(learner.backbone, batch).only.logits[0]
+    framing.eval()
+    for scores, hidden in ((trained, own), (framing.scores(learner.backbone, batch).only.logits[0], torch.zeros_like(own))):
+        distances = learner.score(prompts).only.features.masked_fill(hidden, float("inf"))
+        votes_of = torch.stack([(-distances[:, labels == c]).logsumexp(-1) for c in range(2)], -1)
+        torch.testing.assert_close(scores, votes_of, rtol=0, atol=1e-4)
+
+
+def test_the_only_anchor_of_a_class_leaves_a_finite_loss_when_it_is_asked() -> None:
+    learner = learner_of(shots=0, k=1)
+    framing = learner.framing
+    framing._measure(learner, [next(e for e in framing.anchors if e.label == label) for label in framing.labels])
+    prompts = [found[0] for found in framing.render(framing.anchors, (), np.random.default_rng(0))]
+    batch, weight = framing.train().collate(prompts, np.random.default_rng(0)), learner.backbone.embeddings.weight.requires_grad_(True)
+    loss = framing.loss(framing.scores(learner.backbone, batch), batch)
+    gradient = torch.autograd.grad(loss, weight)[0]
+    assert bool(loss.isfinite()) and bool(gradient.isfinite().all())
+
+
 def test_distances_are_those_of_the_whole_distributions() -> None:
     learner = learner_of(top_tokens=None)
     prompts = [found[0] for found in learner.framing.render(tiny_task(24).dev.examples[:3], (), np.random.default_rng(0))]

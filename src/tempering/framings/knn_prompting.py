@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tempering.learner import Learner
 
 FLOOR = 1e-4  # the share of the votes of a class without any
+FAR = 1e4  # nats: an anchor so far away has no vote
 ALL_BUT = 1 - 1e-6  # the most that a few tokens may add up to: rounding to halves can push them over 1
 
 
@@ -39,7 +40,8 @@ class KNNPrompting:
     *Costs*: one forward pass a row, anchors included; anchors x ``top_tokens`` (or the vocabulary) halves in memory and on disk.
     *Differs*: distances are sums and not means over the vocabulary (the same order); in log space, where the reference's log of zero is
     not a number. With ``top_tokens`` only each anchor's likeliest tokens are kept and all others count as one event. In a training stage
-    the vote is soft (log sum of exp(-D_i) over a class), since a majority has no gradient; anchors are measured before and after.
+    the vote is soft (log sum of exp(-D_i) over a class), since a majority has no gradient, and a row that is an anchor has no vote on
+    itself; anchors are measured before and after.
     """
 
     template: str | None = None
@@ -81,6 +83,7 @@ class KNNPromptingModule(PromptedModule):
         super().__init__(value, task, backbone)
         self.given = value
         self.anchors: tuple[Example, ...] = ()  # while there are training rows
+        self._numbers: dict[tuple[int, ...], list[int]] = {}  # of the anchors, by what is read of them
         self._make_room(0, 0)
 
     def _make_room(self, anchors: int, tokens: int) -> None:
@@ -112,6 +115,9 @@ class KNNPromptingModule(PromptedModule):
         """The distributions after the anchors, in their order."""
         self.anchors = tuple(anchors)
         prompts = [found[0] for found in self.render(anchors, (), np.random.default_rng(0))]
+        self._numbers = {}
+        for i, prompt in enumerate(prompts):
+            self._numbers.setdefault(tuple(prompt.input_ids), []).append(i)
         parts = learner.evaluated(prompts, 64, lambda batch, _: self._kept(self._logp(learner.backbone, batch.to(learner.device))))
         order = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in parts])))
         logp, ids = (torch.cat(found)[order] for found in zip(*(part for _, part in parts), strict=True))
@@ -149,13 +155,21 @@ class KNNPromptingModule(PromptedModule):
         ids = self.get_buffer("anchor_ids") if self.given.top_tokens is not None else None
         distances = divergences(self.get_buffer("anchor_logp"), self._logp(backbone, batch), ids)
         labels = self.get_buffer("anchor_labels")
+        soft = distances if not self.training else distances.masked_fill(self._themselves(batch, distances), FAR)
         if torch.is_grad_enabled() or self.given.vote == "soft":
-            columns = [(-distances[:, labels == c]).logsumexp(-1) for c in range(len(self.labels))]
+            columns = [(-soft[:, labels == c]).logsumexp(-1) for c in range(len(self.labels))]
             logits = torch.stack(columns, -1).clamp_min(np.log(FLOOR) + columns_max(columns))
         else:
             logits = votes(distances, labels, self.given.k, len(self.labels))
         logits = logits + self.bias
         return Scores((Slab(logits[None], batch.targets, batch.weights, distances, self.kind, batch.task),))
+
+    def _themselves(self, batch: Batch, distances: Tensor) -> Tensor:
+        """Which of the ``distances`` [rows, anchors] are a row's to itself."""
+        found = torch.zeros_like(distances, dtype=torch.bool)
+        for row, asked in enumerate(batch.extra["asked"]):
+            found[row, self._numbers.get(tuple(asked.ids), [])] = True
+        return found
 
     def loss(self, scores: Scores, batch: Batch) -> Tensor:
         """Cross entropy of the shares."""
