@@ -27,6 +27,7 @@ from tempering.quantizing import checked, packed_numbers
 from tempering.recipe import Recipe
 from tempering.resuming import restore
 from tempering.stages.checks import check_quantized, check_sharded, labelled, moves
+from tempering.stages.finishing import as_kept
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, leave
 from tempering.stages.sources import fingerprints
@@ -215,14 +216,6 @@ def evaluate(
             known = _known(learner) if split is task.dev and task.kind not in THRESHOLDS else None
             found[split.name] = known or evaluator_of(learner, task, split, metrics, cache, listener)(learner)[0]
     return found
-
-
-def as_kept(stage: Mapping[str, Any]) -> dict[str, float] | None:
-    """What a stage's record says of the weights it left: the evaluation at the best step where those were kept, else the last one."""
-    history = stage.get("history", ())
-    best = [found for found in history if stage["best_kept"] and found["step"] == stage["best_step"]]
-    kept: dict[str, float] | None = next(iter([*best, *history[-1:]]), None)
-    return kept
 
 
 def _known(learner: Learner) -> dict[str, float] | None:

@@ -236,6 +236,18 @@ def test_explain_counts_all_heads_and_rows(write: Any, tmp_path: Path) -> None:
     assert explain(Recipe("r", (stage("no.csv", "where.csv"), Train())), base).stages[0].rows is None
 
 
+@pytest.mark.parametrize("best", [True, False])
+def test_as_the_last_stage_it_tells_the_loss_of_the_users_own_texts_by_the_weights_it_returns(write: Any, best: bool) -> None:
+    made = stage(TaskSource(framing=MaskedLM(0.5)), write("b"), learning_rate=0.3, num_train_epochs=4, max_steps=-1,
+                 metric_for_best_model="loss", load_best_model_at_end=best)  # fmt: skip
+    learner = fit(Recipe("r", (made,)), tiny_task(), tiny_backbone())
+    looks = learner.record["stage"]["history"]
+    kept = next(look for look in looks if look["step"] == learner.record["stage"]["best_step"]) if best else looks[-1]
+    own = learner.record["stage"]["own"]
+    assert learner.record["metrics"]["dev"] == {"loss": kept[f"{own}/loss"]} and kept["loss"] != kept[f"{own}/loss"]
+    assert len({look[f"{own}/loss"] for look in looks}) > 1
+
+
 def test_a_changed_data_set_is_another_run(write: Any, tmp_path: Path) -> None:
     recipe = Recipe("r", (stage(write("a"), write("b", seed=1), save_strategy="steps", save_steps=2), Train(**LOOP)))
     fit(recipe, tiny_task(), tiny_backbone(), output_dir=tmp_path / "out")

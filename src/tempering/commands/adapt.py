@@ -126,8 +126,8 @@ def _train(request: Request, recipe: Recipe, task: Task, why: str) -> Learner:
 
 def held_out(learner: Learner) -> dict[str, dict[str, float]]:
     """(Pseudo-)perplexity and loss on the held-out text before and after; empty where no text was held out."""
-    from tempering.fitting import as_kept
     from tempering.registry import name_of
+    from tempering.stages.finishing import as_kept
 
     stage = learner.record["stage"]
     name = MEASURES.get(name_of(learner.record["framing"])[1], ("perplexity",))[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +44,20 @@ def account(stage: Any, run: Any, rows: int, split: int = 1, **more: Any) -> dic
         "split": split,
         "rows": rows,
     } | told
+
+
+def as_kept(stage: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a stage's record says of the weights it left: the evaluation at the best step where those were kept, else the last one.
+
+    Of a stage that learned several tasks it is that of the user's own, which stands in the history by its name.
+    """
+    history = stage.get("history", ())
+    best = [found for found in history if stage["best_kept"] and found["step"] == stage["best_step"]]
+    kept: dict[str, float] | None = next(iter([*best, *history[-1:]]), None)
+    if kept is None or "own" not in stage:
+        return kept
+    own = f"{stage['own']}/"
+    return {name.removeprefix(own): value for name, value in kept.items() if name == "step" or name.startswith(own)}
 
 
 def finish(learner: Learner, examples: Sequence[Example], seeds: Seeds) -> bool:

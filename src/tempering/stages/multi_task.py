@@ -192,4 +192,5 @@ def _few(stage: MultiTask, where: str) -> list[str]:
 def _account(run: Run, group: Group) -> dict[str, Any]:
     tasks = {name: {"rows": len(rows), "share": share} for (name, rows), share in zip(group.rows.items(), group.chances, strict=True)}
     told = account(group.stage, run, sum(map(len, group.rows.values())), run.split, notes=dropout_notes(group.stage, group.learner))
-    return told | {"best_kept": False, "tasks": tasks}  # the user's own metrics stand in the history by another name
+    own = {} if group.stage.own is None else {"own": group.names[group.stage.own]}
+    return told | {"finished": True, "tasks": tasks} | own
