@@ -165,6 +165,7 @@ def test_names_are_told_apart_and_pools_need_one_set_of_labels(write: Write) -> 
     assert distinct_names(tasks) == ["a", "a-2", "c"]
     assert distinct_names(tasks, ["x", None, None]) == ["x", "a", "c"]
     assert distinct_names([tasks[0]] * 4, [None, None, "a-2", None]) == ["a", "a-3", "a-2", "a-4"]
+    assert distinct_names(tasks[:2], [None, "a"]) == ["a-2", "a"]  # a name that was asked for stays
     assert len(pooled(tasks, ["a", "a-2", "c"], "a head").train) == 72
     with pytest.raises(RecipeError, match="cannot share a head"):
         pooled([tasks[0], read_source(write("v", kind="regression"))], ["a", "v"], "a head")

@@ -81,12 +81,13 @@ def learned(stage: Any, task: Task, read: bool = True) -> tuple[Task, ...]:
 
 
 def distinct_names(tasks: Sequence[Task], given: Sequence[str | None] = ()) -> list[str]:
-    """A name for each task, all different and without dots: the ``given`` one, or the task's own, numbered where it comes twice."""
-    wanted = [name or task.name.replace(".", "_") for name, task in zip(given or [None] * len(tasks), tasks, strict=True)]
+    """A name for each task, all different and without dots: the ``given`` one, or the task's own, numbered where it is taken."""
+    asked = list(given) or [None] * len(tasks)
+    wanted = [name or task.name.replace(".", "_") for name, task in zip(asked, tasks, strict=True)]
     found: list[str] = []
-    for name in wanted:
-        numbered = (f"{name}-{number}" for number in count(2))
-        found.append(name if name not in found else next(new for new in numbered if new not in found and new not in wanted))
+    for name, mine in zip(wanted, asked, strict=True):
+        taken, numbered = {*found, *filter(None, asked)}, (f"{name}-{number}" for number in count(2))
+        found.append(name if mine or name not in taken else next(new for new in numbered if new not in {*taken, *wanted}))
     return found
 
 
