@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from published import beside_project, keep, portable, publish
 from scipy import stats
 
 from tempering.contracts import Seeds
@@ -47,22 +49,23 @@ class Cells:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def open(cls, folder: Path, settings: Mapping[str, Any], hours: float | None = None) -> Cells:
-        """The cells in ``folder``; none if nothing was run there."""
+    def open(cls, folder: Path, settings: Mapping[str, Any], hours: float | None = None, first: Path | None = None) -> Cells:
+        """The cells in ``folder`` and those of the table whose cells are in ``first``; none if nothing was run there."""
         folder.mkdir(parents=True, exist_ok=True)
         cells = cls(folder / "cells.json", json.loads(json.dumps(settings)), hours)
-        if cells.path.exists():
-            found = json.loads(cells.path.read_text(encoding="utf-8"))
-            cells.check(found["settings"])
-            cells.done = found["cells"]
+        for path in (first, cells.path):
+            if path is not None and (path == first or path.exists()):
+                found = json.loads(path.read_text(encoding="utf-8"))
+                cells.check(found["settings"], path)
+                cells.done |= found["cells"]
         return cells
 
-    def check(self, found: Mapping[str, Any]) -> None:
-        """End with a sentence where cells were made otherwise."""
+    def check(self, found: Mapping[str, Any], path: Path) -> None:
+        """End with a sentence where the cells in ``path`` were made otherwise."""
         for name in sorted({*found, *self.settings}):
             if found.get(name) != self.settings.get(name):
                 what = f"{name}={found.get(name)!r}, and now {name}={self.settings.get(name)!r} is asked for"
-                raise SystemExit(f"{self.path} holds cells made with {what}; give another --output, or the same settings")
+                raise SystemExit(f"{path} holds cells made with {what}; give another --output, or the same settings")
 
     def __contains__(self, key: str) -> bool:
         return key in self.done
@@ -205,13 +208,6 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def publish(text: str, path: Path) -> None:
-    """Write a table and show it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    print(text)
-
-
 def carry_out(
     args: argparse.Namespace,
     shared: Sequence[str],
@@ -223,9 +219,11 @@ def carry_out(
 
     ``shared`` are the options that all cells must have been made with, and ``more`` what else they have in common.
     """
-    cells = Cells.open(args.output, {name: getattr(args, name) for name in shared} | more, args.hours)
+    settings = {name: beside_project(getattr(args, name)) if name == "model" else getattr(args, name) for name in shared}
+    cells = Cells.open(args.output, settings | more, args.hours, args.cells)
     try:
         run(cells)
     except OutOfTimeError:
         print(f"{args.hours} hours are spent; the same command goes on from here")
     publish(report(cells, args), args.table)
+    keep(args.table.with_suffix(".json"), portable(sys.argv), cells.settings, cells.done)

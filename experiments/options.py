@@ -44,7 +44,10 @@ def of_cells(doc: str | None, here: Path, *, model: Path | str, seeds: int, task
     made.add_argument("--test-rows", type=int, default=None, help="test rows, drawn once; default: all")
     made.add_argument("--hours", type=float, default=None, help="begin no cell after so many hours; the same command goes on later")
     made.add_argument("--output", type=Path, default=RUNS / (here.parent.name if here.stem == "run" else here.stem))
-    made.add_argument("--table", type=Path, default=here.with_name(table), help="where the Markdown table is written")
+    made.add_argument("--cells", type=Path, default=None, help="begin with the cells of a finished table: the .json beside it")
+    made.add_argument(
+        "--table", type=Path, default=here.with_name(table), help="where the Markdown table goes, its cells beside it as .json"
+    )
     return made
 
 
