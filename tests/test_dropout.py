@@ -13,7 +13,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from tempering.dropout import DropoutStream, dropout_stream, keep_mask
+from tempering.dropout import DropoutStream, WideAttention, dropout_stream, keep_mask
 from tests.laws.bench import STAGE, run
 
 CPU = torch.device("cpu")
@@ -181,3 +181,28 @@ def test_a_training_run_moves_no_global_generator() -> None:
     before = [state() for state in states]
     run(STAGE)
     assert [state() for state in states] == before
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("mode", [WideAttention, lambda: DropoutStream(_rng())], ids=["alone", "beside dropout"])
+def test_attention_of_halves_without_dropout_has_the_gradient_of_whole_numbers(case: str, mode: Callable[[], Any]) -> None:
+    halves = [t.bfloat16().requires_grad_() for t in _qkv()]
+    whole = [t.detach().float().requires_grad_() for t in halves]
+    given = {name: v.bfloat16() if case == "float" and isinstance(v, torch.Tensor) else v for name, v in CASES[case].items()}
+    with mode(), torch.autocast("cpu", torch.bfloat16):
+        mine = F.scaled_dot_product_attention(*halves, **given)
+    as_floats = {name: v.float() if case == "float" and isinstance(v, torch.Tensor) else v for name, v in given.items()}
+    theirs = F.scaled_dot_product_attention(*whole, **as_floats)
+    assert mine.dtype == torch.bfloat16 and torch.equal(mine, theirs.bfloat16())
+    got = torch.autograd.grad(mine.float().sum(), halves)
+    wanted = torch.autograd.grad(theirs.sum(), whole)
+    for g, w in zip(got, wanted, strict=True):
+        torch.testing.assert_close(g.float(), w, rtol=2**-7, atol=1e-3)
+
+
+def test_attention_stays_as_it_is_where_no_gradient_is_asked_for() -> None:
+    q, k, v = (t.bfloat16() for t in _qkv())
+    with torch.no_grad(), WideAttention():
+        assert torch.equal(F.scaled_dot_product_attention(q, k, v), F.scaled_dot_product_attention(q.clone(), k, v))
+    with WideAttention():
+        assert F.scaled_dot_product_attention(*_qkv()).dtype == torch.float32

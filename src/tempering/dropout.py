@@ -4,6 +4,9 @@ Torch draws dropout masks on the CPU one scalar at a time from its global genera
 encoder. Inside `DropoutStream` the same masks (each element kept with probability 1 - p, scaled by 1 / (1 - p)) come from a keyed
 counter-free generator, 16 random bits an element: about seven times faster, and separate from every other random stream.
 The kept share is p rounded to 1/65,536; the scale uses the rounded value, so the expectation is exact.
+
+Where attention has no dropout, torch's fused kernel takes it, whose backward pass in bfloat16 is two to four times slower on a CPU than in
+float32 (heads of 32 and 64, 40 to 128 tokens): then attention alone is computed in float32.
 """
 
 from __future__ import annotations
@@ -57,6 +60,27 @@ def _attention(
     return _drop(logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0), p, rng) @ v  # filled before, for the gradient's sake
 
 
+def _wide(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """Attention of bfloat16 in float32, on the CPU and where a gradient is asked for; any other as it is."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or not torch.is_grad_enabled():
+        return attend(query, key, value, attn_mask, *args, **kwargs)
+    mask = attn_mask.float() if attn_mask is not None and attn_mask.dtype == torch.bfloat16 else attn_mask
+    with torch.autocast("cpu", enabled=False):
+        return attend(query.float(), key.float(), value.float(), mask, *args, **kwargs).to(query.dtype)
+
+
+class WideAttention(TorchFunctionMode):
+    """While active, attention of bfloat16 without dropout is computed in float32 on the CPU where a gradient is asked for."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _wide(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 class DropoutStream(TorchFunctionMode):
     """While active, functional dropout and the dropout inside scaled-dot-product attention draw from ``rng``."""
 
@@ -70,8 +94,8 @@ class DropoutStream(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.nn.functional.dropout:
             return self._dropout(*args, **kwargs)
-        if func is torch.nn.functional.scaled_dot_product_attention and kwargs.get("dropout_p", 0.0) > 0:
-            return self._sdpa(*args, **kwargs)
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return (self._sdpa if kwargs.get("dropout_p", 0.0) > 0 else _wide)(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

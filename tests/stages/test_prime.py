@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tempering import batching
 from tempering.contracts import Seeds
 from tempering.errors import CollapseError, DataError, RecipeError
 from tempering.fitting import fit
 from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.token_head import TokenHead
 from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.stages.episodes import Nursery
@@ -95,7 +99,7 @@ def test_without_inner_steps_it_is_the_mean_query_loss_of_the_body(write: Any, g
     learner = found.learner.eval()
     total = 0.0
     for slot, source in enumerate(found.chosen(0)):
-        _, query = found.batches(source, 0, 0, slot)
+        _, (query,) = found.batches(source, 0, 0, slot)
         part = learner.framing.loss(learner(query), query) / made.tasks_per_step
         part.backward()
         total += float(part.detach())
@@ -239,7 +243,7 @@ def test_the_loop_is_the_one_on_paper(write: Any) -> None:
         for slot, source in enumerate(found.chosen(step)):
             copied = copy.deepcopy(learner)
             inside = dict(copied.named_parameters())
-            support, query = found.batches(source, 0, step, slot)
+            (support,), (query,) = found.batches(source, 0, step, slot)
             for _ in range(2):
                 for weight in inside.values():
                     weight.grad = None
@@ -257,6 +261,31 @@ def test_the_loop_is_the_one_on_paper(write: Any) -> None:
         optimizer.step()
     for name, weight in learner.named_parameters():
         torch.testing.assert_close(primed[name], weight, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["texts", "words"])
+@pytest.mark.parametrize("second_order", [False, True])
+def test_rows_of_like_length_together_have_the_gradients_of_all_in_one_batch(
+    kind: str, second_order: bool, write_tags: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "texts":
+        texts = [("good " * (1 + 3 * (i % 7)), "bad " * (1 + 2 * (i % 5))) for i in range(12)]
+        rows = [{"text": text, "label": text[:3]} for both in texts for text in both]
+        (source := tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"sources": (str(source) if kind == "texts" else write_tags("x"),), "framing": Head() if kind == "texts" else TokenHead()}
+    found = []
+    for spare in (10**9, 0):
+        monkeypatch.setattr(batching, "SPARE", spare)
+        more = {"second_order": second_order, "support_rows": 6, "query_rows": 8, "tasks_per_step": 1}
+        made = Prime(**(SMALL | given | more))
+        grads, made_of, loss = meta_gradients(made)
+        parts = [len(batches) for batches in made_of.batches(0, 0, 0, 0)]
+        found.append((grads, loss, parts))
+    (whole, loss, one), (cut, other, several) = found
+    assert one == [1, 1] and min(several) > 1 and other == pytest.approx(loss, rel=1e-5)
+    assert set(whole) == set(cut) and any(bool(g.abs().sum()) for g in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, atol=1e-6, rtol=1e-4)
 
 
 def test_plain_maml_moves_the_body_inside(write: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tempering.backbone import Backbone
+from tempering.batching import close_batches, spare_on
 from tempering.contracts import Batch, Prompt, Seeds, Weights
+from tempering.dropout import WideAttention
 from tempering.errors import DataError, RecipeError
 from tempering.learner import Learner
 from tempering.registry import name_of
@@ -23,7 +25,7 @@ from tempering.stages.setup import assemble, positive_class
 from tempering.stages.sources import distinct_names, pooled
 from tempering.streams import key_of, numpy_stream, torch_stream
 from tempering.tasks.task import Task
-from tempering.train.feed import Feed
+from tempering.train.feed import Feed, mass
 from tempering.train.meta import Inner, Loss
 
 
@@ -144,13 +146,21 @@ class Nursery:
         order = numpy_stream(self.seeds.order, "prime", "rows", self.names[source], *purpose).permutation(count)
         return order[:support].tolist(), order[support : support + query].tolist()
 
-    def batches(self, source: int, epoch: int, *purpose: object) -> tuple[Batch, Batch]:
-        """The support and the query batch of an episode, on the device."""
+    def batches(self, source: int, epoch: int, *purpose: object) -> tuple[list[Batch], list[Batch]]:
+        """The support and the query rows of an episode, on the device, each in parts of like length: next to no padding is computed."""
         prompts, learner = self.prompts(source, epoch), self.learners[source]
-        parts = self.rows(source, len(prompts), *purpose)
-        streams = [numpy_stream(self.seeds.dropout, "prime", "collate", self.names[source], part, *purpose) for part in (0, 1)]
-        made = [learner.framing.collate([prompts[row] for row in rows], rng) for rows, rng in zip(parts, streams, strict=True)]
-        return made[0].to(learner.device), made[1].to(learner.device)
+        found: tuple[list[Batch], list[Batch]] = ([], [])
+        for part, rows in enumerate(self.rows(source, len(prompts), *purpose)):
+            rng = numpy_stream(self.seeds.dropout, "prime", "collate", self.names[source], part, *purpose)
+            for cut in self._cuts(learner, [prompts[row] for row in rows]):
+                found[part].append(learner.framing.collate([prompts[rows[i]] for i in cut], rng).to(learner.device))
+        return found
+
+    def _cuts(self, learner: Learner, prompts: Sequence[Prompt]) -> Sequence[Any]:
+        """The numbers of the rows that are computed together; all, where the framing draws for them or compares them."""
+        if learner.framing.couples_rows or not learner.framing.deterministic:
+            return [range(len(prompts))]
+        return close_batches([len(p.input_ids) for p in prompts], len(prompts), spare_on(learner.device))
 
     def weights(self, source: int, *purpose: object) -> Weights:
         """Body and start of an episode of ``source``, by name: what is drawn anew or kept stands in the place of the common start."""
@@ -165,22 +175,25 @@ class Nursery:
             module = self.stage.framing.build(self.tasks[source], self.learner.backbone)
         return {f"framing.{name}": w.detach().to(self.learner.device) for name, w in module.named_parameters()}
 
-    def loss(self, source: int, batch: Batch, autocast: Any) -> Loss:
-        """The loss of ``batch`` as a function of weights, without dropout."""
+    def loss(self, source: int, batches: Sequence[Batch], autocast: Any) -> Loss:
+        """The loss of ``batches``, the mean over all that is in them, as a function of weights, without dropout."""
         judge = Judge(self.learners[source].eval())
         known = {name for name, _ in judge.named_parameters()}
+        whole = sum(mass(batch) for batch in batches)
+        shares = [(batch, mass(batch) / whole) for batch in batches if mass(batch)] or [(batches[0], 1.0)]
 
         def of(weights: Weights) -> Tensor:
-            named = {f"learner.{name}": weight for name, weight in weights.items()}
+            named = {name: weight for n, weight in weights.items() if (name := f"learner.{n}") in known}
             with autocast(), self.kernels():
-                loss: Tensor = functional_call(judge, {n: w for n, w in named.items() if n in known}, (batch,))
-            return loss.float() if loss.dtype.itemsize < 4 else loss  # under autocast
+                losses: list[Tensor] = [functional_call(judge, named, (batch,)) for batch, _ in shares]
+            exact = [loss.float() if loss.dtype.itemsize < 4 else loss for loss in losses]  # under autocast
+            return torch.stack([share * loss for loss, (_, share) in zip(exact, shares, strict=True)]).sum()
 
         return of
 
     def kernels(self) -> Any:
         """Second order needs attention in plain products: the fused kernels have no second derivative."""
-        return sdpa_kernel(SDPBackend.MATH) if self.stage.second_order else nullcontext()
+        return sdpa_kernel(SDPBackend.MATH) if self.stage.second_order else WideAttention()
 
     @contextmanager
     def holding(self, source: int, weights: Weights) -> Iterator[Learner]:
