@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import Cells, carry_out, gap, load, markdown, paired, spread
-from options import RUNS, basic, names, numbers
+from options import basic, names, numbers, with_store
 
 from tempering.backbone import Backbone
 from tempering.contracts import Seeds
@@ -174,9 +174,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     for name, default in (("seeds", 5), ("rows", 300), ("orders", 8), ("batch-size", 16)):
         made.add_argument(f"--{name}", type=int, default=default)
     made.add_argument("--bf16", action="store_true", help="count in 16 bits, where the processor is faster so")
-    made.add_argument("--hours", type=float, default=None, help="begin no cell after so many hours; the same command goes on later")
-    made.add_argument("--output", type=Path, default=RUNS / "in-context")
-    made.add_argument("--table", type=Path, default=Path(__file__).with_name("in-context.md"))
+    with_store(made, Path(__file__), "in-context.md")
     return made.parse_args(words)
 
 

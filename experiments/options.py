@@ -42,13 +42,17 @@ def of_cells(doc: str | None, here: Path, *, model: Path | str, seeds: int, task
     made.add_argument("--tasks", type=names, default=list(tasks))
     made.add_argument("--seeds", type=int, default=seeds)
     made.add_argument("--test-rows", type=int, default=None, help="test rows, drawn once; default: all")
+    with_store(made, here, table)
+    return made
+
+
+def with_store(made: argparse.ArgumentParser, here: Path, table: str) -> None:
+    """Where the cells of the script ``here`` are kept, what they begin with, how long they may take, and where the ``table`` goes."""
     made.add_argument("--hours", type=float, default=None, help="begin no cell after so many hours; the same command goes on later")
     made.add_argument("--output", type=Path, default=RUNS / (here.parent.name if here.stem == "run" else here.stem))
     made.add_argument("--cells", type=Path, default=None, help="begin with the cells of a finished table: the .json beside it")
-    made.add_argument(
-        "--table", type=Path, default=here.with_name(table), help="where the Markdown table goes, its cells beside it as .json"
-    )
-    return made
+    beside = "where the Markdown table goes, its cells beside it as .json"
+    made.add_argument("--table", type=Path, default=here.with_name(table), help=beside)
 
 
 def with_last_stage(made: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import Cells, carry_out, few, last_stage, markdown
-from options import LAST, MODEL, RUNS, basic, names, with_last_stage, with_settings
+from options import LAST, MODEL, basic, names, with_last_stage, with_settings, with_store
 from scipy.stats import kendalltau, pearsonr
 
 from tempering.cache import TrunkCache
@@ -161,9 +161,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--rows", type=int, default=2000, help="training rows that the measures read, at most")
     made.add_argument("--train-rows", type=int, default=None, help="rows that are tuned on; default: all")
-    made.add_argument("--output", type=Path, default=RUNS / "ranking")
-    made.add_argument("--table", type=Path, default=Path(__file__).with_name("ranking.md"))
-    made.add_argument("--hours", type=float, default=None, help="begin no run after so many hours; the same command goes on later")
+    with_store(made, Path(__file__), "ranking.md")
     with_last_stage(made)
     with_settings(made, "every recipe")
     return made.parse_args(words)

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 from cells import Cells, carry_out, gap, markdown, paired
-from options import RUNS, basic
+from options import basic, with_store
 
 from tempering.backbone import Backbone
 from tempering.contracts import Seeds
@@ -143,9 +143,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--model", default="minilm")
     made.add_argument("--normalize", action="store_true", help="vectors of length one, on both sides")
     made.add_argument("--peer", help="the python of an environment with setfit")
-    made.add_argument("--hours", type=float, default=None, help="begin no run after so many hours; the same command goes on later")
-    made.add_argument("--output", type=Path, default=RUNS / "setfit")
-    made.add_argument("--table", type=Path, default=Path(__file__).with_name("setfit.md"))
+    with_store(made, Path(__file__), "setfit.md")
     return made.parse_args(words)
 
 

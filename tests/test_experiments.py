@@ -176,6 +176,13 @@ def test_the_table_is_written_of_what_there_was_time_for(script: Loader, tmp_pat
     assert (tmp_path / "t.md").read_text() == "['first'] of {'rows': 5} 5" and "1.0 hours are spent" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", [*SCRIPTS, *(name for name in SIMPLE if name not in ("text-to-text", "floors"))])
+def test_every_script_of_cells_says_where_they_are_kept(name: str, script: Loader) -> None:
+    words = ["MODEL"] if name == "in-context" else ["--peer", "python"] if name == "setfit" else []
+    args = script(name).parsed([*words, "--cells", "c.json", "--output", "o", "--table", "t.md", "--hours", "2"])
+    assert (args.cells, args.output, args.table, args.hours) == (Path("c.json"), Path("o"), Path("t.md"), 2.0)
+
+
 def test_means_and_intervals_are_right(script: Loader) -> None:
     script("tagging")
     import cells

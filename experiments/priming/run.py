@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import multilingual
 import numpy as np
 from cells import Cells, carry_out, everywhere, last_stage, load, making
-from options import RUNS, basic, check, names, with_settings
+from options import basic, check, names, with_settings, with_store
 from tables import LANGUAGES, PLAIN, recipes_of, report
 
 from tempering.backbone import Backbone
@@ -175,9 +175,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--min-steps", type=int, default=300, help="steps of the adapters at least")
     made.add_argument("--dev-rows", type=int, default=300, help="development rows that are judged, drawn once; also of a source")
     made.add_argument("--test-rows", type=int, default=None, help="test rows, drawn once; default: all")
-    made.add_argument("--hours", type=float, default=None, help="begin no run after so many hours; the same command goes on later")
-    made.add_argument("--output", type=Path, default=RUNS / "priming")
-    made.add_argument("--table", type=Path, default=Path(__file__).with_name("results.md"))
+    with_store(made, Path(__file__), "results.md")
     with_settings(made, "the adapters of every recipe")
     args = made.parse_args(words)
     args.largest = args.recipes if args.largest is None else args.largest
