@@ -113,6 +113,22 @@ def test_a_base_that_is_saved_along_holds_the_pooler(lacking: Path, tmp_path: Pa
     assert not [name for name in load_file(tmp_path / "out/adapter_model.safetensors") if "pooler" in name]
 
 
+def test_a_pooler_that_an_earlier_stage_trained_is_not_said_to_be_as_drawn(lacking: Path, tmp_path: Path) -> None:
+    last = Train(framing=Head(), tuning=LoRA(r=2), **QUICK)
+    firsts = {
+        "head": Train(framing=Head(), data=str(tmp_path / "x.jsonl"), **QUICK),
+        "words": Train(framing=MaskedLM(), text="unlabeled", **QUICK),
+    }
+    rows = [{"text": e.texts[0], "label": e.label} for e in tiny_task(16).train]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, first in firsts.items():
+        for resume in (False, True):  # resumed, the first stage is read back
+            told: list[Any] = []
+            fit(Recipe("r", (first, last)), tiny_task(16), str(lacking), output_dir=tmp_path / name, resume=resume, listener=told.append)
+            said = [e["text"] for e in told if e["event"] == "note" and "drawn at random" in e["text"]]
+            assert bool(said) == (name == "words")  # masked words do not train it
+
+
 @pytest.mark.parametrize("framing", [Head(), Cloze(template="{text} it was {mask}", words=WORDS)], ids=["head", "words"])
 def test_a_change_of_drawn_weights_keeps_to_our_own_form(framing: Any, tmp_path: Path) -> None:
     """Of a map that a LoRA hangs on, and of one in a block, PEFT cannot hold the drawn weight and what is added to it."""

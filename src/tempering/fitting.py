@@ -29,8 +29,8 @@ from tempering.resuming import restore
 from tempering.stages.checks import check_quantized, check_sharded, labelled, moves
 from tempering.stages.finishing import as_kept
 from tempering.stages.kept import Kept, read_kept, write_kept
-from tempering.stages.setup import Surroundings, leave
-from tempering.stages.sources import fingerprints
+from tempering.stages.setup import Surroundings, learned_anew, leave
+from tempering.stages.sources import check_against, fingerprints
 from tempering.streams import seeds_before
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Split, Task
@@ -68,6 +68,8 @@ def fit(
     seeds = seeds or Seeds.of(seed)
     recipe, why = choose(task) if recipe == "auto" else (Recipe.load(recipe), "")
     notes = [*([why] if why else []), *task.notes, *recipe.check(labelled(task))]
+    sources = fingerprints(recipe.stages)
+    notes += check_against(recipe.stages, task)
     for note in notes:
         listener({"event": "note", "text": note})
     packed = model.quantized if isinstance(model, Backbone) else checked(quantize)
@@ -75,7 +77,6 @@ def fit(
         raise RecipeError(f"quantize {quantize}: the model is loaded already; give its name, or Backbone.load(name, quantize={quantize!r})")
     check_quantized(recipe.stages, packed)
     check_sharded(recipe.stages, packed)
-    sources = fingerprints(recipe.stages)
     if output_dir and not resume:  # what an older run left must not be taken for this one's later
         shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
     reset_peak()
@@ -155,6 +156,7 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
             backbone.changed = backbone.changed or moves(stage)
             around.kept.update(read_kept(done.parent))
             earlier.append(json.loads((done.parent / RECORD).read_text(encoding="utf-8")))
+            backbone.learned |= set(earlier[-1].get("learned", ()))
             continue
         if hasattr(stage.framing, "opens"):  # what the framing loads belongs to the base
             stage.framing.opens(backbone)
@@ -171,7 +173,9 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
         mine = seeds if i == last else seeds_before(seeds, i)
         learner: Learner = stage.run(backbone, task, mine, around=dataclasses.replace(around, folder=here))
         if i < last:
-            earlier.append(learner.record["stage"])
+            learned = learned_anew(learner)
+            backbone.learned |= set(learned)
+            earlier.append(learner.record["stage"] | ({"learned": learned} if learned else {}))
             leave(stage, backbone)
             if done is not None and first_process():
                 _finish(done, backbone, earlier[-1], {name: around.kept[name] for name in around.kept.keys() - known}, around.identity)

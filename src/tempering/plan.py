@@ -26,7 +26,7 @@ from tempering.saving import loads_with
 from tempering.stages.checks import check_quantized, labelled
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import assemble, leave, parts_of, rows_of
-from tempering.stages.sources import check_sources, learned
+from tempering.stages.sources import check_against, check_sources, learned
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
 from tempering.train.stream import expected_rows, streams
@@ -110,6 +110,7 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
     notes = recipe.check(task is None or labelled(task))
     if task is not None:
         check_sources(recipe.stages)
+        notes += check_against(recipe.stages, task)
     backbone = outline(model, quantize) if isinstance(model, str) else model
     check_quantized(recipe.stages, backbone.quantized)
     for stage in recipe.stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from tempering.framings.masked_lm import MaskedLM
 from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.stages import setup
+from tempering.stages.multi_task import MultiTask, TaskSource
 from tempering.stages.prime import Prime
 from tempering.stages.setup import Surroundings
 from tempering.stages.sources import distinct_names, pooled, read_source
 from tempering.stages.train import Train
+from tempering.studying import compare
+from tempering.train.stream import unseen
 from tempering.tunings.lora import LoRA
 from tests.laws.bench import bits, differing
 from tests.stages.conftest import Write
@@ -177,3 +181,36 @@ def test_explain_counts_rows_of_the_stages_own_data(write: Write, tmp_path: Path
     assert [stage.rows for stage in explain(recipe, base, tiny_task()).stages] == [40, 24]
     missing = Recipe("r", (Train(data="none.csv"), Train()))
     assert [stage.rows for stage in explain(missing, base).stages] == [None, None]
+
+
+@pytest.mark.parametrize("first", ["train", "multi_task", "prime"])
+def test_a_head_for_other_labels_is_refused_before_the_stage_that_it_comes_from_trains(first: str, write: Write, tmp_path: Path) -> None:
+    path = write("nli", good="yes", bad="no")
+    stages = {
+        "train": Train(data=path, keep_head="h", **LOOP),
+        "multi_task": MultiTask(tasks=(TaskSource(write("a")), TaskSource(path, keep_head="h")), **LOOP),
+        "prime": Prime(sources=(path, write("more", good="yes", bad="no", seed=1)), keep_head="h", outer_steps=1),
+    }
+    recipe = Recipe("r", (stages[first], Train(reuse_head="h", **LOOP)))
+    told = r"reuse_head 'h': that head was trained on nli \(classification into no, yes\), and task is classification into bad, good"
+    with pytest.raises(RecipeError, match=told):
+        fit(recipe, tiny_task(), str(tmp_path / "no-model"))
+    with pytest.raises(RecipeError, match=told):
+        explain(recipe, tiny_backbone(), tiny_task())
+    with pytest.raises(RecipeError, match=told):
+        compare([recipe, Recipe("plain", (Train(**LOOP),))], tiny_task(), str(tmp_path / "no-model"), output_dir=tmp_path / "study")
+
+
+def test_rows_that_the_task_is_judged_by_are_told_of_in_every_data_set(write: Write) -> None:
+    task, told = tiny_task(), list[Any]()
+    path = write("other", rows=40)
+    judged = [{"text": e.texts[0], "label": e.label} for e in task.dev.examples[:3]]
+    with (Path(path) / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in judged)
+    before = len(read_source(path).train) - len(unseen(task, read_source(path).train))
+    assert before >= 3
+    recipe = Recipe("r", (MultiTask(tasks=(TaskSource(write("clean", rows=8, seed=5)), TaskSource(path)), **LOOP), Train(**LOOP)))
+    fit(recipe, task, tiny_backbone(), listener=told.append)
+    note = f"stages.0: data {path}: {before} training rows stand in the dev or test split of your task too"
+    (found,) = [e["text"] for e in told if e["event"] == "note" and "too good" in e["text"]]
+    assert found.startswith(note) and note in "\n".join(explain(recipe, tiny_backbone(), task).notes)

@@ -35,6 +35,7 @@ class Several(nn.Module):
         self.labels: tuple[Any, ...] = ()
         self.refresh_steps = 0
         self.undecayed = frozenset(f"parts.{TASK}{name}.{w}" for name, part in parts.items() for w in part.undecayed)
+        self.reads = "pooler" if any(part.reads == "pooler" for part in parts.values()) else "tokens"
         self.reads_lm_head = any(part.reads_lm_head for part in parts.values())
 
     def part(self, name: str) -> Any:

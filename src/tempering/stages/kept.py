@@ -55,12 +55,7 @@ def start_from(learner: Learner, stage: Any, task: Task, kept: Mapping[str, Kept
     """
     if name := getattr(stage, "reuse_head", None):
         head = _found(kept, name, "head")
-        mine, theirs = (list(map(label_key, labels)) for labels in (task.labels, head.labels))
-        if (head.kind, theirs) != (task.kind, mine):
-            raise RecipeError(
-                f"reuse_head {name!r}: that head was trained on {head.task} ({_labels(head.kind, head.labels)}), and {task.name} is"
-                f" {_labels(task.kind, task.labels)}; give both the same labels, or leave reuse_head out: the body crosses without it"
-            )
+        refuse_labels(name, (head.task, head.kind, head.labels), task)
         _load(learner.framing, head, encode(stage.framing, "framing"), f"reuse_head {name!r}")
     if name := getattr(stage, "reuse_tuning", None):
         body: Any = learner.backbone.model
@@ -68,6 +63,16 @@ def start_from(learner: Learner, stage: Any, task: Task, kept: Mapping[str, Kept
         for part in getattr(stage.tuning, "tunings", (stage.tuning,)):
             if hasattr(part, "started"):
                 part.started(learner.backbone)
+
+
+def refuse_labels(name: str, head: tuple[str, str, Sequence[Any]], task: Task) -> None:
+    """Refuse the head ``name``, of a task by (name, kind, labels), for ``task`` if that has others."""
+    whose, kind, labels = head
+    if (kind, list(map(label_key, labels))) != (task.kind, list(map(label_key, task.labels))):
+        raise RecipeError(
+            f"reuse_head {name!r}: that head was trained on {whose} ({_labels(kind, labels)}), and {task.name} is"
+            f" {_labels(task.kind, task.labels)}; give both the same labels, or leave reuse_head out: the body crosses without it"
+        )
 
 
 def _found(kept: Mapping[str, Kept], name: str, what: What) -> Kept:

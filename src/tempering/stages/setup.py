@@ -214,10 +214,18 @@ def metric_of(stage: Any, task: Task, extra: Sequence[str]) -> str:
 def fresh_note(learner: Learner) -> str:
     """A warning where weights that the checkpoint does not hold were drawn anew and stay as drawn."""
     body = learner.backbone
-    idle = [n for n, p in body.model.named_parameters() if n in body.own - body.pretrained and not p.requires_grad]
+    drawn = body.own - body.pretrained - body.learned
+    idle = [n for n, p in body.model.named_parameters() if n in drawn and not p.requires_grad]
     if not idle or learner.framing.reads != "pooler":
         return ""
     return f"{body.source} holds no {idle[0]}; it was drawn at random and this tuning leaves it so: take tuning=full, or framing.pool=mean"
+
+
+def learned_anew(learner: Learner) -> list[str]:
+    """The body's weights that its checkpoint lacks and that a stage has just trained through its head."""
+    body = learner.backbone
+    trained = [n for n, p in body.model.named_parameters() if n in body.own - body.pretrained and p.requires_grad]
+    return trained if learner.framing.reads == "pooler" else []
 
 
 def tell_notes(learner: Learner, around: Surroundings, more: Sequence[str] = ()) -> None:

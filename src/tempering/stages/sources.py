@@ -12,9 +12,10 @@ from typing import Any
 from tempering.contracts import Kind
 from tempering.errors import DataError, RecipeError
 from tempering.registry import name_of
+from tempering.stages.kept import refuse_labels
 from tempering.tasks.labels import label_key
 from tempering.tasks.task import Split, Task
-from tempering.train.stream import OWN, source_of
+from tempering.train.stream import OWN, source_of, unseen
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -63,6 +64,48 @@ def check_sources(stages: Sequence[Any]) -> dict[str, Task]:
             except DataError as error:
                 raise DataError(f"{error}; the text of a stage is named in stages.{i}.text") from None
     return found
+
+
+def check_against(stages: Sequence[Any], task: Task) -> list[str]:
+    """What the data sets that ``stages`` name mean for the user's ``task``: a head that is reused for other labels is refused before the
+    stage that it comes from has trained. Notes on rows that the task is judged by.
+    """
+    heads: dict[str, Task] = {}
+    notes = []
+    for i, stage in enumerate(stages):
+        mine = learned(stage, task)
+        if (name := getattr(stage, "reuse_head", None)) and name in heads:
+            head = heads[name]
+            refuse_labels(name, (head.name, head.kind, head.labels), mine[0])
+        heads |= _heads(stage, mine)
+        shown = ((path, found) for path, found in zip(_paths(stage), mine, strict=True) if path)
+        notes += [f"stages.{i}: {note}" for path, found in shown if (note := _judged(path, found, task))]
+    return notes
+
+
+def _heads(stage: Any, tasks: Sequence[Task]) -> dict[str, Task]:
+    """By its name, what each head that ``stage`` keeps is trained on: of several tasks that share one, the one with most labels."""
+    whole = max(tasks, key=lambda task: len(task.labels))
+    own = {stage.keep_head: whole} if getattr(stage, "keep_head", None) else {}
+    parts = getattr(stage, "tasks", ())
+    shared = getattr(stage, "heads", "own") == "shared"
+    return own | {part.keep_head: whole if shared else task for part, task in zip(parts, tasks, strict=False) if part.keep_head}
+
+
+def _paths(stage: Any) -> Sequence[str | None]:
+    """Where each of the tasks that ``stage`` learns from comes from; None is the user's own."""
+    if hasattr(stage, "tasks"):
+        return [part.data for part in stage.tasks]
+    return list(getattr(stage, "data_paths", ())) or [None]
+
+
+def _judged(path: str, source: Task, task: Task) -> str:
+    """A note if training rows of ``source`` stand in the dev or the test split of ``task``."""
+    count = len(source.train) - len(unseen(task, source.train))
+    if not count:
+        return ""
+    rows = "1 training row stands" if count == 1 else f"{count} training rows stand"
+    return f"data {path}: {rows} in the dev or test split of your task too, so that scores there are too good; leave them out of that file"
 
 
 def fingerprints(stages: Sequence[Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tempering.pretrained import locate
 from tempering.quantizing import checked
 from tempering.recipe import Recipe
 from tempering.stages.checks import check_quantized
-from tempering.stages.sources import fingerprints
+from tempering.stages.sources import check_against, fingerprints
 from tempering.streams import key_of
 from tempering.study.about import agreed, comparable, describe, joined, write_recipes, write_rows
 from tempering.study.crossing import code, off_diagonal
@@ -52,6 +52,8 @@ def run_study(
     crossed = off_diagonal(seeds) if decompose else []
     for recipe in recipes:
         check_quantized(recipe.stages, checked(quantize))
+        for note in check_against(recipe.stages, task):
+            listener({"event": "note", "text": f"{recipe.name}: {note}"})
     info = replace(describe(recipes, task, model, names, seeds, max(1, budget), metrics), quantize=quantize or "")
     spaces = {r.name: settings_of(r, budget, seed) for r in recipes}
     small = {name: len(found) for name, found in spaces.items() if len(found) < budget}
