@@ -124,6 +124,7 @@ class Fixed(torch.nn.Module):
 
     undecayed = frozenset({"w"})
     reads_lm_head = False
+    reads = "tokens"
 
     def scores(self, backbone: Any, batch: Batch) -> Scores:
         return Scores((Slab(torch.zeros(1, 2, 8), None, None, None, "classification", batch.task),))
