@@ -2,7 +2,8 @@
 
 A tag is plain ("NOUN"), or a prefix and a type ("B-PER"), or "O" for words outside of any entity. Schemes: IOB2 (every entity begins
 with B), IOB1 (B only where an entity follows one of its own type), BIOES and BILOU (the same with other letters: End = Last, Single =
-Unit), IO (no beginnings). Stretches are read as conlleval and seqeval read them: leniently, so that broken tags mean something too.
+Unit), BMES and BMEWO (again the same: Middle = Inside, Whole = Single), IO (no beginnings). IOB1 and BMES are read only: what is learned
+is IOB2 and BIOES. Stretches are read as conlleval and seqeval read them: leniently, so that broken tags mean something too.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, Literal, NamedTuple
 
 from tempering.values import Span
 
-Scheme = Literal["plain", "IOB2", "IOB1", "BIOES", "BILOU", "IO"]
+Scheme = Literal["plain", "IOB2", "IOB1", "BIOES", "BILOU", "BMES", "IO"]
 OUTSIDE = "O"
-_TAG = re.compile(r"[BIESLU]-.+", re.DOTALL)
+_TAG = re.compile(r"[BIESLUMW]-.+", re.DOTALL)
 _LETTERS = {"L": "E", "U": "S"}  # BILOU's letters as those of BIOES
+_AS_BIOES = {"M-": "I-", "W-": "S-"}  # the letters of BMES and BMEWO that BIOES lacks
 _JOINERS = ("\u200c", "\u200d")  # they hold letters and pictures together
 
 
@@ -34,14 +36,14 @@ def parts(tag: str) -> tuple[str, str]:
     return (OUTSIDE, "") if tag == OUTSIDE else (_LETTERS.get(tag[0], tag[0]), tag[2:])
 
 
-def detect(rows: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme that ``rows`` of tags follow; "plain" if they are no entity tags."""
+def detect(rows: Iterable[Sequence[Any]]) -> Scheme:
+    """The scheme that ``rows`` of tags follow; "plain" if they are no entity tags, as numbers are not."""
     letters: set[str] = set()
     fresh_b = started_by_i = False
     for tags in rows:
         before = OUTSIDE
         for tag in tags:
-            if tag != OUTSIDE and not _TAG.fullmatch(tag):
+            if not isinstance(tag, str) or (tag != OUTSIDE and not _TAG.fullmatch(tag)):
                 return "plain"
             fresh = before == OUTSIDE or before[2:] != tag[2:]
             fresh_b |= tag[0] == "B" and fresh
@@ -49,6 +51,8 @@ def detect(rows: Iterable[Sequence[str]]) -> Scheme:
             letters.add(tag[0])
             before = tag
     letters.discard(OUTSIDE)
+    if letters & {"M", "W"}:
+        return "BMES" if {"B", "E"} <= letters <= {*"BMESW"} else "plain"
     if letters & {"L", "U"}:
         return "BILOU"
     if letters & {"E", "S"}:
@@ -61,13 +65,19 @@ def detect(rows: Iterable[Sequence[str]]) -> Scheme:
 
 
 def scheme_of(labels: Iterable[object]) -> Scheme:
-    """The scheme of a task by its labels (those of IOB1 are written as IOB2 when they are read)."""
-    given = tuple(labels)
-    known = [tag for tag in given if isinstance(tag, str)]
-    if len(known) < len(given):
-        return "plain"
-    found = detect((tag,) for tag in known)
-    return "IOB2" if found == "IOB1" else found
+    """The scheme of a task by its labels, which are those that are learned: letters of BMES would be plain tags there."""
+    found = detect((tag,) for tag in labels)
+    return "plain" if found == "BMES" else learned(found)
+
+
+def learned(scheme: Scheme) -> Scheme:
+    """The scheme that tags of ``scheme`` are learned and predicted in."""
+    return "IOB2" if scheme == "IOB1" else "BIOES" if scheme == "BMES" else scheme
+
+
+def as_bioes(tags: Sequence[str]) -> tuple[str, ...]:
+    """``tags`` with the letters of BMES as those of BIOES."""
+    return tuple(_AS_BIOES.get(tag[:2], tag[:2]) + tag[2:] for tag in tags)
 
 
 def types_of(labels: Iterable[Any]) -> tuple[str, ...]:
@@ -77,7 +87,7 @@ def types_of(labels: Iterable[Any]) -> tuple[str, ...]:
 
 def tag_set(types: Iterable[str], scheme: Scheme) -> tuple[str, ...]:
     """All tags of ``scheme`` for ``types``: O first, then type by type, whether or not a row has them."""
-    letters = {"IOB2": "BI", "IOB1": "BI", "BIOES": "BIES", "BILOU": "BILU", "IO": "I", "plain": ""}[scheme]
+    letters = {"IOB2": "BI", "BIOES": "BIES", "BILOU": "BILU", "IO": "I", "plain": ""}[learned(scheme)]
     return (OUTSIDE, *(f"{letter}-{type_}" for type_ in types for letter in letters))
 
 

@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,11 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from tempering.tags import (
     Entity,
+    as_bioes,
     detect,
     entities,
     joined,
+    learned,
     may_follow,
     repaired,
     scheme_of,
@@ -56,6 +59,12 @@ def laid(found: Sequence[tuple[str, int, int]], apart: int) -> tuple[list[Entity
         ([["I-PER", "I-PER", "O"]], "IO"),
         ([["B-PER", "E-PER", "S-LOC"]], "BIOES"),
         ([["B-PER", "L-PER", "U-LOC"]], "BILOU"),
+        ([["B-PER", "M-PER", "E-PER", "S-LOC", "O"]], "BMES"),
+        ([["B-PER", "E-PER"], ["W-LOC"]], "BMES"),
+        ([["B-PER", "M-PER", "O"]], "plain"),  # nothing ends
+        ([["B-PER", "M-PER", "I-PER", "E-PER"]], "plain"),
+        ([["O", 1]], "plain"),
+        ([[1, 0], [0]], "plain"),
         ([["NOUN", "O"]], "plain"),
         ([["B-PER", "NOUN"]], "plain"),
         ([["O", "O"]], "plain"),
@@ -64,7 +73,7 @@ def laid(found: Sequence[tuple[str, int, int]], apart: int) -> tuple[list[Entity
         ([["B-NP", "I-NP"]], "IOB2"),
     ],
 )
-def test_the_scheme_is_recognized(rows: list[list[str]], scheme: str) -> None:
+def test_the_scheme_is_recognized(rows: list[list[Any]], scheme: str) -> None:
     assert detect(rows) == scheme
 
 
@@ -114,6 +123,11 @@ def test_what_is_written_is_read_back(found: list[tuple[str, int, int]], scheme:
 def test_the_tags_of_a_scheme_tell_which_it_is(scheme: str) -> None:
     tags = tag_set(TYPES, scheme)  # type: ignore[arg-type]
     assert scheme_of(tags) == scheme and types_of(tags) == ("LOC", "PER") and tags[0] == "O"
+
+
+def test_bmes_is_learned_as_bioes() -> None:
+    assert learned("BMES") == "BIOES" and tag_set(TYPES, "BMES") == tag_set(TYPES, "BIOES")
+    assert as_bioes(("O", "B-MW-x", "M-MW-x", "E-MW-x", "W-M", "S-M")) == ("O", "B-MW-x", "I-MW-x", "E-MW-x", "S-M", "S-M")
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,15 @@ def run(folder: str, source: Source, output: Path | None, model: str | None = No
     labels = list(learner.framing.labels)
     _check_words(output, kind, folder)
     columns = learner.record.get("columns")
-    rows, examples = read_rows(source.data, text=source.text, text_pair=source.text_pair, columns=columns, kind=kind)
+    rows, examples = read_rows(
+        source.data,
+        text=source.text,
+        text_pair=source.text_pair,
+        columns=columns,
+        kind=kind,
+        labels=labels,
+        say=lambda note: tell(f"note: {note}"),
+    )
     with telling(learner, lambda event: tell(event["text"])):
         found = learner.predictions(examples)
     if output is not None and output.suffix.lower() == WORDS:

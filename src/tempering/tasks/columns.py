@@ -37,17 +37,25 @@ class Columns:
 
 
 def choose_columns(
-    table: Table, text: str | None, text_pair: str | None, label: str | None, *, labelled: bool = True, label_optional: bool = False
+    table: Table,
+    text: str | None,
+    text_pair: str | None,
+    label: str | None,
+    *,
+    labelled: bool = True,
+    label_optional: bool = False,
+    option: str = "--text",
 ) -> Columns:
     """Columns as given; what is not given is found by its usual name, and said in the notes.
 
-    With ``labelled`` False no label column is looked for; with ``label_optional`` a missing one is no error.
+    With ``labelled`` False no label column is looked for; with ``label_optional`` a missing one is no error. ``option`` is how the user
+    names the text.
     """
     labels = _label(table, label, {text, text_pair}, label_optional) if labelled else ()
     inferred = [] if label or not labels else [f"label = {show(labels[0])}"]
     notes = []
     if text is None:
-        text, text_pair = _texts(table, text_pair, set(labels))
+        text, text_pair = _texts(table, text_pair, set(labels), option)
         inferred = [f"text = {show(text)}", *([f"text pair = {show(text_pair)}"] if text_pair else []), *inferred]
     else:
         require(table, text, "text")
@@ -96,7 +104,7 @@ def _label(table: Table, given: str | None, texts: set[str | None], optional: bo
     raise table.error(f"expected a label column, found {some([show(name) for name in table.columns])}; name the label with --label")
 
 
-def _texts(table: Table, pair: str | None, labels: set[str]) -> tuple[str, str | None]:
+def _texts(table: Table, pair: str | None, labels: set[str], option: str) -> tuple[str, str | None]:
     folded = _folded(table, {pair, *labels})
     if pair is None:
         for first, second in PAIRS:
@@ -108,7 +116,7 @@ def _texts(table: Table, pair: str | None, labels: set[str]) -> tuple[str, str |
     rest = [name for name in folded.values() if isinstance(table.columns[name][0], str)]
     if len(rest) == 1:
         return rest[0], pair
-    raise table.error(f"expected a text column, found {some([show(name) for name in table.columns])}; name the text with --text")
+    raise table.error(f"expected a text column, found {some([show(name) for name in table.columns])}; name the text with {option}")
 
 
 def _folded(table: Table, taken: set[str] | set[str | None]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """CoNLL files: a word a line with its tags in columns, an empty line between sentences.
 
-Columns stand between tabs where the first word's line has one, else between white space. Lines that begin with "#" and do not have the
+Columns stand between tabs where the first word's line has one, else between spaces; other white space, such as no-break spaces, belongs
+to words. Tabs that end every line make no column. Lines that begin with "#" and do not have the
 columns of the others are comments, and so are those with as many columns that stand before the first word of a sentence, begin with "# "
 and end in what is no tag elsewhere (MultiCoNER's "# id 4cbbd84e domain=train"). A line whose first column is -DOCSTART- only parts
 documents, and so do CoNLL-2012's "#begin document (nw/wsj_0001); part 000" and "#end document", with as many columns as a word or not,
@@ -13,13 +14,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 
+from tempering.tags import detect
 from tempering.tasks.table import Table, data_error, show
 
 ENDINGS = (".conll", ".conllu", ".conll03", ".iob", ".iob2", ".bio", ".bioes", ".txt")
 _UNIVERSAL = ("id", "tokens", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 _DOCUMENT = "-DOCSTART-"
 _BORDER = re.compile(r"#(begin document \(.+|end document)\s*")
+_SPACE = " \t\r"
 _SAMPLE = 20_000  # characters that are looked at
 _NUMBER = re.compile(r"\d+([-.]\d+)?")
 
@@ -30,8 +34,8 @@ def parse_conll(text: str, source: str) -> Table:
     The first column is called ``tokens`` and the last ``tags``, those in between ``column_2`` and so on; CoNLL-U has the names of its
     standard. A line with more or fewer columns than the others is a `DataError`.
     """
-    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
-    tab = "\t" in next((line for _, line in lines if line.strip() and not line.startswith(("#", _DOCUMENT))), "")
+    lines = list(enumerate(_trimmed(text.split("\n")), start=1))
+    tab = "\t" in next((line for _, line in lines if _tells(line)), "")
     width = _width(lines, tab)
     if width == 0:
         raise data_error(source, "expected lines with a word and its tags, found none; the file holds no data")
@@ -48,12 +52,41 @@ def parse_conll(text: str, source: str) -> Table:
 
 def looks_like_conll(text: str) -> bool:
     """Whether a text file without a telling name holds columns: lines of as many parts each, two at least to a block on average."""
-    sample = "".join(text[:_SAMPLE].splitlines(keepends=True)[: None if len(text) <= _SAMPLE else -1])  # whole lines
-    blocks = [[line for line in block.split("\n") if line.strip()] for block in re.split(r"\n\s*\n", sample.replace("\r", ""))]
-    words = [[line for line in block if not line.startswith(("#", _DOCUMENT))] for block in blocks]
-    filled = [block for block in words if block]
-    widths = Counter(len(line.split("\t" if "\t" in line else None)) for block in filled for line in block)
+    filled = _blocks(text)
+    widths = Counter(len(_cells(line, "\t" in line)) for block in filled for line in block)
     return len(widths) == 1 and 2 <= min(widths) <= 12 and widths.total() >= 2 * len(filled)
+
+
+def lacks_header(text: str) -> bool:
+    """Whether a file that calls itself a table holds words and tags between tabs: empty lines part it, the first line ends in a tag too."""
+    blocks = _blocks(text)
+    cells = [_cells(line, tab=True) for block in blocks for line in block]
+    if len(blocks) < 2 or any(len(line) < 2 or " " in line[0] for line in cells) or not looks_like_conll(text):
+        return False
+    tags = [line[-1] for line in cells]
+    return detect([tags]) != "plain" or tags[0] in tags[1:]
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """The lines of words, from empty line to empty line, in the beginning of a text."""
+    lines = text[:_SAMPLE].split("\n")
+    lines = _trimmed(lines if len(text) <= _SAMPLE else lines[:-1])  # whole lines
+    blocks = [list(block) for words, block in groupby(lines, lambda line: bool(line.strip())) if words]
+    return [words for block in blocks if (words := [line for line in block if _tells(line)])]
+
+
+def _trimmed(lines: list[str]) -> list[str]:
+    """Lines without spaces at their ends, and without the tabs that end each of them."""
+    lines = [line.rstrip(" \r") for line in lines]
+    telling = [line for line in lines if _tells(line)]
+    while telling and all(line.endswith("\t") for line in telling):
+        lines, telling = [line.removesuffix("\t") for line in lines], [line[:-1] for line in telling]
+    return lines
+
+
+def _tells(line: str) -> bool:
+    """Whether a line is surely a word's."""
+    return bool(line.strip()) and not line.startswith(("#", _DOCUMENT))
 
 
 def _names(width: int) -> list[str]:
@@ -63,13 +96,13 @@ def _names(width: int) -> list[str]:
 
 
 def _cells(line: str, tab: bool) -> list[str]:
-    return [cell.strip() for cell in line.split("\t")] if tab else line.split()
+    return [cell.strip(_SPACE) for cell in line.split("\t")] if tab else re.split("[ \t]+", line.strip(_SPACE))
 
 
 def _width(lines: list[tuple[int, str]], tab: bool) -> int:
     """The columns of the first line that is surely a word's."""
     for _, line in lines:
-        if line.strip() and not line.startswith(("#", _DOCUMENT)):
+        if _tells(line):
             return len(_cells(line, tab))
     return 0
 

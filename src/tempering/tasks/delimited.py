@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Literal
 
 from tempering.errors import DataError
 from tempering.tasks.table import Table, data_error, show, some
 
+Lines = Callable[[], Iterable[str]]  # opens a file anew; lines keep their ends
+Record = tuple[int, list[str]]
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
@@ -20,30 +24,50 @@ def parse_delimited(text: str, source: str, *, tab: bool = False) -> Table:
 
     A ragged row, a broken quote, a doubled column name or a file without rows is a `DataError`.
     """
-    delimiter = _delimiter(text, "\t" if tab else ",")
-    try:
-        table = _table(text, source, delimiter, quoted=True)
-    except DataError:
-        if delimiter != "\t" or '"' not in text:
-            raise
-    else:
-        if delimiter != "\t" or not _swallows_rows(table, text):
-            return table
+    header, records = read_delimited(lambda: io.StringIO(text, newline=""), source, tab=tab)
+    rows, cells = zip(*records, strict=True)
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    return Table(dict(zip(header, columns, strict=True)), list(rows), source, typed=False)
+
+
+def read_delimited(lines: Lines, source: str, *, tab: bool = False) -> tuple[list[str], Iterator[Record]]:
+    """The names of the columns, and (row, cells) one after the other, at least once; refusals are those of `parse_delimited`.
+
+    No more than a row is in memory at a time. A file of tabs with quotation marks is gone through first, since they may be none.
+    """
+    delimiter = _delimiter(lines(), "\t" if tab else ",")
     # Many tab-separated files never quote, so that a stray quotation mark is only a character.
-    return _table(text, source, delimiter, quoted=False)
+    quoted = delimiter != "\t" or not (any('"' in line for line in lines()) and _stray_quotes(lines, source))
+    return _open(lines(), source, delimiter, quoted=quoted)
 
 
-def _swallows_rows(table: Table, text: str) -> bool:
-    """Whether quoted cells run over tabs or line ends, although every line of the file is a whole row without them."""
-    if not any(mark in cell for name, column in table.columns.items() for cell in (name, *column) for mark in "\t\r\n"):
-        return False
-    tabs = {line.count("\t") for line in io.StringIO(text, newline="") if line.strip()}
-    return len(tabs) == 1 and tabs != {0}
+def _stray_quotes(lines: Lines, source: str) -> bool:
+    """Whether a file of tabs cannot be read with quotes, or quoted cells run over tabs or line ends although every line of the file is a
+    whole row without them.
+    """
+    tabs = {line.count("\t") for line in lines() if line.strip()}
+    if len(tabs) == 1 and tabs != {0}:  # line by line: a quote that nothing closes would take all that follows into memory
+        return any('"' in line and not _stands_alone(line) for line in lines())
+    try:
+        _, records = _open(lines(), source, "\t", quoted=True)
+        deque(records, maxlen=0)
+    except DataError:
+        return True
+    return False
 
 
-def _delimiter(text: str, usual: str) -> str:
+def _stands_alone(line: str) -> bool:
+    """Whether the quotes of a line of tabs end in it and hold no tab."""
+    with _no_field_limit():
+        try:
+            return all("\t" not in cell for cell in next(csv.reader([line], delimiter="\t", strict=True)))
+        except csv.Error:
+            return False
+
+
+def _delimiter(lines: Iterable[str], usual: str) -> str:
     """What cuts the header into most columns; a draw goes to the usual one."""
-    header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    header = next((line for line in lines if line.strip()), "")
 
     def columns(mark: str) -> int:
         return len(next(csv.reader([header], delimiter=mark), []))
@@ -52,39 +76,39 @@ def _delimiter(text: str, usual: str) -> str:
         return max(_NAMES, key=lambda mark: (columns(mark), mark == usual, mark == ","))
 
 
-def _table(text: str, source: str, delimiter: str, *, quoted: bool) -> Table:
-    records = _records(text, source, delimiter, quoted)
+def _open(lines: Iterable[str], source: str, delimiter: str, *, quoted: bool) -> tuple[list[str], Iterator[Record]]:
+    records = _records(lines, source, delimiter, quoted)
     first = next(records, None)
     if first is None:
         raise data_error(source, "the file is empty; expected a header row and data rows")
     header = _header(first[1], source)
-    rows: list[int] = []
-    cells: list[list[str]] = []
+    return header, _under(header, records, source, delimiter)
+
+
+def _under(header: list[str], records: Iterator[Record], source: str, delimiter: str) -> Iterator[Record]:
+    """Rows as wide as their header."""
+    empty = True
     for row, values in records:
-        rows.append(row)
-        cells.append(_fit(values, len(header), source, row, delimiter))
-    if not rows:
+        empty = False
+        yield row, _fit(values, len(header), source, row, delimiter)
+    if empty:
         raise data_error(source, f"expected data rows after the header, found only the header ({some([show(h) for h in header])})")
-    columns = [list(column) for column in zip(*cells, strict=True)]
-    return Table(dict(zip(header, columns, strict=True)), rows, source, typed=False)
 
 
-def _records(text: str, source: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Iterable[str], source: str, delimiter: str, quoted: bool) -> Iterator[Record]:
     """(row, cells) of every row that is not blank; rows count as in a spreadsheet, the header is row 1."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    row = 0
-    with _no_field_limit():
-        while True:
-            row += 1
-            try:
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    for row in count(1):
+        try:
+            with _no_field_limit():
                 cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise data_error(source, f"{_quote_problem(str(error))} (line {reader.line_num})", row=row) from None
-            if cells and cells != [""]:
-                yield row, cells
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise data_error(source, f"{_quote_problem(str(error))} (line {reader.line_num})", row=row) from None
+        if cells and cells != [""]:
+            yield row, cells
 
 
 def _quote_problem(reason: str) -> str:

@@ -51,12 +51,14 @@ def missing_file(path: Path) -> DataError:
 
 
 def decode(data: bytes, source: str) -> str:
-    """``data`` as text, without its byte order mark."""
+    """``data`` as text, without its byte order mark; where "\\r" alone ends lines, "\\n" stands in its place."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise _undecodable(data, source, encoding, error) from None
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
     if "\0" in text:
         row = text.count("\n", 0, text.index("\0")) + 1
         why = "UTF-16 without a byte order mark" if _looks_wide(data) else "a damaged or binary file"

@@ -22,6 +22,11 @@ def is_spans(values: Sequence[Any]) -> bool:
     return first is not None and _mark(first) is not None
 
 
+def is_empty(values: Sequence[Any]) -> bool:
+    """Whether a column holds empty lists alone: no row of the file has a span."""
+    return all(is_missing(value) or (isinstance(value, (list, tuple)) and not len(value)) for value in values)
+
+
 def tags_of_spans(table: Table, column: str, texts: Sequence[str]) -> tuple[list[tuple[tuple[str, ...], Offsets]], list[str]]:
     """(tags in IOB2, words) of every row, and what is worth telling. A span outside its text is a `DataError`.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from tempering.tasks.answered import AnswerReader
 from tempering.tasks.answered import choose as choose_answered
 from tempering.tasks.columnar import SPLIT_NAMES, read_arrow_folder, read_hub, read_parquet
 from tempering.tasks.columns import Columns, choose_columns
-from tempering.tasks.conll import ENDINGS, looks_like_conll, parse_conll
+from tempering.tasks.conll import ENDINGS, lacks_header, looks_like_conll, parse_conll
 from tempering.tasks.delimited import parse_delimited
 from tempering.tasks.encoding import missing_file, read_text
 from tempering.tasks.jsonfiles import parse_json, parse_jsonl
 from tempering.tasks.labels import read_labels
 from tempering.tasks.table import Table, data_error, is_missing, is_unicode, show, some
 from tempering.tasks.tagcolumns import choose as choose_tagged
-from tempering.tasks.tagcolumns import untagged
+from tempering.tasks.tagcolumns import tags_of, untagged
 from tempering.tasks.tagged import TagReader
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", *ENDINGS)
@@ -50,6 +51,9 @@ def read_table(path: str | Path) -> Table:
             problem = "expected words and tags in columns, since the file ends in .txt, found plain text"
             raise data_error(str(path), f"{problem}; texts with labels come as CSV or JSONL")
         return parse_conll(text, str(path))
+    if ending in (".tsv", ".tab") and lacks_header(text):
+        problem = "expected a header row and then a row a line, found words with tags in columns, parted by empty lines"
+        raise data_error(str(path), f"{problem}; rename it to {path.with_suffix('.conll').name}")
     return parse_delimited(text, str(path), tab=ending in (".tsv", ".tab"))
 
 
@@ -124,14 +128,20 @@ def read_rows(
     text_pair: str | None = None,
     columns: Mapping[str, str] | None = None,
     kind: Kind = "classification",
+    labels: Sequence[Any] = (),
+    say: Callable[[str], object] | None = None,
 ) -> tuple[list[dict[str, Any]], tuple[Example, ...]]:
     """Rows to predict: every input column as it stands, and the examples made of the text columns (labels are not read).
 
     ``columns`` are those of training (`Task.columns`): they are used where the file has them, unless named here. Rows to be tagged
-    (``kind``) may hold tokens or texts; a text file without columns holds a text a line.
+    (``kind``) may hold tokens or texts; a .txt file holds a text a line, unless one of its columns holds tags: those of a scheme or the
+    ``labels`` of the model. ``say`` is given what is worth telling of how the file was read.
     """
     if kind == "tagging":
-        table = _to_tag(path)
+        table = _to_tag(path, labels)
+        if say is not None:
+            for note in table.notes:
+                say(note)
         return table.records(), untagged(table, text, (columns or {}).get("text"))
     table = _single(path)
     trained = {key: name for key, name in (columns or {}).items() if name in table.columns}
@@ -165,14 +175,23 @@ def _structured(table: Table, labels: tuple[Any, ...], kind: Kind, columns: Mapp
     return found
 
 
-def _to_tag(path: str | Path) -> Table:
-    """The table of a file; of a text file that holds no columns its lines."""
+def _to_tag(path: str | Path, labels: Sequence[Any]) -> Table:
+    """The table of a file; of a text file none of whose columns holds tags its lines, however many words these have."""
     file = Path(path)
-    if file.suffix.lower() == ".txt" and file.is_file() and not looks_like_conll(text := read_text(file)):
-        lines = [(i, line.removesuffix("\r")) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        if lines:
-            return Table({"text": [line for _, line in lines]}, [i for i, _ in lines], str(path))
-    return _single(path)
+    if file.suffix.lower() != ".txt" or not file.is_file():
+        return _single(path)
+    text = read_text(file)
+    notes: list[str] = []
+    if looks_like_conll(text):
+        table = parse_conll(text, str(path))
+        if (column := tags_of(table, labels)) is not None:
+            return replace(table, notes=(*table.notes, f"{path}: read as a word a line with its tag, for {show(column)} holds tags"))
+        name = file.with_suffix(".conll").name
+        notes.append(f"{path}: read as a text a line, for no column holds tags of the model; if each line is a word, rename it to {name}")
+    lines = [(i, line.removesuffix("\r")) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        return _single(path)
+    return Table({"text": [line for _, line in lines]}, [i for i, _ in lines], str(path), notes=tuple(notes))
 
 
 def _single(path: str | Path) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tempering.contracts import Example
+from tempering.tags import detect
 from tempering.tasks.columns import Columns, require
 from tempering.tasks.marked import is_spans
 from tempering.tasks.table import Table, show, some
@@ -62,6 +63,15 @@ def tagged(table: Table, text: str | None, label: str | None) -> str:
     if spans is not None and is_spans(table.columns[spans]):
         return "the rows hold spans of characters: tagging"
     return "the rows hold words: tagging" if OFFSETS in table.columns and "text" in table.columns and not tokens and tags else ""
+
+
+def tags_of(table: Table, labels: Sequence[Any]) -> str | None:
+    """The column of a table of words that surely holds their tags: those of a scheme, or among ``labels`` all of them."""
+    if "upos" in table.columns:  # CoNLL-U
+        return "upos"
+    known = set(labels)
+    columns = {name: values for name, values in table.columns.items() if name != "tokens"}
+    return next((n for n, rows in columns.items() if detect(rows) != "plain" or all(tag in known for row in rows for tag in row)), None)
 
 
 def _first(table: Table, folded: dict[str, str], names: Sequence[str], holds: Any) -> str | None:

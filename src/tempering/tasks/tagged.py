@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tempering.contracts import Example
-from tempering.tags import Scheme, detect, parts, repaired, scheme_of, split_words, tag_set, types_of
+from tempering.tags import Scheme, as_bioes, detect, learned, parts, repaired, scheme_of, split_words, tag_set, types_of
 from tempering.tasks.columns import Columns, missing_column, require
 from tempering.tasks.labels import label_key, ordered
-from tempering.tasks.marked import is_spans, tags_of_spans
+from tempering.tasks.marked import is_empty, is_spans, tags_of_spans
 from tempering.tasks.table import Table, is_missing, is_unicode, show, some
 from tempering.tasks.tagcolumns import OFFSETS, choose
 from tempering.tasks.wordlists import Offsets, is_words, listed, words_of
@@ -32,11 +32,15 @@ class Repairs:
 
 @dataclass
 class TagReader:
-    """Reads the splits of one tagging task alike: the columns, the scheme and the labels are those of its training rows."""
+    """Reads the splits of one tagging task alike: the columns, the scheme and the labels are those of its training rows.
+
+    ``spans`` says that these have spans of characters, or may have: then empty lists beside texts are rows without any.
+    """
 
     columns: Columns
     scheme: Scheme = "plain"
     labels: tuple[Any, ...] = ()
+    spans: bool = False
     notes: list[str] = field(default_factory=list)
     repairs: dict[str, Repairs] = field(default_factory=dict)
 
@@ -46,7 +50,7 @@ class TagReader:
     def of(cls, train: Table, text: str | None, label: str | None, why: str = "") -> tuple[TagReader, tuple[Example, ...]]:
         """The reader that the training table asks for, and the training rows."""
         columns = choose(train, text, label)
-        found = cls(columns, notes=[*train.notes, *columns.notes, *([why] if why else [])])
+        found = cls(columns, spans=is_spans(train.columns[columns.label[0]]), notes=[*train.notes, *columns.notes, *([why] if why else [])])
         raw = found._raw(train)
         found.scheme = detect([tags for _, tags, _ in raw])
         found.notes += _told(found.scheme, [tags for _, tags, _ in raw])
@@ -57,7 +61,8 @@ class TagReader:
     @classmethod
     def known(cls, columns: Columns, labels: Sequence[Any]) -> TagReader:
         """The reader of further rows for a model whose labels are known."""
-        return cls(columns, scheme_of(labels), tuple(labels))
+        scheme = scheme_of(labels)
+        return cls(columns, scheme, tuple(labels), spans=scheme == "IOB2")  # the scheme that spans are written in
 
     def read(self, table: Table, split: str, optional: bool = False) -> tuple[Example, ...] | None:
         """The rows of another table, with tags the training rows know; None where it has no tags and need not."""
@@ -81,7 +86,8 @@ class TagReader:
         """(text, tags, words) of every row, as they stand."""
         column = self.columns.label[0]
         texts = words_of(table, self.columns.text)
-        if is_spans(table.columns[column]):
+        bare = self.spans and is_empty(table.columns[column]) and not any(words is not None for _, words in texts)
+        if bare or is_spans(table.columns[column]):
             found, notes = tags_of_spans(table, column, [text for text, _ in texts])
             self.notes += notes
             return [(text, tags, words) for (text, _), (tags, words) in zip(texts, found, strict=True)]
@@ -94,11 +100,12 @@ class TagReader:
         return rows
 
     def _examples(self, table: Table, raw: Sequence[tuple[str, tuple[Any, ...], Any]], split: str) -> tuple[Example, ...]:
-        scheme: Scheme = "IOB2" if self.scheme == "IOB1" else self.scheme
+        scheme = learned(self.scheme)
         made: list[Example] = []
         rows: list[int] = []
         changed, first = 0, ""
-        for (text, tags, words), row in zip(raw, table.rows, strict=True):
+        for (text, given, words), row in zip(raw, table.rows, strict=True):
+            tags = as_bioes(given) if scheme == "BIOES" and all(isinstance(t, str) for t in given) else given
             good = repaired(tags, scheme) if scheme != "plain" and all(isinstance(t, str) for t in tags) else tags
             wrong = [i for i, (a, b) in enumerate(zip(tags, good, strict=True)) if a != b]
             if wrong and self.scheme != "IOB1":
@@ -137,7 +144,7 @@ def _words(table: Table, column: str, index: int, text: str, given: Any, count: 
 
 def _tags(table: Table, column: str, index: int) -> tuple[Any, ...]:
     """The tags of a row."""
-    tags = listed(table.columns[column][index])
+    tags = listed(table, column, index)
     if tags is None:
         found = show(table.columns[column][index])
         raise table.error(f"expected a list of tags, found {found}; correct or delete the row", index=index, column=column)
@@ -159,7 +166,7 @@ def _labels(table: Table, columns: Columns, scheme: Scheme, examples: Sequence[E
         raise table.error(f"expected tags of one type, found {said}; write them all alike", column=column)
     if scheme != "plain":
         types = types_of({tag for example in examples for tag in example.label})
-        return tag_set(types, "IOB2" if scheme == "IOB1" else scheme)
+        return tag_set(types, learned(scheme))
     found = ordered(tag for example in examples for tag in example.label)
     if len(found) < 2:
         only = show(found[0]) if found else "none"
@@ -171,6 +178,8 @@ def _told(scheme: Scheme, rows: Sequence[Sequence[Any]]) -> list[str]:
     """What is worth saying about the scheme."""
     if scheme == "IOB1":
         return ["the tags follow IOB1 (B only between two entities of one type); they are learned and predicted as IOB2"]
+    if scheme == "BMES":
+        return ["the tags follow BMES (M within an entity; S or W for one of a single word); they are learned and predicted as BIOES"]
     if scheme != "plain":
         return [f"the tags follow {scheme}"]
     counts = Counter(tag for tags in rows for tag in tags)
