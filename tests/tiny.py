@@ -121,13 +121,17 @@ def _byte_pairs() -> Any:
     return transformers.Qwen2Tokenizer(vocab={t: i for i, t in enumerate(pieces)}, merges=list(merges), model_max_length=LENGTH)
 
 
-def tiny_tokenizer(family: str) -> Any:
-    """A fast word-level tokenizer over `VOCAB` with the special tokens the family needs (token types for BERT only)."""
+def tiny_tokenizer(family: str, spaced: bool = False) -> Any:
+    """A fast word-level tokenizer over `VOCAB` with the special tokens the family needs (token types for BERT only).
+
+    ``spaced``: a word's token holds the blank before the word, and of two blanks one is a token, as SentencePiece has it.
+    """
     if family == "qwen2":
         return _byte_pairs()
-    core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(_vocab(family))}, unk_token="[UNK]"))
+    vocab = [f"\u2581{t}" if spaced and t not in SPECIAL.values() else t for t in _vocab(family)]
+    core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(vocab)}, unk_token="[UNK]"))
     core.normalizer = normalizers.Lowercase()
-    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.pre_tokenizer = pre_tokenizers.Metaspace() if spaced else pre_tokenizers.BertPreTokenizer()
     template = _template(family)
     if template is not None:
         core.post_processor = template
@@ -162,9 +166,12 @@ def tiny_whole(family: str, seed: int = 0) -> tuple[Any, frozenset[str]]:
     return body, frozenset()
 
 
-def tiny_backbone(family: str = "bert", seed: int = 0) -> Backbone:
-    """A tiny random backbone of ``family`` (see `FAMILIES` and `GATED`): the body a `Backbone.load` of the same folder would hold."""
-    model, tokenizer = tiny_model(family, seed), tiny_tokenizer(family)
+def tiny_backbone(family: str = "bert", seed: int = 0, spaced: bool = False) -> Backbone:
+    """A tiny random backbone of ``family`` (see `FAMILIES` and `GATED`): the body a `Backbone.load` of the same folder would hold.
+
+    ``spaced``: see `tiny_tokenizer`.
+    """
+    model, tokenizer = tiny_model(family, seed), tiny_tokenizer(family, spaced)
     layout = layout_of(model.config)
     if layout.head is not None and layout.head.pool != "pooler" and getattr(model, "pooler", None) is not None:
         model.pooler = None

@@ -30,7 +30,7 @@ from tempering.stages.checks import check_quantized, check_sharded, labelled, mo
 from tempering.stages.finishing import as_kept
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, learned_anew, leave
-from tempering.stages.sources import check_against, fingerprints
+from tempering.stages.sources import check_against, fingerprints, naming
 from tempering.streams import seeds_before
 from tempering.tasks.metrics import default_metric
 from tempering.tasks.task import Split, Task
@@ -171,7 +171,8 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
             )
         known = set(around.kept)
         mine = seeds if i == last else seeds_before(seeds, i)
-        learner: Learner = stage.run(backbone, task, mine, around=dataclasses.replace(around, folder=here))
+        with naming(stage, i):
+            learner: Learner = stage.run(backbone, task, mine, around=dataclasses.replace(around, folder=here))
         if i < last:
             learned = learned_anew(learner)
             backbone.learned |= set(learned)

@@ -26,7 +26,7 @@ from tempering.saving import loads_with
 from tempering.stages.checks import check_quantized, labelled
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.setup import assemble, leave, parts_of, rows_of
-from tempering.stages.sources import check_against, check_sources, learned
+from tempering.stages.sources import check_against, check_sources, learned, naming
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
 from tempering.train.stream import expected_rows, streams
@@ -119,7 +119,8 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
     parameters = sum(p.numel() for p in backbone.model.parameters()) + packed_numbers(backbone)
     stages, learner = [], None
     for i, stage in enumerate(recipe.stages):
-        stage_plan, learner = _stage_plan(stage, backbone, task)
+        with naming(stage, i):
+            stage_plan, learner = _stage_plan(stage, backbone, task)
         stages.append(stage_plan)
         notes += [f"{recipe.name}: stages.{i}: {note}" for note in dropout_notes(stage, learner)]
         if i + 1 < len(recipe.stages):

@@ -131,12 +131,13 @@ class Recipe:
 
         ``labelled``: the data has labels; where it has none, that a last stage predicts none is no news.
         """
-        from tempering.stages.checks import unlike_labels
+        from tempering.stages.checks import unlike_labels, unlike_rehearsed
         from tempering.stages.kept import check_names
 
         where = [f"{self.name}: stages.{i}" for i in range(len(self.stages))]
         notes = [note for stage, name in zip(self.stages, where, strict=True) for note in stage.check(name, name == where[-1])]
         check_names(self.stages, self.name)
+        notes += unlike_rehearsed(self.stages, where)
         beside = () if labelled else unlike_labels(self.stages[-1], where[-1])
         return [note for note in notes if note not in beside]
 

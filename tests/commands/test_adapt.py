@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shlex
 import signal
 import subprocess
 import time
@@ -93,7 +94,9 @@ def test_dry_run_and_json(bert: str, here: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert found["before"]["loss"] > 0 and found["held_out"] == {"texts": 2, "tokens": 2 * (3 + 2)}  # two special tokens each
-    assert "reads no labels" not in told.err and found["notes"] == []
+    assert "reads no labels" not in told.err
+    (note,) = found["notes"]  # the tiny model was saved as a bare body
+    assert note.startswith(f"{bert} holds no language-model head; one was drawn at random") and note in told.err
 
 
 def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_as_the_unbroken_one(
@@ -149,6 +152,8 @@ def test_a_killed_run_resumed_is_the_unbroken_one(text: str, bert: str, here: Pa
         (("corpus.txt", "--recipe", "full"), "--recipe full: its first stage learns from labels"),
         (("corpus.txt", "--recipe", "curated-tapt"), "--recipe curated-tapt: it chooses texts like those of a task"),
         (("corpus.txt", "documents=chapter"), "documents"),
+        (("bare.jsonl",), "found 'id', 'n'; name the text with --column"),
+        (("unlabeled",), "unlabeled: no such file"),
         (("empty.txt",), "empty.txt: expected texts, found none"),
     ],
 )
@@ -159,8 +164,43 @@ def test_what_cannot_be_read_is_refused_in_a_line(
     (here / "legacy.txt").write_bytes("caf\u00e9 au lait, tr\u00e8s bien".encode("cp1252"))
     (here / "picture.png").write_bytes(b"\x89PNG")
     (here / "empty.txt").write_bytes(b"\n\n")
+    (here / "bare.jsonl").write_text('{"id": 1, "n": 2}\n')
     refuses("adapt", *words, "--model", bert, said=said, capsys=capsys)
     assert not Path("adapted").exists()
+
+
+def test_a_folder_of_whatever_name_is_a_path(text: str, bert: str, here: Path) -> None:
+    (here / "unlabeled").mkdir()
+    (here / text).rename(here / "unlabeled" / text)
+    done("adapt", "unlabeled", "--model", bert, "--output-dir", "a", *FAST, "max_steps=1")
+    assert facts("a")["held_out"]["texts"] == 4
+
+
+def test_a_head_that_was_saved_with_the_model_is_no_news(text: str, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done("adapt", text, "--model", bert, "--output-dir", "a", *FAST, "max_steps=1")
+    assert f"note: {bert} holds no language-model head" in capsys.readouterr().out
+    done("adapt", text, "--model", "a", "--output-dir", "b", *FAST, "max_steps=1")
+    assert "language-model head" not in "".join(capsys.readouterr()) and facts("b")["notes"] == []
+
+
+@pytest.mark.parametrize("recipe", ["simcse", "sentence-order"])
+def test_a_loss_that_is_no_likelihood_of_tokens_is_called_a_loss(
+    recipe: str, text: str, bert: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / text).write_text("\n".join(f"the film was {a}. the book was {b}." for a in (*POSITIVE, *NEGATIVE) for b in NEGATIVE))
+    done("adapt", text, "--model", bert, "--recipe", recipe, "--output-dir", "a", *FAST, "max_steps=1")
+    out = capsys.readouterr().out
+    assert out.startswith("loss on held-out text: ") and "perplexity" not in out
+    assert set(facts("a")["after"]) == {"loss"}
+
+
+@pytest.mark.parametrize("tuning", ["pfeiffer", "{pfeiffer: {m: 8, activation: gelu}}", "{houlsby: {m: 8}}", "{prompt_tuning: {p: 3}}"])
+def test_what_to_do_next_can_be_done(tuning: str, text: str, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done("adapt", text, "--model", bert, "--output-dir", "a", f"tuning={tuning}", *FAST, "max_steps=1")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "temper fit DATA" in line]
+    words = shlex.split(line.partition("temper ")[2].replace("DATA", "train.csv"))
+    short = ("max_steps=1", "min_steps=0", "stages.0.max_steps=1", "stages.0.eval_strategy=no", "stages.0.save_strategy=no")
+    done(*words, "--output-dir", "f", *(word for word in short if "dapt" in words or not word.startswith("stages")))
 
 
 def test_too_few_documents_to_hold_any_out(bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tempering.corpora import plain
 from tempering.corpora.sources import Source
 from tempering.errors import DataError
+from tempering.tasks.readers import read_texts
 
 TEXTS = ["one, with a comma", 'two "quoted"\nlines', "drei \u00e4\u00f6", "  four "]
 STRIPPED = [text.strip() for text in TEXTS]
@@ -68,6 +71,39 @@ def test_every_form_of_table(name: str, tmp_path: Path) -> None:
             list(Source(str(tmp_path / name), column="body"))
 
 
+STRAY = {
+    "swallow.tsv": 'text\tid\n"never again\t1\ngood film\t2\nwhat a film"\t3\n',
+    "broken.tsv": 'id\ttext\n1\t"never again\n2\tgood film\n3\twhat a "film"\n',
+    "quoted.tsv": 'text\tid\n"a ""tab""\there"\t1\nb\t2\n',
+    "empty.csv": "text,id,,\nnever again,1,,\ngood film,2\n",
+    "old.csv": "text,id\rnever again,1\rgood film,2\r",
+    "one.tsv": 'text\n"never again\ngood film\n',
+    "several.tsv": 'text\tid\n"a\nb"\t1\nc\t2\n',
+    "end.tsv": '\ntext\tid\r\n"never again\t1\r\n\r\ngood film"\t2\r\n',
+}
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 1 << 20])
+@pytest.mark.parametrize("name", STRAY)
+def test_tables_are_read_as_those_of_tasks(name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "BLOCK", block)
+    (tmp_path / name).write_text(STRAY[name], newline="")
+    assert list(Source(str(tmp_path / name))) == read_texts(tmp_path / name)
+
+
+def test_a_long_table_of_stray_quotes_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "BLOCK", 1 << 12)
+    with (tmp_path / "a.tsv").open("w") as file:
+        file.write("text\tid\n")
+        file.write('"never again 0\t0\n')
+        file.writelines(f"never again {i}\t{i}\n" for i in range(1, 20_000))
+    tracemalloc.start()
+    assert sum(1 for _ in Source(str(tmp_path / "a.tsv"))) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (tmp_path / "a.tsv").stat().st_size / 2
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "saved"])
 def test_a_column_of_numbers_is_no_text(name: str, tmp_path: Path) -> None:
     FORMS[name](tmp_path / name)
@@ -104,8 +140,9 @@ def test_the_key_is_of_the_content_and_of_how_it_is_read(tmp_path: Path) -> None
         ("a.jsonl", '{"text": "x"}\n{"text": 5}\n', "row 2, column 'text': expected text, found 5 (int)"),
         ("a.jsonl", "\n\n", "expected rows with a text, found none"),
         ("a.csv", "text,label\nx,1\ny\n", "row 3: expected 2 fields as in the header, found 1"),
-        ("a.csv", 'text,label\n"x,1\n', "row 2: expected a row of delimited text"),
+        ("a.csv", 'text,label\n"x,1\n', "row 2: expected a closing quotation mark"),
         ("a.csv", "", "the file is empty"),
+        ("a.csv", "text,text\nx,y\n", "row 1: expected different column names"),
         ("a.parquet", "no table", "expected a Parquet file, found a damaged one"),
         ("a.txt", "\n \n", "expected texts, found none; the corpus is empty"),
         ("a.pdf", "x", "expected a file ending in .txt"),

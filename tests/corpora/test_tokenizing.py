@@ -15,6 +15,7 @@ from tempering.corpora.sources import Source
 from tempering.corpora.tokenizing import describe, open_tokens, tokens_of
 from tempering.corpora.tokens import Tokens, read
 from tempering.corpora.worker import text_hash
+from tempering.errors import DataError
 from tests.tiny import NEGATIVE, POSITIVE, WORDS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer("bert")
@@ -128,6 +129,22 @@ def test_a_bad_file_leaves_nothing_behind(source: Source, tmp_path: Path) -> Non
     with pytest.raises(Exception, match="NUL at byte"):
         open_tokens(source, TOKENIZER, False, tmp_path / "files", processes=2)
     assert [p.suffix for p in (tmp_path / "files").iterdir()] in ([".lock"], [])
+
+
+@pytest.mark.usefixtures("small")
+def test_a_folder_that_cannot_be_written_to_is_named(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("TEMPERING_CACHE", str(tmp_path / "taken"))
+    with pytest.raises(DataError, match=r"taken/corpora: expected a folder to keep the tokens of .*c\.txt in.*TEMPERING_CACHE"):
+        open_tokens(source, TOKENIZER, processes=1)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("100 requested and 10 written")
+
+    monkeypatch.setattr(tokenizing, "write_about", full)
+    with pytest.raises(DataError, match=r"kept: expected a folder .* \(100 requested and 10 written\); free space there"):
+        open_tokens(source, TOKENIZER, folder=tmp_path / "kept", processes=1)
+    assert [p.suffix for p in (tmp_path / "kept").iterdir()] in ([], [".lock"])
 
 
 def test_a_small_text_stays_in_memory(source: Source, tmp_path: Path) -> None:

@@ -180,6 +180,24 @@ def test_the_answer_is_found_in_whatever_window(monkeypatch: pytest.MonkeyPatch)
     assert ratio == pytest.approx(np.exp(2 * (5.0 - 4.0)))
 
 
+@pytest.mark.parametrize("context", ["the film was lovely", "a lovely film", "lovely", "it  is  lovely  but \t dull"])
+def test_an_answer_has_no_white_space_around_it_whatever_the_tokens_hold(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone("llama", spaced=True)
+    built = SpanHead().build(tiny_task(8, "question_answering"), backbone).eval()
+    gold = asked(context, "lovely")
+    blanks = backbone.tokenizer("a  b", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assert blanks == [(0, 1), (1, 2), (2, 4)]
+    ((prompt,),) = built.render([gold], (), RNG)
+    assert [context[a:b] for a, b in prompt.extra.offsets.tolist() if a < b] == context.split()
+    assert prompt.target[0] == prompt.target[1]
+    token = backbone.tokenizer.convert_tokens_to_ids
+    steered(built, monkeypatch, {token("\u2581lovely"): 5.0, token("[UNK]"): 9.0})
+    (prediction,) = Learner(backbone, built, Full()).predictions([gold])
+    (span,) = prediction.spans
+    assert context[span.start : span.end] == prediction.label == gold.label[0][1]
+    assert all(answer == answer.strip() for answer in prediction.probabilities)
+
+
 @pytest.mark.parametrize(("threshold", "label"), [(float("inf"), "lovely"), (3.9, ""), (4.1, "lovely")])
 def test_no_answer_must_exceed_the_best_answer_by_the_threshold(threshold: float, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built, backbone = module(SpanHead(max_length=18, stride=3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tempering.contracts import Seeds
-from tempering.errors import DataError, RecipeError
+from tempering.errors import DataError, RecipeError, TemperingError
 from tempering.fitting import fit
 from tempering.framings.cloze import Cloze
 from tempering.framings.head import Head
@@ -214,3 +215,16 @@ def test_rows_that_the_task_is_judged_by_are_told_of_in_every_data_set(write: Wr
     note = f"stages.0: data {path}: {before} training rows stand in the dev or test split of your task too"
     (found,) = [e["text"] for e in told if e["event"] == "note" and "too good" in e["text"]]
     assert found.startswith(note) and note in "\n".join(explain(recipe, tiny_backbone(), task).notes)
+
+
+def test_what_an_intermediate_stage_is_refused_for_names_it_and_its_data(write: Write) -> None:
+    path = write("nli")
+    cloze = Cloze(words={"yes": ["good"], "no": ["bad"]})
+    recipe = Recipe("r", (Train(data=path, framing=cloze, **LOOP), Train(**LOOP)))
+    said = rf"^stages\.0 \(data {re.escape(path)}\): "
+    with pytest.raises(TemperingError, match=said):
+        fit(recipe, tiny_task(), tiny_backbone())
+    with pytest.raises(TemperingError, match=said):
+        explain(recipe, tiny_backbone(), tiny_task())
+    with pytest.raises(TemperingError, match="^(?!stages)"):
+        fit(Recipe("r", (Train(framing=cloze, **LOOP),)), tiny_task(), tiny_backbone())

@@ -123,6 +123,8 @@ def test_a_prompt_is_pretrained_on_plain_texts(name: str, tmp_path: Path) -> Non
     ("stages", "said"),
     [
         ((Train(data="a", tuning=BitFit(), keep_tuning="t"), Train(tuning=BitFit(), reuse_tuning="t")), "bitfit trains pretrained weights"),
+        ((Train(data="a", tuning=Houlsby(), keep_tuning="t"), Train(tuning=Houlsby(), reuse_tuning="t")), "set layer_norm: false in it"),
+        ((Train(data="a", tuning=Houlsby()), Train()), r"give it a name by keep_tuning.*\(reuse_tuning\), with layer_norm: false in both"),
         ((Train(data="a", tuning=Frozen(), keep_tuning="t"), Train(tuning=Frozen(), reuse_tuning="t")), "frozen adds nothing"),
         ((Train(data="a", tuning=PromptTuning()), Train()), "give it a name by keep_tuning"),
         ((Train(data="a", tuning=LoRA(), keep_tuning="t"), Train(tuning=LoRA())), "no later stage takes the tuning up.*reuse_tuning: t"),

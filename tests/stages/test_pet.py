@@ -98,8 +98,8 @@ def test_draws_follow_the_top_probability_without_replacement() -> None:
     assert sorted(n.row for n in found if n.label == 0) == [0, 1, 2]
     assert sorted(Counter(n.row for n in found if n.label == 1).values()) == [2, 3]  # two rows for five places: they repeat
     assert {n.row for n in draw(sure, [1, 1], np.random.default_rng(1), most_likely=1)} == {0, 4}
-    with pytest.raises(DataError, match="class number 1 of none of the 3"):
-        draw(sure[:3], [1, 1], np.random.default_rng(0))
+    with pytest.raises(DataError, match="say class 'good' of none of the 3"):
+        draw(sure[:3], [1, 1], np.random.default_rng(0), labels=("bad", "good"))
 
 
 def teachers(stage: PET, rows: int = 24, labelled: int = 8) -> Teachers:

@@ -422,6 +422,15 @@ def test_notes_about_starts_that_go_nowhere() -> None:
     assert any("as it was drawn" in note for note in Recipe("r", kept).check())
 
 
+def test_a_rehearsal_of_another_tuning_is_noted() -> None:
+    def notes(following: Any) -> list[str]:
+        return Recipe("r", (Prime(sources=("a",), tuning=LIGHT), Train(tuning=following))).check()
+
+    assert notes(LIGHT) == []
+    (note,) = notes(LoRA(r=2))
+    assert note.startswith('r: stages.0 prepares the model for tuning {"houlsby"') and 'r: stages.1 trains {"lora"' in note
+
+
 def test_explain_says_what_the_outer_loop_trains(write: Any, tmp_path: Any) -> None:
     base = str(save_tiny("bert", tmp_path / "base"))
     made = stage(write)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tempering.commands import folder
 from tempering.commands.console import duration, say, show_json, tell
 from tempering.commands.inputs import quoted
+from tempering.commands.onward import onward
 from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def first_stage(request: Request, outlined: Backbone) -> tuple[Recipe, str]:
     """The recipe's first stage alone, on the text that was given, and a line about what was changed for this kind of model."""
     from tempering.framings.causal_lm import CausalLM
     from tempering.recipe import Recipe, parse_settings
+    from tempering.train.stream import OWN
 
     given = Recipe.load(request.recipe)
     stage = given.stages[0]
@@ -86,7 +88,8 @@ def first_stage(request: Request, outlined: Backbone) -> tuple[Recipe, str]:
         raise RecipeError(
             f"--recipe {request.recipe}: it chooses texts like those of a task, and there is no task here; use temper fit with it, or dapt"
         )
-    stage, why = replace(stage, text=request.text, column=request.column), ""
+    text = f"./{request.text}" if request.text in OWN else request.text  # a path, though in a stage it would name texts of the task
+    stage, why = replace(stage, text=text, column=request.column), ""
     if outlined.layout.kind == "decoder" and not isinstance(stage.framing, CausalLM):
         packed = bool(getattr(stage.framing, "packed", False))
         stage = replace(stage, framing=CausalLM(getattr(stage.framing, "max_length", None), packed))
@@ -119,38 +122,34 @@ def _train(request: Request, recipe: Recipe, task: Task, why: str) -> Learner:
             if folder.unfinished(request.output_dir):
                 tell(f"stopped; the same command with --resume goes on from {folder.unfinished(request.output_dir)}")
             raise
+    learner.record["notes"] += [note for note in learner.framing.notes if note]
     learner.record["metrics"] = held_out(learner)
     learner.record["main_metric"] = next(iter(learner.record["metrics"].get("after", {})), "loss")
     return learner
 
 
 def held_out(learner: Learner) -> dict[str, dict[str, float]]:
-    """(Pseudo-)perplexity and loss on the held-out text before and after; empty where no text was held out."""
-    from tempering.registry import name_of
+    """The loss on the held-out text before and after, and (pseudo-)perplexity where it has one; empty where no text was held out."""
     from tempering.stages.finishing import as_kept
 
     stage = learner.record["stage"]
-    name = MEASURES.get(name_of(learner.record["framing"])[1], ("perplexity",))[0]
+    name, _ = measure(learner.record["framing"])
     after = as_kept(stage)
     if "before" not in stage or after is None:
         return {}
     losses = {"before": stage["before"]["loss"], "after": after["loss"]}
-    return {when: {name: _exp(loss), "loss": loss} for when, loss in losses.items()}
+    return {when: ({} if name == "loss" else {name: _exp(loss)}) | {"loss": loss} for when, loss in losses.items()}
+
+
+def measure(framing: Any) -> tuple[str, str]:
+    """The name and the words of what ``framing`` is judged by: a loss that is no likelihood of tokens is nothing but a loss."""
+    from tempering.registry import name_of
+
+    return MEASURES.get(name_of(framing)[1], ("loss", "loss"))
 
 
 def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
-
-
-def _onward(recipe: Recipe, model: str, where: Path) -> str:
-    """What can be done with a tuning that was kept apart."""
-    from tempering.registry import name_of
-
-    if recipe.stages[0].tuning.merges:
-        return f"next: temper merge {quoted(where)} --output-dir MODEL folds it in; temper fit DATA --model MODEL goes on from there"
-    if name_of(recipe.stages[0].tuning)[1] == "pfeiffer":
-        return f"next: temper fit DATA --model {quoted(model)} --recipe madx tuning.language={quoted(where)}"
-    return "tempering.load reads it"
 
 
 def _check_same(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
@@ -177,13 +176,14 @@ def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
     if request.as_json:
         show_json({"output_dir": str(where), **facts})
         return
-    from tempering.registry import name_of
-
-    name, words = MEASURES.get(name_of(recipe.stages[0].framing)[1], ("perplexity",) * 2)
+    name, words = measure(recipe.stages[0].framing)
     if "after" in facts:
         say(f"{words} on held-out text: {facts['before'][name]:.4g} before, {facts['after'][name]:.4g} after{_rests_on(recipe, facts)}")
     else:
-        say("no text was held out, so there is no perplexity: fewer than 20 documents, or eval_strategy=no; see also documents=paragraph")
+        nothing = "loss of it" if name == "loss" else "perplexity"
+        say(f"no text was held out, so there is no {nothing}: fewer than 20 documents, or eval_strategy=no; see also documents=paragraph")
+    if facts["notes"]:
+        say(*(f"note: {note}" for note in facts["notes"]))
     trained, whole = facts["trained_parameters"], facts["total_parameters"]
     say(
         f"trained {trained:,} of {whole:,} parameters in {facts['steps']:,} steps, {duration(facts['train_seconds'])}",
@@ -192,4 +192,4 @@ def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
     if (where / "config.json").exists():
         say(f"next: temper fit DATA --model {quoted(where)}")
     else:
-        say(f"it holds what was trained alone, on top of {request.model}", _onward(recipe, request.model, where))
+        say(f"it holds what was trained alone, on top of {request.model}", *onward(recipe, request.model, where))

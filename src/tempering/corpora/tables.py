@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
+import io
 import json
-import sys
 from collections.abc import Iterable, Iterator
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from tempering.corpora.plain import blocks
 from tempering.tasks.columns import choose_columns
+from tempering.tasks.delimited import read_delimited
 from tempering.tasks.table import Table, data_error, is_missing, is_unicode, show, some
 
 Row = tuple[int, dict[str, Any]]  # its number as the user counts, and what it holds
@@ -38,7 +38,7 @@ def _columns(first: list[Row], source: str, column: str | None) -> list[str]:
     if column is not None and column not in known:
         raise data_error(source, f"expected a column {show(column)}, found {some([show(n) for n in known])}; name one of them by column")
     table = Table({name: [row.get(name) for _, row in first] for name in known}, [number for number, _ in first], source)
-    chosen = choose_columns(table, column, None, None, labelled=False)
+    chosen = choose_columns(table, column, None, None, labelled=False, option="--column (in a recipe  stages.0.column)")
     return [chosen.text, *([chosen.text_pair] if chosen.text_pair else [])]
 
 
@@ -70,29 +70,11 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def delimited_rows(path: Path) -> Iterator[Row]:
-    """CSV or TSV under a header: comma, semicolon or tab, whichever cuts the header into most columns."""
-    lines = _lines(path)
-    header = next((line for line in lines if line.strip()), None)
-    if header is None:
-        raise data_error(str(path), "the file is empty; expected a header row and data rows")
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    mark = max("\t,;" if path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ",;\t", key=header.count)
-    reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
-    names: list[str] = []
-    for number in count(1):
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            problem = f"expected a row of delimited text, found a broken one ({error}, line {reader.line_num}); correct its quotes"
-            raise data_error(str(path), problem, row=number) from None
-        if number == 1:
-            names = cells
-        elif cells and cells != [""]:
-            if len(cells) != len(names):
-                raise data_error(str(path), f"expected {len(names)} fields as in the header, found {len(cells)}; correct it", row=number)
-            yield number, dict(zip(names, cells, strict=True))
+    """CSV or TSV under a header, by the rules that hold for the files of tasks (`read_delimited`)."""
+    tab = path.name.lower().removesuffix(".gz").endswith((".tsv", ".tab"))
+    names, rows = read_delimited(lambda: _file_lines(path), str(path), tab=tab)
+    for number, cells in rows:
+        yield number, dict(zip(names, cells, strict=True))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -101,6 +83,17 @@ def _lines(path: Path) -> Iterator[str]:
     for block in blocks(path):
         *whole, rest = (rest + block).split("\n")
         yield from (f"{line}\n" for line in whole)
+    if rest:
+        yield rest
+
+
+def _file_lines(path: Path) -> Iterator[str]:
+    """Lines with their ends: "\\n", "\\r" or both, as in the files of tasks."""
+    rest = ""
+    for block in blocks(path):
+        if rest or block:
+            *whole, rest = io.StringIO(rest + block, newline="")  # the last may go on, be it by the second half of its end
+            yield from whole
     if rest:
         yield rest
 

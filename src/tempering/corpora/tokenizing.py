@@ -20,6 +20,7 @@ import numpy as np
 from tempering.corpora.sources import Source
 from tempering.corpora.tokens import Tokens, id_type, read, write_about
 from tempering.corpora.worker import Encoded, Worker, encode, text_hash
+from tempering.tasks.table import data_error
 
 SMALL = 1 << 20  # bytes of text; what is smaller is tokenized here and kept in memory
 CHUNK = 1 << 18  # characters of text a worker is given at a time
@@ -48,7 +49,8 @@ def tokens_of(texts: Iterable[str], tokenizer: Any, words: bool = False, key: st
 def open_tokens(
     source: Source, tokenizer: Any, words: bool = False, folder: Path | None = None, tell: Tell | None = None, processes: int | None = None
 ) -> Tokens:
-    """The documents of ``source``. A large one is tokenized once, into a file in ``folder`` (`cache_folder`), and mapped from there.
+    """The documents of ``source``. A large one is tokenized once, into a file in ``folder`` (`cache_folder`), and mapped from there; a
+    folder that cannot be written to is a `DataError`.
 
     ``tell`` hears how far it is; ``processes`` are as many as there are processors unless given.
     """
@@ -59,11 +61,18 @@ def open_tokens(
     folder = cache_folder() if folder is None else folder
     key = _key(source, tokenizer, words)
     target = folder / key
-    found = read(target)
-    if found is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):
-            found = read(target) or _write(source, tokenizer, words, target, key, tell, processes)
+    try:
+        found = read(target)
+        if found is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f"{key}.lock"):
+                found = read(target) or _write(source, tokenizer, words, target, key, tell, processes)
+    except BrokenPipeError:  # a worker's end, and not the disk's
+        raise
+    except OSError as error:
+        problem = f"expected a folder to keep the tokens of {source.path} in, found one that cannot be used ({error.strerror or error})"
+        advice = "free space there, allow writing, or name another folder in the environment variable TEMPERING_CACHE"
+        raise data_error(str(folder), f"{problem}; {advice}") from error
     return found
 
 

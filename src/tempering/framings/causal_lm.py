@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tempering.contracts import Batch, Example, Prediction, Prompt, RowForm, Scores, Slab
 from tempering.errors import ModelError
 from tempering.framings.hidden.packing import Packing, segmented, sizes_of, unpacked
-from tempering.framings.lm_head import read_rows
+from tempering.framings.lm_head import drawn_note, read_rows
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import ensure_output_head, output_matrix
 from tempering.framings.text import TextEncoder, pad, tensors
@@ -60,8 +60,11 @@ class CausalLM:
                 f"causal_lm cannot serve {backbone.source} ({backbone.layout.family}): it sees what follows a token, so that predicting it"
                 " means nothing; take framing masked_lm for it, or a decoder such as gpt2"
             )
+        note = drawn_note(backbone, ensure_output_head)
         ensure_output_head(backbone).requires_grad_(True)  # a tuning freezes the whole backbone, the head of an earlier stage with it
-        return CausalLMModule(self, backbone)
+        module = CausalLMModule(self, backbone)
+        module.notes += note
+        return module
 
 
 class CausalLMModule(FramingBase):

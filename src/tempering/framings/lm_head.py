@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,14 @@ def ensure_lm_head(backbone: Backbone) -> LMHead:
     found: LMHead = backbone.lm_head
     found.tied = (backbone.embeddings,)
     return found
+
+
+def drawn_note(backbone: Backbone, ensure: Callable[[Backbone], Any]) -> tuple[str, ...]:
+    """A note if ``ensure`` has to draw the language-model head: nothing is said of one that an earlier stage has left."""
+    if backbone.lm_head is not None or not ensure(backbone).fresh:
+        return ()
+    found = f"{backbone.source} holds no language-model head; one was drawn at random, so that losses and perplexities on text tell of"
+    return (f"{found} that head and not of what the model knows; give a model that was saved with its head",)
 
 
 def lm_state(backbone: Backbone) -> dict[str, Tensor]:

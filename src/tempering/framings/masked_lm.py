@@ -17,7 +17,7 @@ from tempering.contracts import Batch, Example, Prediction, Prompt, RowForm, Sco
 from tempering.errors import ModelError, RecipeError
 from tempering.framings.hidden.masking import Choice, Ids, Masking
 from tempering.framings.hidden.packing import Packing, segmented, sizes_of, unpacked
-from tempering.framings.lm_head import ensure_lm_head
+from tempering.framings.lm_head import drawn_note, ensure_lm_head
 from tempering.framings.module import FramingBase
 from tempering.framings.text import TextEncoder, pad, tensors
 
@@ -64,8 +64,11 @@ class MaskedLM:
                 " of chosen tokens that stays as it is"
             )
         _refuse(backbone)
+        note = drawn_note(backbone, ensure_lm_head)
         ensure_lm_head(backbone).requires_grad_(True)  # a tuning freezes the whole backbone, the head of an earlier stage with it
-        return MaskedLMModule(self, backbone)
+        module = MaskedLMModule(self, backbone)
+        module.notes += note
+        return module
 
 
 class MaskedLMModule(FramingBase):
@@ -164,7 +167,8 @@ def _refuse(backbone: Backbone) -> None:
     name = f"masked_lm cannot serve {backbone.source} ({layout.family})"
     if layout.kind == "decoder" or getattr(config, "is_decoder", False):
         raise ModelError(
-            f"{name}: it reads from left to right and so cannot see what follows a mask; choose an encoder such as roberta-base"
+            f"{name}: it reads from left to right and so cannot see what follows a mask; take framing causal_lm for it (in a recipe"
+            " stages.0.framing=causal_lm), or choose an encoder such as roberta-base"
         )
     if layout.kind != "encoder" or getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name}: it was pretrained as a text-to-text model, not by filling masks; choose an encoder such as roberta-base")

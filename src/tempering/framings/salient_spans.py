@@ -73,7 +73,7 @@ class SalientSpansModule(FramingBase):
         self.which = framing.which
         self.probability = framing.probability
         self.masked = masked
-        self.form = masked.form
+        self.form, self.notes = masked.form, masked.notes
 
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """One prompt an example, with its spans, and its words for texts that have none."""

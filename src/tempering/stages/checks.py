@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+from tempering.codec import encode
 from tempering.errors import RecipeError
 from tempering.registry import name_of
 from tempering.train.device import shards_asked
@@ -43,6 +47,7 @@ def check_train(stage: Any, where: str, last: bool) -> list[str]:
         raise RecipeError(
             f"{where}: tuning {name_of(stage.tuning)[1]} cannot be folded into the weights for the next stage; use full or lora there, or"
             " give it a name by keep_tuning, from which the same tuning starts in a later stage (reuse_tuning)"
+            + (", with layer_norm: false in both" if _kept_norms(stage.tuning) else "")
         )
     if last and (told := unlike_labels(stage, where)):
         return told
@@ -56,15 +61,31 @@ def _check_kept_tuning(stage: Any, where: str) -> None:
     name = name_of(stage.tuning)[1]
     if stage.tuning.trains_pretrained or not stage.tuning.trains_backbone:
         what = "trains pretrained weights, which cross to the next stage as they are" if stage.tuning.trains_pretrained else "adds nothing"
+        advice = "set layer_norm: false in it" if _kept_norms(stage.tuning) else "use one such as prompt_tuning, lora or pfeiffer"
         raise RecipeError(
-            f"{where}: keep_tuning keeps what a tuning adds to the model, and {name} {what}; leave keep_tuning out, or use one such as"
-            " prompt_tuning, lora or houlsby"
+            f"{where}: keep_tuning keeps what a tuning adds to the model, and {name} {what}; leave keep_tuning out, or {advice}"
         )
     if odd := [part for part in _parts(stage.tuning) if hasattr(part, "prepare") and not hasattr(part, "started")]:
         raise RecipeError(
             f"{where}: {name_of(odd[0])[1]} chooses from the data anew in every stage, so that nothing of it can be kept for a later one;"
-            " leave keep_tuning out, or use prompt_tuning, lora or houlsby"
+            " leave keep_tuning out, or use prompt_tuning, lora or pfeiffer"
         )
+
+
+def _kept_norms(tuning: Any) -> bool:
+    """Whether norms, which its field ``layer_norm`` has it train, are all of the pretrained weights that ``tuning`` trains."""
+    claiming = [part for part in _parts(tuning) if part.trains_pretrained]
+    return bool(claiming) and all(hasattr(p, "layer_norm") and not replace(p, layer_norm=False).trains_pretrained for p in claiming)
+
+
+def unlike_rehearsed(stages: Sequence[Any], where: Sequence[str]) -> list[str]:
+    """A note for each stage that rehearses a tuning (``rehearses``) where the next one tunes otherwise; ``where`` are their names."""
+    notes = []
+    for (one, name), (following, later) in pairwise(zip(stages, where, strict=True)):
+        mine, theirs = (json.dumps(encode(stage.tuning, "tuning")) for stage in (one, following))
+        if getattr(one, "rehearses", False) and mine != theirs:
+            notes.append(f"{name} prepares the model for tuning {mine}, and {later} trains {theirs}; give both the same tuning")
+    return notes
 
 
 def labelled(task: Any) -> bool:

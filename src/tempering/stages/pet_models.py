@@ -85,7 +85,7 @@ class Teachers:
         classes = [self.task.label_index(e.label) for e in self.labelled]
         counts = [classes.count(c) for c in range(len(self.task.labels))]
         most = self.stage.most_likely if self.stage.zero_shot and generation == 1 else None
-        return draw(logits, sizes(counts, generation, self.stage.scale), rng, most)
+        return draw(logits, sizes(counts, generation, self.stage.scale), rng, most, self.task.labels)
 
     def _model(self, generation: int, number: int, new: Sequence[Labelled]) -> Teacher:
         """Train a model, or take what a run that was stopped has left of it."""

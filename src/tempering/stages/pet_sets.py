@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -54,11 +54,14 @@ def others(models: int, own: int, share: float, rng: np.random.Generator) -> lis
     return sorted(rest[i] for i in drawn.tolist())
 
 
-def draw(logits: Tensor, wanted: Sequence[int], rng: np.random.Generator, most_likely: int | None = None) -> list[Labelled]:
+def draw(
+    logits: Tensor, wanted: Sequence[int], rng: np.random.Generator, most_likely: int | None = None, labels: Sequence[Any] = ()
+) -> list[Labelled]:
     """``wanted`` rows of each class from the pool, labelled by the argmax of ``logits`` [rows, classes].
 
     Rows of a class are drawn without replacement, with chances in proportion to their top probability; where a class has fewer than are
-    wanted, they repeat. ``most_likely``: draw among so many of the surest rows of a class (without labelled data).
+    wanted, they repeat. ``most_likely``: draw among so many of the surest rows of a class (without labelled data). ``labels``: the classes'
+    names.
     """
     sure, given = logits.softmax(-1).max(-1)
     found: list[Labelled] = []
@@ -67,8 +70,9 @@ def draw(logits: Tensor, wanted: Sequence[int], rng: np.random.Generator, most_l
         if most_likely is not None:
             rows = sorted(rows, key=lambda i: (-float(sure[i]), i))[:most_likely]
         if count and not rows:
+            name = repr(labels[label]) if labels else f"number {label}"
             raise DataError(
-                f"ipet: the models say class number {label} of none of the {len(given)} unlabelled texts, and {count} are wanted; give"
+                f"ipet: the models say class {name} of none of the {len(given)} unlabelled texts, and {count} are wanted; give"
                 " more texts, better label words, or generations: 0"
             )
         found += [Labelled(row, label) for row in _drawn(rows, sure, count, rng)]

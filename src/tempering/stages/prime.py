@@ -75,6 +75,7 @@ class Prime:
     bf16: bool | None = None
     gradient_checkpointing: bool = False
 
+    rehearses: ClassVar[bool] = True  # its tuning is that of the next stage
     stabilizers: ClassVar[tuple[Any, ...]] = ()
     acting: ClassVar[tuple[Any, ...]] = ()
     live: ClassVar[tuple[Any, ...]] = ()

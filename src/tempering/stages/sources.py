@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tempering.contracts import Kind
-from tempering.errors import DataError, RecipeError
+from tempering.errors import DataError, ModelError, RecipeError
 from tempering.registry import name_of
 from tempering.stages.kept import refuse_labels
 from tempering.tasks.labels import label_key
@@ -64,6 +65,17 @@ def check_sources(stages: Sequence[Any]) -> dict[str, Task]:
             except DataError as error:
                 raise DataError(f"{error}; the text of a stage is named in stages.{i}.text") from None
     return found
+
+
+@contextmanager
+def naming(stage: Any, i: int) -> Iterator[None]:
+    """What is refused of a stage that learns from a data set of its own says so: the user's own data may have no such fault."""
+    try:
+        yield
+    except (DataError, ModelError, RecipeError) as error:
+        if not getattr(stage, "data", None) or f"stages.{i}" in str(error):
+            raise
+        raise type(error)(f"stages.{i} (data {stage.data}): {error}") from None
 
 
 def check_against(stages: Sequence[Any], task: Task) -> list[str]:

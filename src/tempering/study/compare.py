@@ -50,10 +50,7 @@ def run_study(
     """Run what is not yet done of the study in ``folder`` and return its store. See `tempering.studying.compare`."""
     recipes, names = comparable(recipes), [_size_name(s) for s in sizes]
     crossed = off_diagonal(seeds) if decompose else []
-    for recipe in recipes:
-        check_quantized(recipe.stages, checked(quantize))
-        for note in check_against(recipe.stages, task):
-            listener({"event": "note", "text": f"{recipe.name}: {note}"})
+    _check(recipes, task, quantize, listener)
     info = replace(describe(recipes, task, model, names, seeds, max(1, budget), metrics), quantize=quantize or "")
     spaces = {r.name: settings_of(r, budget, seed) for r in recipes}
     small = {name: len(found) for name, found in spaces.items() if len(found) < budget}
@@ -106,6 +103,14 @@ def current_info(store: Store) -> StudyInfo:
     """What the study compares, with what the outputs of frozen models have taken, in runs of whatever phase."""
     spent = sum(record.cache_seconds for phase in ("search", "final", "crossed") for _, record in store.records(phase))
     return replace(as_it_stands(store), cache_seconds=spent)
+
+
+def _check(recipes: Sequence[Recipe], task: Task, quantize: str | None, listener: Listener) -> None:
+    """Refuse what no run of a recipe could do, before the first of them; tell what its data sets mean for the task."""
+    for recipe in recipes:
+        check_quantized(recipe.stages, checked(quantize))
+        for note in check_against(recipe.stages, task):
+            listener({"event": "note", "text": f"{recipe.name}: {note}"})
 
 
 def _key(recipe: Recipe) -> str:

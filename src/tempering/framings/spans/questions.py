@@ -109,11 +109,15 @@ class Candidate(NamedTuple):
 
 
 def candidates(logits: NDArray[Any], stretch: Stretch, longest: int, count: int) -> list[Candidate]:
-    """The ``count`` best stretches of a window by logits [2, length], of at most ``longest`` tokens, end not before start."""
+    """The ``count`` best stretches of a window by logits [2, length], of at most ``longest`` tokens, end not before start.
+
+    Where offsets are those of no character (white space, which some tokenizers have tokens for), none begins or ends.
+    """
     tokens = len(stretch.offsets)
     if tokens == 0:
         return []
-    first, last = (row[stretch.shift : stretch.shift + tokens] for row in logits)
+    seen = stretch.offsets[:, 0] < stretch.offsets[:, 1]
+    first, last = (np.where(seen, row[stretch.shift : stretch.shift + tokens], -np.inf) for row in logits)
     spread = min(longest, tokens)
     scores = np.full((spread, tokens), -np.inf)
     for more in range(spread):

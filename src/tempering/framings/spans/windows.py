@@ -101,7 +101,9 @@ class Offsets:
         return self.length - len(self.wrapping.before) - len(self.wrapping.after)
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[list[int], list[Range]]]:
-        """(ids, characters) of each text's tokens, uncut and without special tokens, in bulk."""
+        """(ids, characters) of each text's tokens, uncut and without special tokens, in bulk. White space around a token's characters is
+        none of them (many tokenizers count the blank before a word as its first); a token of white space alone has no characters.
+        """
         if not texts:
             return []
         out = self.tokenizer(
@@ -113,4 +115,11 @@ class Offsets:
             truncation=False,
             verbose=False,
         )
-        return list(zip(out["input_ids"], out["offset_mapping"], strict=True))
+        found = zip(texts, out["input_ids"], out["offset_mapping"], strict=True)
+        return [(ids, [_bare(text, *place) for place in places]) for text, ids, places in found]
+
+
+def _bare(text: str, start: int, end: int) -> Range:
+    """The characters without white space at their ends."""
+    end = start + len(text[start:end].rstrip())
+    return end - len(text[start:end].lstrip()), end
