@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import strategies as st
 
 from tempering.errors import RecipeError
 from tempering.framings.asked.prompt_text import FORMATS, Pattern, label_words, paired, unnamed
+from tempering.framings.gaps.label_words import normal, resolved
+from tempering.framings.in_context import InContext
+from tempering.framings.knn_prompting import KNNPrompting
+from tempering.framings.verbalizers.words import given_words
 
 
 def test_a_query_is_the_template_cut_before_the_answer() -> None:
@@ -72,7 +77,7 @@ def test_the_formats_of_zhao_and_others() -> None:
 
 @pytest.mark.parametrize(
     "given_",
-    [{"a": "x", "b": ["y", "z"]}, [["a", "x"], ["b", ["y", "z"]]], (("a", ("x",)), ("b", ("y", "z")))],
+    [{"a": "x", "b": ["y", "z"]}, [["a", ["x"]], ["b", ["y", "z"]]], (("a", ("x",)), ("b", ("y", "z")))],
 )
 def test_words_are_pairs_however_they_are_written(given_: Any) -> None:
     assert paired(given_) == (("a", ("x",)), ("b", ("y", "z")))
@@ -83,12 +88,72 @@ def test_words_are_pairs_however_they_are_written(given_: Any) -> None:
 def test_words_in_the_order_of_the_labels() -> None:
     assert paired(["No", "Yes"]) == ("No", "Yes") and paired(None) == ()
     assert label_words(("No", "Yes"), [0, 1], None) == [("No",), ("Yes",)]
+    for several in ([["bad", "dull"], ["good", "great"]], [["bad", "dull", "poor"], ["good", "great"]], [["bad", "dull"], "good"]):
+        assert label_words(paired(several), ["b", "a"], None) == [(w,) if isinstance(w, str) else tuple(w) for w in several]
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ({"a": "x"}, "no word for label 'b'"),
+        ({"a": False, "b": True}, "a label word is text; write it in quotes, found False"),
+        ({"a": 0, "b": 1}, "a label word is text; write it in quotes, found 0"),
+        ([0, 1], "a label word is text; write it in quotes, found 0"),
+        ("great", "words must map each label to its word"),
+        ([["a", ["x"]], ["y", "z"]], "words name the label of some entries and not of others"),
+    ],
+)
+def test_words_that_are_no_text_are_refused(words: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        paired(words)
+    for framing in (InContext, KNNPrompting):
+        with pytest.raises(ValueError, match=complaint):
+            framing(words=words)
+
+
+def test_without_data_the_labels_are_those_it_names_words_for() -> None:
+    for framing in (InContext, KNNPrompting):
+        assert framing(words={"neg": "bad", "pos": ["good"]}).named == ("neg", "pos")
+    assert InContext(words=["bad", "so", "good"]).named == ("class 0", "class 1", "class 2") and InContext().named == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        ({True: "good", False: "bad"}, ["false", "true"]),
+        ({True: "good", False: "bad"}, ["FALSE", "True"]),
+        ({True: "good", False: "bad"}, [False, True]),
+        ({"true": "good", "false": "bad"}, [False, True]),
+        ({1: "good", 0: "bad"}, [0.0, 1.0]),
+        ({1: "good", 0: "bad"}, ["0.0", "1.0"]),
+        ({"1": "good", "0": "bad"}, [0.0, 1.0]),
+        ({1.5: "good", 1: "bad"}, ["1", "1.50"]),
+    ],
+)
+def test_a_key_names_the_class_that_it_means(words: Any, labels: list[Any]) -> None:
+    assert label_words(paired(words), labels, None) == [("bad",), ("good",)]
+    task = SimpleNamespace(kind="classification", labels=labels)
+    found = resolved(normal(words), task, None, ())
+    assert list(found.items()) == given_words(task, dict(normal(words))) == list(zip(labels, [("bad",), ("good",)], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "labels", "complaint"),
+    [
+        ({True: "x", "true": "y"}, ["true", "false"], "True and 'true' both name class 'true'; write it once"),
+        ({True: "x", False: "y"}, ["TRUE", "true", "false"], "words are given for True, which is no class"),
+        ({"01": "x"}, ["1"], "words are given for '01', which is no class of this task; its classes are '1'"),
+    ],
+)
+def test_a_key_that_may_mean_several_classes_or_none_is_refused(words: Any, labels: list[str], complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        label_words(paired(words), labels, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"a": "x"}, "class 'b' has no label word"),
+        ({"a": "x", "b": "y", "bb": "z"}, "words are given for 'bb', which is no class of this task; its classes are 'a', 'b'"),
         (["x"], "1 words for 2 labels"),
         (["x", "x"], "'x' stands for both 'a' and 'b'"),
         ({"a": "x", "b": " "}, "label 'b' has an empty word"),

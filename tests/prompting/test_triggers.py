@@ -14,7 +14,7 @@ from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.verbalizers.words import WordCoder
 from tempering.prompting.swaps import forbidden, proposals, seen_embeddings
-from tempering.prompting.trigger_search import Settings, _Run, find_triggers
+from tempering.prompting.trigger_search import Settings, _Run, find_triggers, replace_slots
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import tiny_task
 
@@ -103,6 +103,12 @@ def test_embeddings_are_leaves_only_inside_the_block(body: Backbone) -> None:
         out = body.encode(ids).last.sum()
         assert seen().grad_fn is None and torch.autograd.grad(out, [seen()])[0].shape == (1, 3, 32)
     assert body.embeddings(ids["input_ids"]).grad_fn is not None
+
+
+def test_slots_are_found_however_the_template_is_written() -> None:
+    cloze = dataclasses.replace(CLOZE, template='{"placeholder": "text_a"} {"soft": None, "duplicate": 2} was {"soft"} {"mask"}.')
+    assert replace_slots(cloze).template == "{text} {soft:a a} was {soft:a} {mask}."
+    assert replace_slots(CLOZE).template == "{text} {soft:a a} was {soft:a} {mask}"
 
 
 def test_a_template_without_slots_is_refused(body: Backbone) -> None:

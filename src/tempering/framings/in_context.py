@@ -12,6 +12,7 @@ from tempering.framings.asked.ordering import orders_of
 from tempering.framings.asked.prompt_text import paired
 from tempering.framings.asked.retrieval import Metric, Retrieval
 from tempering.framings.asked.scoring import Scoring
+from tempering.framings.gaps.label_words import labels_of
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -87,6 +88,11 @@ class InContext:
     def _hashable(cls, given: Any) -> Any:
         """Label words as pairs, since a mapping does not hash."""
         return paired(given)
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        """The labels it names words for: they stand for those of the data where there is none. Empty where it names none."""
+        return labels_of(self.words, None)
 
     @model_validator(mode="after")
     def _means_something(self) -> InContext:

@@ -18,6 +18,7 @@ from tempering.framings.asked.first_token import first_states
 from tempering.framings.asked.left_to_right import log_probabilities
 from tempering.framings.asked.prompt_text import paired
 from tempering.framings.asked.prompted import PromptedModule
+from tempering.framings.gaps.label_words import labels_of
 from tempering.framings.losses import supervised_loss
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class KNNPrompting:
     def _hashable(cls, given: Any) -> Any:
         """Label words as pairs, since a mapping does not hash."""
         return paired(given)
+
+    @property
+    def named(self) -> tuple[Any, ...]:
+        """The labels it names words for: they stand for those of the data where there is none. Empty where it names none."""
+        return labels_of(self.words, None)
 
     def build(self, task: Any, backbone: Backbone) -> KNNPromptingModule:
         """The module for this task and backbone."""

@@ -16,7 +16,7 @@ from tempering.contracts import Batch, Example, Prompt
 from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.gaps.soft_slots import SOFT, VECTORS
-from tempering.framings.templates import plain
+from tempering.framings.templates import plain, reading
 from tempering.framings.templates.pieces import Piece, Soft, Template, Text
 from tempering.framings.verbalizers.aggregate import label_nll
 from tempering.framings.verbalizers.base import hidden_of, vocabulary_logits
@@ -214,8 +214,8 @@ class _Run:
 
 def replace_slots(cloze: Cloze) -> Cloze:
     """The cloze with slots that begin as words, so that it stands untrained: what they hold is never read here."""
-    parsed = plain.parse(str(cloze.first))
-    pieces = tuple(replace(p, init=" ".join(["a"] * p.count), count=0) if isinstance(p, Soft) and not p.init else p for p in parsed.pieces)
+    given = reading.parse(str(cloze.first)).skeleton()
+    pieces = tuple(replace(p, init=" ".join(["a"] * p.count), count=0) if isinstance(p, Soft) and not p.init else p for p in given)
     return replace(cloze, template=plain.write(Template(pieces)))
 
 

@@ -67,6 +67,11 @@ OPENPROMPT = {
         Text("{x}"),
         Mask(space=True),
     ),
+    '{"meta": "title", "post_processing": lambda x:x+"."} {"placeholder": "text_a", "post_processing": None} {"mask"}': (
+        Field("title", ("add_stop",), shortenable=False),
+        Field("text", space=True),
+        Mask(space=True),
+    ),
 }
 
 
@@ -168,6 +173,8 @@ def test_any_text_is_read_or_refused_with_a_sentence(source: str) -> None:
         ('{"mask", "soft"}', "expected one of .*found mask and soft"),
         ('{"masks"}', "unknown key 'masks'"),
         ('{"placeholder": "text_a", "post_processing": lambda x: exec(x)}', "is not one of the functions known here"),
+        ('{"soft": None, "post_processing": "mlp"} {"mask"}', "post_processing changes what a text of the example says, and soft is none"),
+        ('{"text": "It WAS", "post_processing": lambda x: x.lower()} {"mask"}', "and text is none; drop it, or name a placeholder or meta"),
         ('{"special": "<row>"} {"mask"}', "unknown special token '<row>'; known: cls"),
         ('{"mask": None, "duplicate": "3"}', "duplicate is how many copies"),
         ("lm-bff/sst3", "did you mean lm-bff/sst"),
@@ -193,6 +200,7 @@ def test_an_unknown_way_is_named() -> None:
         ("lower", "HeLLo", "hello"),
         ("upper", "x", "X"),
         ("strip", " x ", "x"),
+        ("add_stop", "Hello", "Hello."),
         ("lower_first", "", ""),
     ],
 )

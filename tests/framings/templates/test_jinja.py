@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tempering.errors import RecipeError
-from tempering.framings.templates.jinja import FieldText, JinjaTemplate
+from tempering.contracts import Example
+from tempering.errors import DataError, RecipeError
+from tempering.framings.templates.encoder import TemplateEncoder
+from tempering.framings.templates.fieldtext import FieldText
+from tempering.framings.templates.jinja import JinjaTemplate
 from tempering.framings.templates.pieces import Field, Mask, Text
 from tempering.framings.templates.reading import dialect_of, parse
+from tests.tiny import tiny_backbone
 
 FILE = """
 dataset: glue
@@ -58,10 +62,47 @@ def test_the_mask_stands_where_the_answer_would() -> None:
         ("text | replace('film', 'book')", "Good book"),
         ("text | capitalize", "Good film"),
         ("text.rstrip('m')", "Good fil"),
+        ("text.lstrip('G')", "ood film"),
+        ("text | title", "Good Film"),
+        ("text.title()", "Good Film"),
+        ("text[5:]", "film"),
+        ("text[-1]", "m"),
+        ("text.removeprefix('Good ') | upper", "FILM"),
+        ("text.removesuffix(' film')", "Good"),
     ],
 )
 def test_filters_leave_a_field_a_field(expression: str, expected: str) -> None:
     assert said(f"{{{{ {expression} }}}} {{{{ mask }}}}", text="Good film")[0] == ("Field", expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ text ~ '!' }} {{ mask }}", [("Field", "Good film"), ("Text", "!"), ("_Mask", "")]),
+        ("{{ (text + '!') | upper }} {{ mask }}", [("Field", "GOOD FILM"), ("Text", "!"), ("_Mask", "")]),
+        ("{{ 'So: ' + text }} {{ mask }}", [("Text", "So:"), ("_Field", "Good film"), ("_Mask", "")]),
+        ("{{ text ~ ' It was ' ~ mask ~ 1 }}", [("Field", "Good film"), ("_Text", "It was"), ("_Mask", ""), ("Text", "1")]),
+        ("{{ text[0].lower() }}{{ text[1:] }} {{ mask }}", [("Field", "good film"), ("_Mask", "")]),
+        ("{{ text[0].lower() ~ text[1:] }} {{ mask }}", [("Field", "good film"), ("_Mask", "")]),
+        (
+            "{% set both = text ~ ' / ' ~ text %}{{ both }} {{ mask }}",
+            [("Field", "Good film"), ("_Text", "/"), ("_Field", "Good film"), ("_Mask", "")],
+        ),
+    ],
+)
+def test_what_is_put_together_is_printed_part_by_part(source: str, expected: list[tuple[str, str]]) -> None:
+    assert said(source, text="Good film") == expected
+
+
+def test_what_cannot_be_shortened_is_told_with_what_can() -> None:
+    backbone = tiny_backbone("bert")
+    words = " ".join(["film"] * 300)
+    for expression in ("text", "text ~ '!'", "text | title", "text[0].upper() ~ text[1:]"):
+        coder = TemplateEncoder.of(parse(f"{{{{ {expression} }}}} It was {{{{ mask }}}}."), backbone, 20)
+        assert len(coder.encode([Example((words,))])[0].ids) == 20
+    coder = TemplateEncoder.of(parse("{{ text.split() | join(' ') }} {{ mask }}"), backbone, 20)
+    with pytest.raises(DataError, match=r"^template .* holds 301 tokens that may not be cut.*in Jinja: print them as they are"):
+        coder.encode([Example((words,))])
 
 
 def test_conditions_and_loops_see_the_text_itself() -> None:

@@ -126,6 +126,8 @@ def test_words_from_files(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("awful, dull\n\ngreat\n")
     for name in ("a.json", "b.yaml", "c.txt"):
         assert read_words(str(tmp_path / name), LABELS) == {"bad": ("awful", "dull"), "good": ("great",)}
+    (tmp_path / "keys.yaml").write_text("true: great\nfalse: [awful, dull]\n")
+    assert read_words(str(tmp_path / "keys.yaml"), ("false", "true")) == {"false": ("awful", "dull"), "true": ("great",)}
     found = table_of(Knowledgeable(file=str(tmp_path / "a.json")), {"bad": ("poor",), "good": ("fine",)})
     assert found == [["poor", "awful", "dull"], ["fine", "great"]]
 

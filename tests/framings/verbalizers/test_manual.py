@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,13 @@ def sentence_piece(prepend: str = "always") -> WordCoder:
     return coder(core, unk_token="<unk>")
 
 
+def test_a_word_of_several_tokens_is_told_what_the_model_can_do() -> None:
+    for causal, way in ((False, r"verbalizer: multi_mask"), (True, r"framing: in_context")):
+        with pytest.raises(RecipeError, match=rf"is 2 tokens to toy \(ter, ##rible\).*or [a-z ]+\({way}\)$"):
+            replace(word_piece(), causal=causal).table(tiny_task(), {"bad": ("terrible",), "good": ("good",)})
+    assert WordCoder.of(tiny_backbone("gpt2")).causal and not WordCoder.of(tiny_backbone("bert")).causal
+
+
 def test_each_scheme_encodes_a_word_as_it_stands_inside_a_sentence() -> None:
     assert WordCoder.of(tiny_backbone("qwen2")).scheme == "bytes"
     assert word_piece().scheme == "continuations"
@@ -167,7 +175,7 @@ def test_case_counts_unless_the_tokenizer_lowers_it() -> None:
 
 
 def test_first_pieces_that_two_classes_share_are_warned_of() -> None:
-    backbone: Any = SimpleNamespace(tokenizer=word_piece().tokenizer, source="toy")
+    backbone: Any = SimpleNamespace(tokenizer=word_piece().tokenizer, source="toy", layout=SimpleNamespace(kind="encoder"))
     words = {"bad": ("terrible",), "good": ("ter",)}
     with pytest.warns(UserWarning, match="'bad' and 'good' begin with the same piece 'ter'"):
         Manual(pieces="first").build(TASK, backbone, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tempering.framings.verbalizers.manual import Manual
 from tempering.framings.verbalizers.multi_mask import MultiMask
 from tempering.framings.verbalizers.proto_verb import ProtoVerb, contrast, ensemble, learned, share
 from tempering.streams import numpy_stream
+from tempering.tasks import Task
 from tests.framings.verbalizers.shared import LONGER, learner_of, ready, scores_of
 from tests.tiny import tiny_task
 
@@ -89,10 +91,19 @@ def test_prototypes_come_to_lie_by_their_classes() -> None:
     assert (after == targets).all() and not (before == targets).all()
 
 
+THREE = LONGER | {"so so": ("story",)}
+
+
+def three_classes() -> Task:
+    rows = tiny_task(12).train.examples
+    return Task.from_examples(train=[replace(e, label="so so") if i % 3 == 0 else e for i, e in enumerate(rows)])
+
+
 def test_until_learned_and_while_training_it_is_the_verbalizer_inside() -> None:
-    examples = tiny_task(12).train.examples
-    inner = scores_of(learner_of(Manual(), LONGER), examples)
-    learner = learner_of(ProtoVerb(d=8, predict="multi"), LONGER)
+    task = three_classes()
+    examples = task.train.examples
+    inner = scores_of(learner_of(Manual(), THREE, task=task), examples)
+    learner = learner_of(ProtoVerb(d=8, predict="multi"), THREE, task=task)
     torch.testing.assert_close(scores_of(learner, examples), inner)
     learner.framing.verbalizer.prepare(learner, examples, numpy_stream(0))
     assert not learner.framing.verbalizer.learned
@@ -128,6 +139,8 @@ def test_it_tells_the_training_rows_apart_where_the_words_do_not() -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(RecipeError, match="must read one mask in one pass"):
         learner_of(ProtoVerb(MultiMask()))
+    with pytest.raises(RecipeError, match="predict: multi needs three classes or more.*set predict: proto"):
+        learner_of(ProtoVerb(predict="multi"))
     learner = learner_of(ProtoVerb())
     with pytest.raises(DataError, match="proto_verb needs training rows with a label among bad, good; found none in 1"):
         learner.framing.verbalizer.finish(learner, [Example(("a",))], numpy_stream(0))

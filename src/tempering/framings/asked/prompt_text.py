@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tempering.errors import RecipeError
+from tempering.framings.gaps.label_words import is_mapping, normal
+from tempering.framings.gaps.naming import for_each
 
 SLOTS = ("text", "text_pair", "answer")
 _SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -186,29 +188,19 @@ def _parsed(source: str) -> Iterator[tuple[str, str]]:
 
 
 def paired(given: Any) -> Any:
-    """Label words from a recipe, hashable: a mapping label -> word or words, or a list of words in the order of the labels."""
-    if given is None:
-        return ()
-    pairs = isinstance(given, Mapping) or (len(given) > 0 and all(isinstance(x, (list, tuple)) and len(x) == 2 for x in given))
-    if not pairs:
-        return tuple(str(word) for word in given)
-    items = given.items() if isinstance(given, Mapping) else given
-    return tuple((str(label), (found,) if isinstance(found, str) else tuple(map(str, found))) for label, found in items)
+    """Label words from a recipe, hashable: a mapping label -> word or words, or a list of words, or of several each, in label order."""
+    return () if given is None else normal(given)
 
 
 def label_words(given: Any, labels: Sequence[Any], format_: Format | None) -> list[tuple[str, ...]]:
     """The words of every label, in the order of ``labels``: those given, else the format's, else the label's own name."""
     found: list[tuple[str, ...]]
-    if given and isinstance(given[0], str):
+    if is_mapping(given):
+        found = [words for _, words in for_each(dict(given), labels)]
+    elif given:
         if len(given) != len(labels):
             raise RecipeError(f"words: {len(given)} words for {len(labels)} labels ({', '.join(map(str, labels))}); give one for each")
-        found = [(word,) for word in given]
-    elif given:
-        known = dict(given)
-        absent = [label for label in labels if str(label) not in known]
-        if absent:
-            raise RecipeError(f"words: no word for label {absent[0]!r}; it has words for {', '.join(known)}: add {absent[0]!r}")
-        found = [known[str(label)] for label in labels]
+        found = [(words,) if isinstance(words, str) else tuple(words) for words in given]
     else:
         spelled = {name: words for names, words in (format_.words if format_ else ()) for name in names}
         named = [spelled.get(str(label).lower(), ()) for label in labels]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tempering.errors import RecipeError
+from tempering.framings.gaps.naming import by_class
 from tempering.framings.gaps.poles import HIGH, LOW
 from tempering.framings.templates import lm_bff
 
@@ -19,6 +20,8 @@ def normal(given: Any) -> Any:
         return tuple((label, _several(words)) for label, words in given.items())
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise ValueError("words must map each label to its word, as in  {negative: terrible}, or list them in the order of the labels")
+    if len({_is_pair(entry) for entry in given}) > 1:
+        raise ValueError("words name the label of some entries and not of others; map each label to its word, as in  {negative: terrible}")
     return tuple((e[0], _several(e[1])) if _is_pair(e) else e if isinstance(e, str) else _several(e) for e in given)
 
 
@@ -70,13 +73,14 @@ def resolved(words: Any, task: Any, template: str | None, choices: Sequence[str]
 
 def _by_class(words: dict[Any, tuple[str, ...]], classes: Sequence[Any], poles: bool) -> dict[Any, tuple[str, ...]]:
     """A mapping in the order of the classes, however it was written; words for what is no class come last, and are refused where read."""
-    place = {str(label): i for i, label in enumerate(classes)}
-    if poles and place.keys() != {str(label) for label in words}:
+    place = {label: i for i, label in enumerate(classes)}
+    named = by_class(words, classes)
+    if poles and place.keys() != named.keys():
         raise RecipeError(
             f"words: a value lies between the poles {LOW} and {HIGH}, found words for {', '.join(map(str, words))}; write"
             " words: {low: 'No', high: 'Yes'}"
         )
-    return {label: words[label] for label in sorted(words, key=lambda label: place.get(str(label), len(place)))}
+    return {label: named[label] for label in sorted(named, key=lambda label: place.get(label, len(place)))}
 
 
 def _in_order(words: Sequence[Any], classes: Sequence[Any], what: str) -> dict[Any, tuple[str, ...]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = ("text", "text_pair")
 FRONT, BACK = ("cls", "bos"), ("sep", "sep+", "eos")  # at the ends of a template they are what the tokenizer puts there anyway
+_IN_JINJA = " (in Jinja: print them as they are, cut with [a:b], joined with ~, or after lower, upper, title, trim, replace or the like)"
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,11 @@ class TemplateEncoder:
         """Refuse an example whose parts that are never cut are too long."""
         fixed = sum(len(p.ids) for p in parts if not p.shortenable)
         if fixed > self.room:
+            source = str(self.template)
+            row, hint = f"row {example.row}: " if example.row >= 0 else "", _IN_JINJA if "{{" in source else ""
             raise DataError(
-                f"row {example.row}: template {str(self.template)!r} holds {fixed} tokens that may not be cut, and {self.room} fit; let its"
-                " fields be shortened, or give a larger max_length where the model can read it"
+                f"{row}template {source!r} holds {fixed} tokens that may not be cut, and {self.room} fit; let its fields be shortened"
+                f"{hint}, or give a larger max_length where the model can read it"
             )
 
     def parts(self, examples: Sequence[Example], answers: Sequence[tuple[int, ...]] | None = None) -> list[list[Part]]:

@@ -17,7 +17,8 @@ from jinja2.nativetypes import NativeEnvironment
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tempering.errors import RecipeError
-from tempering.framings.templates.jinja import EITHER, JinjaTemplate, environment
+from tempering.framings.templates.fieldtext import EITHER
+from tempering.framings.templates.jinja import JinjaTemplate, environment
 from tempering.framings.templates.promptsource import load_yaml
 
 _PROMPTSOURCE = ("name", "id", "jinja", "answer_choices", "metadata", "reference")

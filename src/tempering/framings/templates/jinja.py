@@ -20,67 +20,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError, meta
+from jinja2 import TemplateError, meta, nodes, pass_context
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.filters import do_title
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tempering.errors import RecipeError
+from tempering.framings.templates.fieldtext import BARS, CLOSE, EITHER, HERE, NAMED, OPEN, PRIVATE, FieldText, joined, printed
 from tempering.framings.templates.pieces import Field, Filled, Mask, Piece, Text, spaced
 from tempering.streams import numpy_stream
 
-OPEN, NAMED, CLOSE, HERE, BARS = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"  # private characters: no text keeps them
-_PRIVATE = re.compile(f"[{OPEN}-{BARS}]")
 _PRINTED = re.compile(f"{OPEN}([^{NAMED}]*){NAMED}([^{CLOSE}]*){CLOSE}|({HERE})", re.DOTALL)
 _OWN = ("mask", "label", "answer_choices", "choices")
-EITHER = "|||"
-
-
-class FieldText(str):
-    """A text of the example that knows its field, also after the usual filters. Compared and measured it is the text itself."""
-
-    __slots__ = ("name",)
-    name: str
-
-    @classmethod
-    def of(cls, text: str, name: str) -> FieldText:
-        """``text`` of field ``name``."""
-        made = cls(text)
-        made.name = name
-        return made
-
-    def __str__(self) -> str:
-        return self
-
-    def lower(self) -> str:
-        """In lower case."""
-        return FieldText.of(super().lower(), self.name)
-
-    def upper(self) -> str:
-        """In upper case."""
-        return FieldText.of(super().upper(), self.name)
-
-    def capitalize(self) -> str:
-        """First letter raised, the rest lowered."""
-        return FieldText.of(super().capitalize(), self.name)
-
-    def strip(self, chars: str | None = None, /) -> str:
-        """Without ``chars`` (white space) at both ends."""
-        return FieldText.of(super().strip(chars), self.name)
-
-    def rstrip(self, chars: str | None = None, /) -> str:
-        """Without them at the end."""
-        return FieldText.of(super().rstrip(chars), self.name)
-
-    def replace(self, old: str, new: str, count: Any = -1, /) -> str:
-        """With ``new`` for ``old``."""
-        return FieldText.of(super().replace(old, new, -1 if count is None else count), self.name)
-
-
-def _printed(value: Any) -> Any:
-    """What an expression prints: a field between marks."""
-    if not isinstance(value, FieldText):
-        return value
-    plain = str.replace(_PRIVATE.sub("", value), EITHER, BARS)  # a text's own bars part nothing
-    return f"{OPEN}{value.name}{NAMED}{plain}{CLOSE}"
 
 
 def _most_frequent(items: Sequence[Any]) -> list[Any]:
@@ -137,7 +88,7 @@ class JinjaTemplate:
         return _filled(prompt)
 
     def _prompt(self, values: Mapping[str, str], label: int) -> str:
-        texts = {name: FieldText.of(_PRIVATE.sub("", value), name) for name, value in values.items()}
+        texts = {name: FieldText.of(PRIVATE.sub("", value), name) for name, value in values.items()}
         draw = numpy_stream("choice", *sorted(values.items()))
         own = {"mask": HERE, "label": label, "answer_choices": list(self.choices), "choices": list(self.choices), "_draw": draw}
         try:
@@ -155,27 +106,50 @@ def _filled(prompt: str) -> list[Filled]:
     texts: list[str] = []
     at = 0
     for found in _PRINTED.finditer(prompt):
-        parts.append(prompt[at : found.start()])
-        parts.append(Mask() if found[3] else Field(found[1]))
-        texts += [] if found[3] else [found[2].replace(BARS, EITHER)]
+        literal, piece = prompt[at : found.start()], Mask() if found[3] else Field(found[1])
         at = found.end()
+        if texts and not literal and parts[-1] == piece != Mask():  # a text taken apart, as text[0].upper() and text[1:], is one text
+            texts[-1] += found[2].replace(BARS, EITHER)
+            continue
+        parts += [literal, piece] if literal else [piece]
+        texts += [] if found[3] else [found[2].replace(BARS, EITHER)]
     said = iter(texts)
     pieces = spaced([*parts, prompt[at:]])
     return [(p, p.text if isinstance(p, Text) else next(said) if isinstance(p, Field) else "") for p in pieces]
 
 
+class _Generator(CodeGenerator):
+    """Compiles ``~`` to `joined`."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - the name is Jinja's
+        self.write("environment.filters['joined']((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    code_generator_class = _Generator
+
+
 def environment() -> ImmutableSandboxedEnvironment:
     """A sandbox that prints fields between marks."""
-    from jinja2 import pass_context
 
     @pass_context
     def choice(context: Any, items: Sequence[Any]) -> Any:
         drawn = context["_draw"]
         return items[int(drawn.integers(len(items)))]
 
-    found = ImmutableSandboxedEnvironment(finalize=_printed, keep_trailing_newline=True)
-    found.filters |= {"choice": choice, "most_frequent": _most_frequent}
+    found = _Environment(finalize=printed, keep_trailing_newline=True)
+    found.filters |= {"choice": choice, "most_frequent": _most_frequent, "joined": joined, "title": _title}
     return found
+
+
+def _title(text: Any) -> str:
+    """Jinja's own filter, which makes a new text."""
+    made = do_title(text)
+    return FieldText.of(made, text.name) if isinstance(text, FieldText) else made
 
 
 def _dump(plain: Mapping[str, Any]) -> str:

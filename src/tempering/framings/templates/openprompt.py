@@ -2,7 +2,7 @@
 
 ``{"placeholder": "text_a"} It was {"mask"}.`` Keys: placeholder (text_a, text_b), meta (a field by name), mask, soft (None, or the words
 its vectors begin as), soft_id (equal numbers share their vectors), duplicate (so many copies) with same (all one vector), special, text,
-shortenable, post_processing (one of the functions in `LAMBDAS`).
+shortenable, and of a placeholder or meta post_processing (one of the functions in `LAMBDAS`).
 
 Source: thunlp/OpenPrompt, ``openprompt/prompts/mixed_template.py`` and ``prompt_base.py``. Differs: blocks are read as literals and never
 evaluated; a mistake is an error and ends no process.
@@ -21,6 +21,7 @@ from tempering.framings.templates.pieces import Field, Label, Mask, Piece, Soft,
 PLACEHOLDERS = {"text_a": "text", "text_b": "text_pair"}
 KEYS = ("placeholder", "meta", "mask", "soft", "soft_id", "duplicate", "same", "special", "text", "shortenable", "post_processing")
 KINDS = ("placeholder", "meta", "mask", "soft", "special", "text")
+FIELDS = ("placeholder", "meta")  # the kinds that post_processing acts on
 LAMBDAS = {
     "lambda x: x[:-1]": "strip_last",
     "lambda x: x.rstrip(string.punctuation)": "strip_punct",
@@ -31,6 +32,7 @@ LAMBDAS = {
     "lambda x: x[0].lower() + x[1:]": "lower_first",
     "lambda x: x[:1].upper() + x[1:]": "upper_first",
     "lambda x: x[0].upper() + x[1:]": "upper_first",
+    "lambda x: x + '.'": "add_stop",
 }
 
 
@@ -107,6 +109,11 @@ def _known(fields: dict[str, Any], where: str) -> dict[str, Any]:
         fields, kinds = fields | {"soft": None}, ["soft"]
     if len(kinds) != 1:
         raise RecipeError(f"{where}: expected one of {', '.join(KINDS)}, found {' and '.join(kinds) or 'none'}")
+    if fields.get("post_processing") is not None and kinds[0] not in FIELDS:
+        raise RecipeError(
+            f"{where}: post_processing changes what a text of the example says, and {kinds[0]} is none; drop it, or name a"
+            f" {' or '.join(FIELDS)}"
+        )
     return fields
 
 

@@ -83,6 +83,10 @@ def _last_punctuation(text: str) -> str:
     return text.rstrip().rstrip(string.punctuation + "。？！，").rstrip()
 
 
+def _full_stop(text: str) -> str:
+    return f"{text}."
+
+
 def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
@@ -99,6 +103,7 @@ TRANSFORMS: dict[str, Callable[[str], str]] = {
     "upper_first": _upper_first,
     "lower": str.lower,
     "upper": str.upper,
+    "add_stop": _full_stop,
 }
 
 

@@ -3,7 +3,8 @@ r"""Our own way to write a template: running text with blocks in braces.
 =========================  ==========================================================================================
 ``{text}``                 the first text of the example; ``{text_pair}`` the second
 ``{text:strip_last}``      ... after transforms: strip, strip_last (drops the last character), strip_punct (drops final
-                           punctuation), lower_first, upper_first, lower, upper; several in turn: ``{text:strip_punct,lower}``
+                           punctuation), add_stop (adds a full stop), lower_first, upper_first, lower, upper; several in
+                           turn: ``{text:strip_punct,lower}``
 ``{text:max=110}``         ... cut to 110 tokens of its own; ``{text:keep}``: never cut
 ``{mask}``                 what the model is to name, as many tokens as the verbalizer needs; ``{mask*2}``: two
 ``{soft}``                 a trained vector; ``{soft:3}`` three; ``{soft:It was}`` as many as the words have tokens, first drawn as

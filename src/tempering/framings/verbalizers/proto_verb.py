@@ -35,7 +35,7 @@ class ProtoVerb:
 
     While the model itself is trained, its loss is that of ``verbalizer``. ``when``: prototypes are learned "after" that, or "before".
     ``predict``: "proto" by the cosine alone, "multi" by the mean with the scores of ``verbalizer``, each row of both standardized; of
-    two classes a standardized row says no more than which is larger, so that "multi" is for three or more.
+    two classes a standardized row says no more than which is larger, so that "multi" needs three or more.
 
     *Paper*: after Cui et al. 2022, as OpenPrompt has it. *Formula*: v = W h [rows, d], h [rows, dim] the body's last state at the mask,
     W [d, dim]; s = cosine; prototypes c [classes, d]. Loss = A + B + C, each -log of a share of exp(s): A: a row's own prototype among
@@ -76,6 +76,11 @@ class ProtoVerb:
             raise RecipeError("proto_verb: its verbalizer must read one mask in one pass; take manual, soft or knowledgeable")
         if len(inner.labels) < 2 or task.kind not in ("classification", "text"):
             raise RecipeError(f"proto_verb: prototypes stand for classes, and this task is of kind {task.kind!r}; take verbalizer manual")
+        if self.predict == "multi" and len(inner.labels) < 3:  # where the two disagree their mean is 0 but for rounding
+            raise RecipeError(
+                "proto_verb: predict: multi needs three classes or more, and this task has two: of two, standardized scores say no more"
+                " than which is larger; set predict: proto"
+            )
         return ProtoVerbModule(self, inner, backbone.hidden_size)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tempering.errors import DataError, RecipeError
+from tempering.framings.gaps.naming import by_class
 from tempering.framings.verbalizers.base import Words
 from tempering.framings.verbalizers.words import Ids, Table, WordCoder, given_words
 
@@ -27,7 +28,7 @@ def read_words(file: str, labels: Sequence[Any], absent_is_empty: bool = False) 
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"knowledgeable.file {file}: cannot be read ({error}); give a JSON, YAML or text file in UTF-8") from None
-    found = _lines(file, text, labels) if path.suffix not in (".json", ".yaml", ".yml") else _mapping(file, text)
+    found = _lines(file, text, labels) if path.suffix not in (".json", ".yaml", ".yml") else _mapping(file, text, labels)
     classes = {str(label) for label in labels}
     if wrong := sorted(classes ^ set(found)):
         place = "has no words for class" if wrong[0] in classes else "has words for"
@@ -46,7 +47,7 @@ def _lines(file: str, text: str, labels: Sequence[Any]) -> dict[str, tuple[str, 
     return {str(label): _split(line) for label, line in zip(labels, lines, strict=True)}
 
 
-def _mapping(file: str, text: str) -> dict[str, tuple[str, ...]]:
+def _mapping(file: str, text: str, labels: Sequence[Any]) -> dict[str, tuple[str, ...]]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -58,7 +59,8 @@ def _mapping(file: str, text: str) -> dict[str, tuple[str, ...]]:
         raise DataError(f"knowledgeable.file {file}: not readable ({str(error).splitlines()[0]}); write  class: [word, word]") from None
     if not isinstance(found, Mapping):
         raise DataError(f"knowledgeable.file {file}: expected  class: [word, word]  for each class, found {type(found).__name__}")
-    return {str(k): _split(v) if isinstance(v, str) else tuple(map(str, v)) for k, v in found.items()}
+    named = by_class(found, labels, f"knowledgeable.file {file}")
+    return {str(k): _split(v) if isinstance(v, str) else tuple(map(str, v)) for k, v in named.items()}
 
 
 def _split(line: str) -> tuple[str, ...]:

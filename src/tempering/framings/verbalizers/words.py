@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from tempering.errors import RecipeError
+from tempering.framings.gaps.naming import for_each
 from tempering.framings.verbalizers.base import Words, classes_of
 
 if TYPE_CHECKING:
@@ -28,16 +29,18 @@ class WordCoder:
     """A tokenizer as label words need it: a word is encoded as it stands inside a sentence, after a space.
 
     ``scheme``: "bytes" marks the token that begins a word with a leading space (byte-level BPE), "pieces" with a lower block
-    (SentencePiece), "continuations" marks all tokens but the first (WordPiece), "words" marks none.
+    (SentencePiece), "continuations" marks all tokens but the first (WordPiece), "words" marks none. ``causal``: the model reads from
+    left to right, and has no masks to give to each piece of a word.
     """
 
     tokenizer: Any
     source: str
+    causal: bool = False
 
     @classmethod
     def of(cls, backbone: Backbone) -> WordCoder:
         """The coder for the tokenizer of ``backbone``."""
-        return cls(backbone.tokenizer, backbone.source)
+        return cls(backbone.tokenizer, backbone.source, backbone.layout.kind == "decoder")
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -126,10 +129,11 @@ class WordCoder:
                 f"{name} is unknown to the tokenizer of {self.source}: it reads {self.pieces(ids)}; choose a word of its vocabulary"
             )
         if single and len(ids) > 1:
+            whole = "score whole labels (framing: in_context)" if self.causal else "give each piece a mask (verbalizer: multi_mask)"
             raise RecipeError(
                 f"{name} is {len(ids)} tokens to {self.source} ({self.pieces(ids)}) where one is needed; {self._near(word)}"
                 "choose a word that is one token, read several pieces at one mask (verbalizer: {manual: {pieces: mean}}),"
-                " or give each piece a mask (verbalizer: multi_mask)"
+                f" or {whole}"
             )
 
     def _near(self, word: str) -> str:
@@ -151,11 +155,4 @@ class WordCoder:
 
 def given_words(task: Any, words: Words) -> list[tuple[Any, tuple[str, ...]]]:
     """(class, its words) in the order of the classes; a class without words, or words without a class, are a `RecipeError`."""
-    by_name = {str(key): (given,) if isinstance(given, str) else tuple(given) for key, given in words.items()}
-    classes = classes_of(task, words)
-    known = ", ".join(repr(c) for c in classes)
-    if strange := [key for key in by_name if key not in {str(c) for c in classes}]:
-        raise RecipeError(f"words are given for {strange[0]!r}, which is no class of this task; its classes are {known}")
-    if bare := [c for c in classes if not by_name.get(str(c))]:
-        raise RecipeError(f"class {bare[0]!r} has no label word; give at least one for each of {known}")
-    return [(c, by_name[str(c)]) for c in classes]
+    return for_each({key: (given,) if isinstance(given, str) else given for key, given in words.items()}, classes_of(task, words))
