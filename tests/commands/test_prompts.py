@@ -109,6 +109,32 @@ def test_a_t5_writes_the_templates(here: Path, masked: str, capsys: pytest.Captu
     assert Recipe.load("found.yaml").stages[-1].framing.templates == (found["tuned"][0]["template"],)
 
 
+def test_settings_of_the_cloze_are_read_without_a_search(here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("framing.fields=[sentence]", "framing.verbalizer={manual: {pieces: mean}}", "framing.max_length=20")
+    given = ("--template", "{{sentence}} it was ||| {{answer_choices[label]}}", "--words", "very bad,very good", "--json")
+    done("prompts", DATA[0], *settings, *DATA[1:], "--model", masked, *given)
+    found = json.loads(capsys.readouterr().out)
+    assert found["prompts"][0]["limit"] == 20 and "it was [mask: very" in found["prompts"][0]["text"]
+    refuses("prompts", DATA[0], "framing.field=[a]", *DATA[1:], "--model", masked, said="no field 'field'; did you mean", capsys=capsys)
+
+
+def test_a_search_keeps_what_the_recipe_says_of_its_cloze(here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "templates.yaml").write_text(
+        "dataset: d\ntemplates:\n  1:\n    name: wast\n    answer_choices: sad ||| great\n"
+        "    jinja: '{{sentence}} It was ||| {{answer_choices[label]}}'\n",
+        encoding="utf-8",
+    )
+    settings = ("max_steps=2", "min_steps=0", "framing.framing.fields=[sentence]", "framing.framing.max_length=20", "framing.contexts=2")
+    more = ("--search", "--candidates", "2", "--beam", "3", "--finalists", "2", "--recipe", "cloze-demonstrations", "--output", "o.yaml")
+    done("prompts", DATA[0], *settings, *DATA[1:], "--model", masked, "--template", "promptsource:templates.yaml#wast", *more, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert {json.dumps(c["words"]) for c in found["candidates"]} == {'{"bad": ["sad"], "good": ["great"]}'}
+    assert any("{sentence}" in t for c in found["candidates"] for t in c["templates"])
+    framing = Recipe.load("o.yaml").stages[-1].framing
+    assert framing.contexts == 2 and (framing.framing.max_length, framing.framing.fields) == (20, ("sentence",))
+    assert framing.framing.template == found["tuned"][0]["template"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -118,6 +144,8 @@ def test_a_t5_writes_the_templates(here: Path, masked: str, capsys: pytest.Captu
         (("--on", "test"), "prompts are scored on dev or train rows"),
         (("--auto-words",), "--auto-words is for a search"),
         (("max_steps=3",), "KEY=VALUE is for a search"),
+        (("framing.template={mask}", "--template", "{text} {mask}"), "--template and framing.template say the same; leave one of them out"),
+        (("--search", "--recipe", "full"), "recipe 'full': its last stage holds no cloze"),
         (("--search", "--template", "{text} {mask}", "--template", "{mask} {text}"), "begins at one prompt, and 2 are given"),
         (("--search", "--filler", "{masked}"), "cannot fill spans"),
         (("--method", "gradient"), "--method 'gradient': expected fill"),
@@ -138,8 +166,9 @@ def test_a_t5_writes_the_templates(here: Path, masked: str, capsys: pytest.Captu
 )
 def test_mistakes_are_told(words: tuple[str, ...], said: str, here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
     given = [word.replace("{masked}", masked) for word in words]
-    refuses("prompts", *DATA[:1], *[w for w in given if w == "max_steps=3"], *DATA[1:], "--model", masked,
-            *[w for w in given if w != "max_steps=3"], said=said, capsys=capsys)  # fmt: skip
+    settings = [word for word in given if "=" in word and not word.startswith("-")]
+    rest = [word for word in given if word not in settings]
+    refuses("prompts", *DATA[:1], *settings, *DATA[1:], "--model", masked, *rest, said=said, capsys=capsys)
 
 
 def test_a_model_without_masks_or_without_their_head_is_refused(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:

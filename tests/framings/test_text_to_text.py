@@ -197,8 +197,8 @@ def test_special_tokens_that_a_text_spells_are_plain_text(family: str) -> None:
         assert [i for i in ids if i in specials] == [i for i in plain if i in specials] and len(ids) > len(plain)
         around = module.ids("good film")
         assert [i for i in target if i in specials] == [i for i in around if i in specials] and len(target) > len(around)
-    named = Task.from_examples([Example((e.texts[0],), f"{e.label} {name}") for e in tiny_examples(8)])
-    choices = learner(TextToText(), family, named).framing.choices
+    labelled = learner(TextToText(), family).framing
+    choices = [labelled.ids(f"{label} {name}") for label in labelled.labels]
     assert all(sum(i in specials for i in ids) == sum(i in specials for i in around) for ids in choices)
 
 
@@ -242,6 +242,11 @@ def test_a_character_of_several_tokens_at_the_end_is_cut_whole(length: int) -> N
 def test_user_text_is_no_template() -> None:
     module = learner(TextToText("a {text} b")).framing
     assert module.source.fill(Example(("{text_pair} {text}",))) == ["a {text_pair} {text} b"]
+
+
+def test_braces_of_a_source_and_of_a_cue_may_be_plain_text() -> None:
+    module = learner(TextToText(r"\{a: {text}\} \\ b \c", cue=' {"c": {d}}')).framing
+    assert module.source.fill(Example((r"{e} \{",))) == [r'{a: {e} \{} \ b \c {"c": {d}}']
 
 
 def test_a_trie_allows_what_leads_to_a_text() -> None:
@@ -300,6 +305,12 @@ def test_several_texts_drawn_in_a_trie_are_each_of_its_own_row() -> None:
     [
         ({"source": "{txt}"}, r"unknown place \{txt\}; write \{text\}"),
         ({"source": "no place"}, "no place for the text"),
+        ({"source": "{text:strip_punct}? {text_pair}"}, r"unknown place \{text:strip_punct\}; .* are for the templates of cloze"),
+        ({"source": "{{text}} It was ||| {{answer_choices[label]}}"}, r"unknown place \{\{text\}\}; .*Jinja"),
+        ({"source": '{text} {"mask"}'}, r'unknown place \{"mask"\}; write'),
+        ({"source": "{text} } {"}, r"unknown place \}; write .* \\\{ or \\\} for a brace of the text itself"),
+        ({"guidance_source": "{mask}", "guidance_scale": 2.0}, r"text_to_text.guidance_source '\{mask\}': unknown place"),
+        ({"cue": "{text_pair}:"}, "the same for every row"),
         ({"temperature": 0.5}, "set do_sample: true"),
         ({"num_return_sequences": 2}, "more texts than num_beams 1"),
         ({"num_return_sequences": 3, "num_beams": 2, "do_sample": True}, "more texts than num_beams 2"),
@@ -321,7 +332,15 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], 
     [
         ({"words": {"god": "x"}}, "'god' is no label of the task; its labels: bad, good"),
         ({"words": {"good": "bad"}}, "'bad' and 'good' are both written 'bad'"),
-        ({"words": {"good": "qqq", "bad": "zzz"}}, "the same tokens"),
+        ({"words": {"good": "film", "bad": "Film"}}, "the same tokens"),
+        ({"words": {"good": "qqq"}}, r"'qqq', written for label 'good', is no word of this model's tokenizer \(\[UNK\]\); give it one"),
+        (
+            {"words": {"bad": "very bad film"}, "max_target_length": 3},
+            r"'very bad film' takes 4 tokens with the one that ends it \(very bad film\), more than max_target_length=3; give",
+        ),
+        ({"words": {"bad": "very bad film"}, "max_target_length": 3, "answers": "free"}, "takes 4 tokens"),
+        ({"words": {"bad": "not [PAD] good"}, "answers": "free"}, r"'not \[PAD\] good', written for label 'bad', reads 'not good' once"),
+        ({"words": {"bad": "a bad film"}, "answers": "free", "stop_strings": ("bad",)}, "reads 'a' once this model"),
         ({"max_source_length": 1}, "at least 2"),
         ({"source": "a a a a a a a a {text}", "max_source_length": 4}, "alone takes 9 tokens of max_source_length=4"),
     ],

@@ -258,6 +258,8 @@ def test_a_plan_counts_the_decoder_too(bases: Path) -> None:
     assert plan.parameters == sum(p.numel() for p in whole.model.parameters())
     assert plan.stages[0].backbone_trained == 2 * (2 * 32 + 64) + 2 * (4 * 32 + 64) == IA3().count(whole)
     assert plan.stages[0].head_trained == 0 and plan.blocks == 4
+    worded = Recipe("test", (Train(framing=TextToText(words={"good": "great", "bad": "sad"}), tuning=IA3()),))
+    assert explain(worded, str(bases / "t5")).parameters == plan.parameters
 
 
 @pytest.mark.parametrize(
@@ -278,3 +280,17 @@ def test_a_label_that_no_list_of_labels_can_hold_is_refused_before_training(labe
     sets = targets_of(task, {label: "other"}, 0.2)
     assert set(sets.read(sets.text(rows[1]), rows[1]).label) == {"a", label}
     assert targets_of(Task.from_examples([Example(("t",), label), Example(("t",), "a")], kind="classification"), {}, 0.2)
+
+
+def test_rows_of_several_labels_are_written_whole_or_refused() -> None:
+    task, backbone, words = tiny_task(8, "multilabel"), tiny_backbone("t5"), {"long": "very"}
+    found = TextToText(words=words, max_target_length=4).build(task, backbone)
+    assert len(found.ids("good, very")) == 4 and found.ids("good, very")[-2:] == found.ids("very")
+    with pytest.raises(RecipeError, match=r"'good, very' takes 4 tokens .* more than max_target_length=3; give max_target_length=4"):
+        TextToText(words=words, max_target_length=3).build(task, backbone)
+    with pytest.raises(
+        RecipeError, match=r"'very \[PAD\] good', written for label 'long', reads 'very good' once .*as in  words: \S+ \.\.\.\}$"
+    ):
+        TextToText(words={"long": "very [PAD] good"}).build(task, backbone)
+    with pytest.raises(RecipeError, match="'long', written for label 'long', is no word of this model's tokenizer"):
+        TextToText().build(task, backbone)

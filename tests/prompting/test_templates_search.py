@@ -24,8 +24,8 @@ from tempering.prompting.beam import aggregated, shared_beam
 from tempering.prompting.fillers import MaskFiller, SpanFiller
 from tempering.prompting.scoring import ranked, rows_on, score, untrained
 from tempering.prompting.search import Settings, find_prompts
-from tempering.prompting.selecting import fine_tuned
-from tempering.prompting.sketches import Form, Words, words_of
+from tempering.prompting.selecting import begun, fine_tuned, with_cloze
+from tempering.prompting.sketches import Form, Words, in_fields, words_of
 from tempering.prompting.templates_search import search
 from tempering.recipe import Recipe
 from tests.framings.test_masked_lm import save_masked_lm
@@ -150,6 +150,8 @@ def test_templates_are_written_as_the_forms_say() -> None:
     assert Form("after").template(left, right) == "{text} It was {mask}."
     assert Form("before").template(left, right) == "It was {mask}. {text}"
     assert Form("between").template(Words("?", False), Words(",", False)) == "{text:strip_punct}? {mask}, {text_pair:lower_first}"
+    assert in_fields("{text:strip_punct}? {mask}, {text_pair}", ("a", "b")) == "{a:strip_punct}? {mask}, {b}"
+    assert in_fields("{text} \\{ {soft:3} {mask}.", ()) == "{text} \\{ {soft:3} {mask}."
     assert Form("after").template(Words("", False), Words("}{", True)) == "{text} {mask} \\}\\{"
 
 
@@ -249,6 +251,21 @@ def test_the_recipes_own_metric_chooses(monkeypatch: pytest.MonkeyPatch) -> None
     clozes = [Cloze(f"{{text}} {w} {{mask}}", words=WORDS) for w in "ba"]
     found = fine_tuned(clozes, Recipe.load("cloze").override({"metric_for_best_model": "f1:good"}), tiny_task(), "m")
     assert [t.template for t in found] == ["{text} a {mask}", "{text} b {mask}"]
+
+
+def test_what_was_found_is_put_where_the_recipe_has_its_cloze() -> None:
+    found = Cloze("{text} so {mask}", words=WORDS)
+    within = Recipe.load("lm-bff").override({"framing.contexts": 3, "framing.framing.max_length": 32})
+    made = with_cloze(within, begun(within, found))
+    framing = made.stages[-1].framing
+    assert (framing.contexts, framing.framing) == (3, dataclasses.replace(found, max_length=32)) and made.search == within.search
+    auto = Recipe.load("cloze-auto-words")
+    assert begun(auto, found).verbalizer == AutoWords() and with_cloze(auto, begun(auto, found)).search == auto.search
+    assert with_cloze(auto, found).search == ()  # a manual verbalizer has no rank
+    other = dataclasses.replace(auto, search={"framing.template": ["{text} {mask}"], "learning_rate": [1e-5]})
+    assert dict(with_cloze(other, found).search) == {"learning_rate": (1e-5,)}
+    with pytest.raises(RecipeError, match="recipe 'full': its last stage holds no cloze"):
+        begun(Recipe.load("full"), found)
 
 
 def test_zero_shot_scores_are_ranked_and_never_of_test_rows(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tempering.commands.inputs import Source
 @app.command()
 def prompts(
     data: o.Data,
-    settings: o.Settings = None,
+    settings: o.PromptSettings = None,
     template: o.Templates = None,
     words: o.LabelWords = None,
     dev: o.Dev = None,
@@ -45,12 +45,15 @@ def prompts(
     from tempering.commands import prompts as command
 
     source = Source(data, dev, None, text, text_pair, label, kind)
-    request = command.Request(source, tuple(template or ()), tuple(words or ()), model, rows, on, show, seed)
+    own = tuple(settings or ()) if not search else ()
+    request = command.Request(source, tuple(template or ()), tuple(words or ()), model, rows, on, show, seed, own)
     command.refuse_method(method)
+    command.check_settings(settings or (), template or (), words or ())
     if not search:
         swapping = {"--method autoprompt": method == "autoprompt", "--iterations": iterations, "--by": by, "--recipe": recipe}
         swapping |= {"--finalists": finalists, "--keep": keep}
-        command.refuse_search_words({"KEY=VALUE": settings, "--filler": filler, "--auto-words": auto_words, "--output": output, **swapping})
+        others = [setting for setting in own if not setting.startswith("framing.")]
+        command.refuse_search_words({"KEY=VALUE": others, "--filler": filler, "--auto-words": auto_words, "--output": output, **swapping})
         command.run(request, json)
         return
     command.refuse_two_sources_of_words(words, auto_words)

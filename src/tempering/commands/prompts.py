@@ -38,6 +38,7 @@ class Request:
     on: str
     show: int
     seed: int
+    settings: tuple[str, ...] = ()  # of the cloze, where no recipe takes them
 
 
 def run(request: Request, as_json: bool) -> None:
@@ -113,6 +114,13 @@ def measure(given: str | None) -> By:
     return "loss" if given == "loss" else "accuracy"
 
 
+def check_settings(settings: Sequence[str], templates: Sequence[str], words: Sequence[str]) -> None:
+    """Refuse settings that say what an option says too."""
+    for option, key, given in (("--template", "framing.template", templates), ("--words", "framing.words", words)):
+        if given and any(setting.partition("=")[0] == key for setting in settings):
+            raise RecipeError(f"{option} and {key} say the same; leave one of them out")
+
+
 def _begun(request: Request, recipe: str, changes: Sequence[str], output: Path | None) -> tuple[Path, Task, Cloze, Recipe]:
     """(where the recipe goes, the task, the prompt to begin at, the recipe to put it into) of a search."""
     from tempering.commands.inputs import read_recipe
@@ -134,14 +142,17 @@ def _written(target: Path, request: Request) -> str:
 def candidates(request: Request, task: Task) -> list[Cloze]:
     """A cloze for every template and every set of words; a mistake in one is told by its option."""
     words = [read_words(given, task) for given in request.words] or [()]
-    return [_cloze(template, some) for template in (request.templates or (None,)) for some in words]
+    return [_cloze(template, some, request.settings) for template in (request.templates or (None,)) for some in words]
 
 
-def _cloze(template: str | None, words: Any) -> Cloze:
-    from tempering.codec import checked
+def _cloze(template: str | None, words: Any, settings: Sequence[str]) -> Cloze:
+    from tempering.codec import checked, override
     from tempering.framings.cloze import Cloze
+    from tempering.recipe import parse_settings
 
     made: Cloze = checked(Cloze, {"template": template, "words": words}, "prompts")
+    for key, value in parse_settings(settings).items():
+        made = override(made, key.split(".")[1:], value, key)
     return made
 
 

@@ -12,7 +12,7 @@ from tempering.errors import RecipeError
 from tempering.framings.writing.decoding import Decoding
 from tempering.framings.writing.labels import LabelScorer
 from tempering.framings.writing.losses import Loss
-from tempering.framings.writing.source import fields_of
+from tempering.framings.writing.source import NAMES, fields_of, places
 from tempering.framings.writing.states import writes
 from tempering.framings.writing.writer import TextWriter
 
@@ -37,10 +37,11 @@ class TextToText(Decoding):
 
     ``source`` is the text that is read, with ``{text}`` and ``{text_pair}`` in it ("": the text as it is; ``sentence1: .. sentence2: ..``
     for a pair, ``question: .. context: ..`` for a question); a source too long loses the end of its longest text, never a word of the
-    template. ``cue`` ends it, by default only for causal models. ``words`` maps labels to what is written for them. ``answers``:
-    "likelihood" scores every label, "trie" decodes within the labels (of a question: within its context), "free" decodes anything;
-    "auto" is the first of these that the kind of task allows. What `Decoding` says applies to the latter two. A control code is a part
-    of the source: a column of codes as ``{text_pair}``, as in ``source: "{text_pair}: {text}"``.
+    template. ``\\{``, ``\\}`` and ``\\\\`` are a brace or a backslash itself; other blocks and Jinja are refused. ``cue`` ends it, as it
+    stands, by default only for causal models. ``words`` maps labels to what is written for them. ``answers``: "likelihood" scores every
+    label, "trie" decodes within the labels (of a question: within its context), "free" decodes anything; "auto" is the first of these that
+    the kind of task allows. What `Decoding` says applies to the latter two. A control code is a part of the source: a column of codes as
+    ``{text_pair}``, as in ``source: "{text_pair}: {text}"``.
 
     Targets: a class its word; several labels their words between commas; a number the nearest multiple of ``step`` (0.2 as T5 has it for
     STS-B); entities ``PER: Ada Lovelace; LOC: London``; a question its first answer; any text itself.
@@ -86,6 +87,10 @@ class TextToText(Decoding):
     def _settings_agree(self) -> TextToText:
         if self.source:
             fields_of(self.source)
+        if self.guidance_source is not None:
+            places(self.guidance_source, "guidance_source")
+        if any(f"{{{name}}}" in (self.cue or "") for name in NAMES):
+            raise ValueError(f"cue {self.cue!r} is the same for every row; write the place for a text in source")
         if len(set(self.losses)) < len(self.losses):
             raise ValueError(f"losses names one twice ({', '.join(self.losses)}); name each once")
         if self.answers in ("trie", "free") and (self.losses != ("lm",) or self.length_norm is not None):
@@ -93,6 +98,11 @@ class TextToText(Decoding):
                 f"losses and length_norm compare all labels, and answers: {self.answers} reads the right one alone; leave them out"
             )
         return self
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The labels it names words for: they stand for those of the data where there is none. Empty where it names none."""
+        return tuple(label for label, _ in self.words)
 
     def opens(self, backbone: Backbone) -> None:
         """Load the decoder of an encoder-decoder. A model that writes no text is a `ModelError`."""

@@ -16,11 +16,13 @@ from tempering.framings.verbalizers.auto_words import AutoWords
 from tempering.framings.verbalizers.manual import Manual
 from tempering.prompting.scoring import check_kind, rows_on, score
 from tempering.prompting.search import Search
-from tempering.prompting.selecting import with_framing
+from tempering.prompting.selecting import begun, with_cloze
+from tempering.prompting.sketches import in_fields
 from tempering.prompting.trigger_search import By, find_triggers, replace_slots
 from tempering.prompting.trigger_search import Settings as Iterating
 from tempering.prompting.wording import with_words
 from tempering.recipe import Recipe
+from tempering.registry import name_of
 from tempering.tasks.task import Task
 from tempering.train.progress import Listener, silent
 
@@ -67,14 +69,17 @@ def find_autoprompt(
 ) -> Search:
     """Search the words for the ``{soft:n}`` slots of the template of ``cloze`` (`find_triggers`), and put them into ``recipe``.
 
-    Without a template it is that of the paper. Training rows decide on swaps, development rows on which words are kept; the test split is
-    never read. Several words a class count together, by the sum of their probabilities.
+    What ``cloze`` leaves at its default is as in the cloze of ``recipe``; without a template it is that of the paper. Training rows decide
+    on swaps, development rows on which words are kept; the test split is never read. Several words a class count together, by the sum of
+    their probabilities.
     """
     check_kind(task)
     if task.kind != "classification":
         raise RecipeError(f"{task.name} is of kind {task.kind}: AutoPrompt searches words that tell classes apart; search by method fill")
     recipe, task = Recipe.load(recipe), dataclasses.replace(task, test=None)
-    cloze = dataclasses.replace(cloze, template=cloze.template or SLOTS[len(task.train.examples[0].texts)], verbalizer=Manual("sum_prob"))
+    own = begun(recipe, cloze)
+    template = own.template or in_fields(SLOTS[len(task.train.examples[0].texts)], own.fields)
+    cloze = dataclasses.replace(own, template=template, verbalizer=Manual("sum_prob"))
     if not cloze.soft:
         raise RecipeError(
             f"template {str(cloze.first)!r} has no slots to search words for; write {{soft:3}} where three of them go, as in  {SLOTS[1]}"
@@ -83,7 +88,9 @@ def find_autoprompt(
     if settings.auto_words:
         found, notes = with_words(replace_slots(cloze), task, backbone, AutoWords("autoprompt"), seed)
         cloze = dataclasses.replace(cloze, words=found.words)
-    words = tuple(label_words.resolved(cloze.words, task, cloze.first, ()).items())
+    if own.verbalizer not in (Manual(), cloze.verbalizer):
+        notes.append(f"label words are read as the search reads them, and not by {name_of(own.verbalizer)[1]} as in the recipe")
+    words = tuple(label_words.resolved(cloze.words, task, cloze.first, cloze.templates_for(task, backbone)[0].choices).items())
     cloze = dataclasses.replace(cloze, words=words)
     triggers = find_triggers(task, backbone, cloze, settings.iterating, seed, listener)
     swaps = f"{len(triggers.accepted)} of {settings.iterations} swaps taken"
@@ -95,7 +102,7 @@ def find_autoprompt(
     made = dataclasses.replace(cloze, template=triggers.template)
     rows = rows_on(task, "dev", len(task.dev or ()), seed)
     scored = tuple(score(one, task, backbone, rows, seed) for one in (made, _without(cloze)))
-    filled = with_framing(recipe, made, name="found-triggers", description=f"{'; '.join(notes)}.")
+    filled = with_cloze(recipe, made, name="found-triggers", description=f"{'; '.join(notes)}.")
     return Search(filled, scored, (), tuple(notes), settings.by)
 
 

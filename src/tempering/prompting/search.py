@@ -13,7 +13,8 @@ from tempering.framings.cloze import Cloze
 from tempering.framings.gaps import label_words
 from tempering.prompting.fillers import Filler, MaskFiller, SpanFiller
 from tempering.prompting.scoring import Scored, check_kind, ranked, rows_on, score
-from tempering.prompting.selecting import Tuned, deciding, fine_tuned, with_framing
+from tempering.prompting.selecting import Tuned, begun, deciding, fine_tuned, with_cloze
+from tempering.prompting.sketches import in_fields
 from tempering.prompting.templates_search import search
 from tempering.prompting.wording import best_words
 from tempering.recipe import Recipe
@@ -80,16 +81,19 @@ def find_prompts(
 ) -> Search:
     """Search templates for ``task``; words are those of ``cloze``, or found before by `AutoWords` under its template.
 
-    Training rows write and rank the candidates of both, development rows choose among the fine-tuned: the test split is never read.
+    ``recipe`` must hold a cloze in its last stage: what ``cloze`` leaves at its default is as there. Candidates are fine-tuned, and the
+    best is put, where that cloze stands (inside demonstrations, for one). Training rows write and rank the candidates of both,
+    development rows choose among the fine-tuned: the test split is never read.
     """
     check_kind(task)
     recipe = Recipe.load(recipe)
+    cloze = begun(recipe, cloze)
     task, backbone = dataclasses.replace(task, test=None), Backbone.load(model, seed)
     filler, how = _filler(settings, backbone, seed)  # a model that cannot is refused before anything is trained
     worded, notes = list[Tuned](), list[str]()
     if settings.auto_words:
         cloze, worded, notes = best_words(cloze, task, backbone, model, settings.finalists, recipe, seed, listener)
-    words = label_words.resolved(cloze.words, task, cloze.first, ())
+    words = label_words.resolved(cloze.words, task, cloze.first, cloze.templates_for(task, backbone)[0].choices)
     rows = rows_on(task, "train", settings.rows, seed)
     few = tuple(rows[: PER_CLASS * max(2, len(task.labels))])
     read = dataclasses.replace(task, train=dataclasses.replace(task.train, examples=few))
@@ -98,14 +102,14 @@ def find_prompts(
         raise RecipeError(f"no valid template was found by {how}; search with a larger --beam, or write one and give it by --template")
     listener({"event": "note", "text": f"{len(written)} templates written by {how}"})
     bare = dataclasses.replace(cloze, words=tuple(words.items()))
-    tried = (*cloze.templates, *(c.template for c in written))
+    tried = (*cloze.templates, *(in_fields(c.template, cloze.fields) for c in written))
     scored = ranked([score(dataclasses.replace(bare, template=t), task, backbone, rows, seed) for t in dict.fromkeys(tried)], task)
     finalists = [dataclasses.replace(bare, template=s.templates[0]) for s in scored[: settings.finalists]]
     tuned = fine_tuned(finalists, recipe, task, model, seed, listener) if len(finalists) > settings.keep else []
     best = [str(one.first) for one in ([t.cloze for t in tuned] or finalists)[: settings.keep]]
     metric = deciding(recipe, task)
     notes.append(f"templates were written by {how} and chosen on {len(task.dev or ())} development rows by {metric}")
-    made = with_framing(recipe, dataclasses.replace(bare, template=tuple(best)), name="found-prompts", description=_words(notes))
+    made = with_cloze(recipe, dataclasses.replace(bare, template=tuple(best)), name="found-prompts", description=_words(notes))
     return Search(made, tuple(scored), tuple(tuned), tuple(notes), metric, tuple(worded))
 
 

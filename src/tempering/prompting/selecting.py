@@ -62,7 +62,7 @@ def fine_tuned(
     for i, cloze in enumerate(clozes, start=1):
         one = Tuned(cloze, {}, 0.0)
         listener({"event": "note", "text": f"{what} {i} of {len(clozes)}: {one.template if what == 'template' else told(one.words)}"})
-        record = fit(with_framing(recipe, cloze), rows, model, seed=seed, metrics=metrics).record
+        record = fit(with_cloze(recipe, cloze), rows, model, seed=seed, metrics=metrics).record
         found.append(dataclasses.replace(one, metrics=record["metrics"]["dev"], seconds=record["seconds"]))
     return ranked(found, task, *metrics)
 
@@ -78,7 +78,46 @@ def told(words: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{label}={'|'.join(said)}" for label, said in words.items())
 
 
-def with_framing(recipe: Recipe, framing: Any, **changes: Any) -> Recipe:
-    """``recipe`` with another framing in its last stage, and other ``changes`` of its own fields."""
-    last = dataclasses.replace(recipe.stages[-1], framing=framing)
-    return dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last), **changes)
+def begun(recipe: Recipe, given: Cloze) -> Cloze:
+    """The cloze of ``recipe`` (`cloze_of`) with what ``given`` sets otherwise than by default."""
+    bare = Cloze()
+    own = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    return dataclasses.replace(cloze_of(recipe), **{name: value for name, value in own.items() if value != getattr(bare, name)})
+
+
+def cloze_of(recipe: Recipe) -> Cloze:
+    """The cloze in the last stage of ``recipe``, by itself or inside another framing; a recipe without one is refused."""
+    framing = getattr(recipe.stages[-1], "framing", None)
+    while framing is not None and not isinstance(framing, Cloze):
+        framing = getattr(framing, "framing", None)
+    if framing is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r}: its last stage holds no cloze, which the prompt that is found would go into; take one that does, such"
+            " as cloze, cloze-demonstrations, lm-bff or cloze-zero-shot"
+        )
+    return framing
+
+
+def with_cloze(recipe: Recipe, cloze: Cloze, **changes: Any) -> Recipe:
+    """``recipe`` with ``cloze`` in the place of its own, and other ``changes`` of its own fields.
+
+    What its search space cannot set any more, or what would set another template or other words, is taken out of that.
+    """
+    last = dataclasses.replace(recipe.stages[-1], framing=_inside(recipe.stages[-1].framing, cloze))
+    made = dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last), **changes)
+    kept = [(key, values) for key, values in made.search if all(_leaves(made, cloze, key, value) for value in values)]
+    return dataclasses.replace(made, search=tuple(kept))
+
+
+def _inside(framing: Any, cloze: Cloze) -> Any:
+    """``framing`` with ``cloze`` where it holds one."""
+    return cloze if isinstance(framing, Cloze) else dataclasses.replace(framing, framing=_inside(framing.framing, cloze))
+
+
+def _leaves(recipe: Recipe, cloze: Cloze, key: str, value: Any) -> bool:
+    """Whether ``recipe`` takes this setting, and has the template and words of ``cloze`` with it."""
+    try:
+        found = cloze_of(recipe.override({key: value}))
+    except RecipeError:
+        return False
+    return (found.template, found.words) == (cloze.template, cloze.words)

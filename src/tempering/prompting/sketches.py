@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from tempering.contracts import Example
 from tempering.framings.templates import plain
 from tempering.framings.templates.coding import MARKS, PieceCoder
+from tempering.framings.templates.encoder import NAMES
 from tempering.framings.templates.pieces import TRANSFORMS, Field, Mask, Piece, Template, Text, spaced
 
 Where = Literal["after", "before", "between"]
@@ -57,6 +58,13 @@ class Form:
         else:
             parts = [Field("text", FIRST), *gap, Field("text_pair", SECOND, space=True)]
         return plain.write(Template(spaced(parts)))
+
+
+def in_fields(template: str, fields: Sequence[str]) -> str:
+    """``template`` in our plain form with the texts by the names that ``fields`` gives them, where it gives any."""
+    names = dict(zip(NAMES, fields, strict=False))
+    pieces = plain.parse(template).pieces
+    return plain.write(Template(tuple(replace(p, name=names.get(p.name, p.name)) if isinstance(p, Field) else p for p in pieces)))
 
 
 class Words(NamedTuple):

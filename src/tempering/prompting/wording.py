@@ -9,6 +9,7 @@ from tempering.backbone import Backbone
 from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.verbalizers.auto_words import AutoWords, AutoWordsModule
+from tempering.framings.verbalizers.manual import Manual
 from tempering.framings.verbalizers.words import WordCoder
 from tempering.prompting.scoring import untrained
 from tempering.prompting.selecting import Tuned, fine_tuned
@@ -40,6 +41,8 @@ def best_words(
     100). One whose words the tokenizer reads otherwise than they were found is passed over.
     """
     verbalizer = _chosen(cloze, task, backbone, AutoWords(), seed)
+    if not getattr(cloze.verbalizer, "needs_words", True):  # it would find its own, and not read these
+        cloze = dataclasses.replace(cloze, verbalizer=Manual())
     coder, labels = verbalizer.coder, verbalizer.labels
     read = [found.ids for found in verbalizer.found if _reads(found.ids, coder)]
     tried = [

@@ -18,7 +18,7 @@ from tempering.framings.wrapping import Wrapping
 from tempering.framings.writing.encoding import Parts
 from tempering.framings.writing.source import Source
 from tempering.framings.writing.states import end_id, output_head
-from tempering.framings.writing.targets import Targets, Values, targets_of
+from tempering.framings.writing.targets import Names, Sets, Targets, Values, example_of, targets_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,12 +58,45 @@ class Writing(FramingBase, ABC):
         self.around = Wrapping.of(backbone.tokenizer, target=True)
         self.end, self.pad_id = end_id(backbone), int(backbone.tokenizer.pad_token_id or 0)
         output_head(backbone)
+        self._check_words(task)
+
+    def _check_words(self, task: Any) -> None:
+        """Refuse words of classes that the tokenizer lacks, and targets of them that would lose their end."""
+        names = self._names(task)
+        if names is None:
+            return
+        for label, word in zip(names.labels, names.words, strict=True):
+            if self.tokenizer.unk_token_id in self.bare(word) and self.tokenizer.unk_token_id != self.end:  # GPT-2 has one token for both
+                raise RecipeError(
+                    f"text_to_text.words: {word!r}, written for label {label!r}, is no word of this model's tokenizer"
+                    f" ({self._shown(word)}); give it one that is, as in  {example_of(label)}"
+                )
+        rows = [e for e in (*task.train, *(task.dev or ())) if e.label is not None] if isinstance(self.targets, Sets) else ()
+        most = self.limit if self.source_only else self.limit // 2
+        for text in dict.fromkeys((*names.words, *map(self.targets.text, rows))):
+            if (needed := len(self._whole(text))) > self.room:
+                more = f"give max_target_length={needed}, or shorter words" if needed <= most else "give shorter words"
+                raise RecipeError(
+                    f"text_to_text: {text!r} takes {needed} tokens with the one that ends it ({self._shown(text)}), more than"
+                    f" max_target_length={self.room}; {more}"
+                )
+
+    def _names(self, task: Any) -> Names | None:
+        """The classes with their words; None without rows and given words, where labels only stand in for those of the data (a plan)."""
+        names = self.targets.names if isinstance(self.targets, Sets) else self.targets
+        return names if isinstance(names, Names) and (len(task.train) or self.framing.words) else None
+
+    def _shown(self, text: str) -> str:
+        return " ".join(map(str, self.tokenizer.convert_ids_to_tokens(self.bare(text))))
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a target, the one that ends it last; a longer one than there is room for loses its end."""
+        return [*self._whole(text)[:-1][: self.room - 1], self.end]
+
+    def _whole(self, text: str) -> list[int]:
         given = [*self.around.before, *self.bare(text), *self.around.after] if self.source_only else self.bare(text)
         given = given[:-1] if given and given[-1] == self.end else given
-        return [*given[: self.room - 1], self.end]
+        return [*given, self.end]
 
     def _cut(self, text: str) -> Parts:
         """A target: special tokens may stand in words that the recipe gives, and in no text of the data."""

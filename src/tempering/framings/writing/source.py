@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,21 +14,37 @@ from tempering.framings.wrapping import filler
 from tempering.framings.writing.encoding import Encoder, Parts
 
 NAMES = ("text", "text_pair")
-_FIELD = re.compile(r"\{(\w*)\}")
+_FIELD = re.compile(r"\\([\\{}])|\{(text|text_pair)\}|(\{+[^{}]*\}*|\})")  # an escape, a place, any other brace
 _SINGLE, _PAIR = "{text}", "sentence1: {text} sentence2: {text_pair}"  # T5's names of the two sentences of a pair
 _QUESTION = "question: {text} context: {text_pair}"  # as T5 writes SQuAD
 
 
 def fields_of(template: str, what: str = "source") -> list[str]:
-    """The places of ``template``, in order; another than `NAMES`, or none at all, is a `RecipeError`."""
-    found = _FIELD.findall(template)
-    wrong = [name for name in found if name not in NAMES]
-    if wrong or not found:
-        asked = f"unknown place {{{wrong[0]}}}" if wrong else "it has no place for the text"
-        raise RecipeError(
-            f"text_to_text.{what} {template!r}: {asked}; write {{text}} where the text goes, {{text_pair}} for the second one"
-        )
+    """The places of ``template``, in order; none at all, or a brace that is of no place and not escaped, is a `RecipeError`."""
+    found = places(template, what)
+    if not found:
+        raise _wrong(template, what, "it has no place for the text")
     return found
+
+
+def places(template: str, what: str) -> list[str]:
+    """As `fields_of`, of a text that needs no place."""
+    found = list(_FIELD.finditer(template))
+    if odd := [piece[3] for piece in found if piece[3]]:
+        raise _wrong(template, what, f"unknown place {odd[0]}")
+    return [piece[2] for piece in found if piece[2]]
+
+
+def _wrong(template: str, what: str, why: str) -> RecipeError:
+    return RecipeError(
+        f"text_to_text.{what} {template!r}: {why}; write {{text}} where the text goes, {{text_pair}} for the second one, and \\{{ or \\}}"
+        " for a brace of the text itself; other blocks ({mask}, {text:lower}) and Jinja are for the templates of cloze"
+    )
+
+
+def _filled(template: str, given: Mapping[str, str]) -> str:
+    """``template`` with texts in its places, and its escapes as what they stand for."""
+    return _FIELD.sub(lambda piece: piece[1] or given[piece[2]], template)
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class Source:
     def fill(self, example: Example, texts: Sequence[str] | None = None) -> Parts:
         """The whole source of ``example``, or of other ``texts`` in their place."""
         given = dict(zip(NAMES, example.texts if texts is None else texts, strict=False))
-        return [_FIELD.sub(lambda place: given[place[1]], part) for part in self.encoder.parts(self.template_of(example) + self.cue)]
+        return self._cued([_filled(part, given) for part in self.encoder.parts(self.template_of(example))])
 
     def encode(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of every source, with the special tokens that the tokenizer adds, at most ``length`` of them."""
@@ -69,8 +85,13 @@ class Source:
     def blank(self, template: str | None) -> list[int]:
         """Token ids of a source that says nothing: ``template`` as it stands, or our own with empty texts (`Decoding.guidance`)."""
         usual = self.template or (_QUESTION if self.kind == "question_answering" else _SINGLE)
-        text = _FIELD.sub("", usual if template is None else template)
-        return self._ids([self.encoder.parts(text + self.cue)])[0]
+        text = _filled(usual if template is None else template, dict.fromkeys(NAMES, ""))
+        return self._ids([self._cued(self.encoder.parts(text))])[0]
+
+    def _cued(self, parts: Parts) -> Parts:
+        """A source with the cue behind it, in which braces are plain text."""
+        first, *rest = self.encoder.parts(self.cue)
+        return [*parts[:-1], parts[-1] + first, *rest]
 
     def _ids(self, rows: list[Parts]) -> list[list[int]]:
         around = self.encoder.coder.wrapping

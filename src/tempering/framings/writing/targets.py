@@ -107,7 +107,7 @@ class Sets(Targets):
                 why = f"{NONE!r} stands for a row without labels" if _folded(word) == NONE else "a comma stands between the labels of a row"
                 raise RecipeError(
                     f"text_to_text.words: label {label!r} would be written {word!r}, but {why}, so that it could never be predicted; give"
-                    f" it another word, as in  words: {{{json.dumps(str(label), ensure_ascii=False)}: ...}}"
+                    f" it another word, as in  {example_of(label)}"
                 )
 
     def text(self, example: Example) -> str:
@@ -216,6 +216,11 @@ class Answers(Targets):
             return Prediction(said)
         answer = example.texts[1][place[0] : place[1]]
         return Prediction(answer, spans=(Span(*place, "answer"),))
+
+
+def example_of(label: Label) -> str:
+    """How a recipe gives the word of ``label``."""
+    return f"words: {{{json.dumps(str(label), ensure_ascii=False)}: ...}}"
 
 
 def _folded(text: str) -> str:

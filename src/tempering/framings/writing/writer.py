@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
-from tempering.errors import DataError
+from tempering.errors import DataError, RecipeError
 from tempering.framings.output_head import ensure_output_head, output_matrix
 from tempering.framings.writing.base import Writing, turned
 from tempering.framings.writing.controls import Guidance, MustInclude, PartSiblings, StopAt
 from tempering.framings.writing.linear import NONE
 from tempering.framings.writing.model import assembled
 from tempering.framings.writing.states import begin_id, given_states, rows_of
-from tempering.framings.writing.targets import Answers
+from tempering.framings.writing.targets import Answers, Names, Sets, example_of
 from tempering.framings.writing.trie import Allowed, Stretches, Trie, allowing
 from tempering.streams import torch_stream
 
@@ -50,6 +50,19 @@ class TextWriter(Writing):
     def __init__(self, framing: TextToText, task: Any, backbone: Backbone) -> None:
         super().__init__(framing, task, backbone)
         self.bound = framing.answers == "trie"
+        names = self._names(task)
+        if names is not None and not self.bound:
+            self._check_read(names)
+
+    def _check_read(self, names: Names) -> None:
+        """Refuse a word that is another text once its tokens are written."""
+        for i, (label, word) in enumerate(zip(names.labels, names.words, strict=True)):
+            if names.named(found := self._text(self.ids(word), None)) != i:
+                raise RecipeError(
+                    f"text_to_text.words: {word!r}, written for label {label!r}, reads {found!r} once this model has written it, so that it"
+                    f" could never be predicted; give it another word, as in  {example_of(label)}"
+                    + ("" if isinstance(self.targets, Sets) else ", or answers: likelihood")
+                )
 
     def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """Sources padded on the right; where all rows have one, targets [tokens], row after row, with their rows in ``extra``."""
