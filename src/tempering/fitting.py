@@ -68,15 +68,15 @@ def fit(
     seeds = seeds or Seeds.of(seed)
     recipe, why = choose(task) if recipe == "auto" else (Recipe.load(recipe), "")
     notes = [*([why] if why else []), *task.notes, *recipe.check(labelled(task))]
-    sources = fingerprints(recipe.stages)
-    notes += check_against(recipe.stages, task)
-    for note in notes:
-        listener({"event": "note", "text": note})
     packed = model.quantized if isinstance(model, Backbone) else checked(quantize)
     if packed != checked(quantize or packed):
         raise RecipeError(f"quantize {quantize}: the model is loaded already; give its name, or Backbone.load(name, quantize={quantize!r})")
     check_quantized(recipe.stages, packed)
     check_sharded(recipe.stages, packed)
+    sources = fingerprints(recipe.stages)
+    notes += check_against(recipe.stages, task)
+    for note in notes:
+        listener({"event": "note", "text": note})
     if output_dir and not resume:  # what an older run left must not be taken for this one's later
         shutil.rmtree(Path(output_dir) / "checkpoints", ignore_errors=True)
     reset_peak()
