@@ -49,6 +49,14 @@ def table(cells: Cells, args: argparse.Namespace) -> str:
     return markdown(["rows", "recipe", *args.languages, "mean over languages", f"difference to {PLAIN}"], rows)
 
 
+def unfinished(cells: Cells, args: argparse.Namespace) -> list[str]:
+    """A line where runs are missing: means are then of the seeds that are there, and differ in them from recipe to recipe."""
+    wanted = [f"{t}/{name}/{seed}/{size}" for size in args.sizes for name in recipes_of(size, args)
+              for t in args.languages for seed in range(args.seeds)]  # fmt: skip
+    there = sum(key in cells for key in wanted)
+    return [] if there == len(wanted) else [f"**Not finished**: {there} of {len(wanted)} runs are there; the others are left out."]
+
+
 def by_target(cells: Cells, args: argparse.Namespace) -> str:
     """The paired difference to no priming on each language as the target."""
     rows, count = [], tests(args) * len(args.languages)
@@ -83,6 +91,7 @@ def report(cells: Cells, args: argparse.Namespace) -> str:
             + ("" if len(args.largest) == len(args.recipes) else f" {args.sizes[-1]} rows: only {', '.join(args.largest) or 'no recipe'}.")
         ),
         f"The model: {model}." + (f" {LEAKS}" if set(args.languages) <= set(LANGUAGES) else ""),
+        *unfinished(cells, args),
         table(cells, args),
         f"## Difference to {PLAIN} on each language as the target",
         by_target(cells, args),
