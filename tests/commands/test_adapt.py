@@ -201,6 +201,7 @@ def test_what_to_do_next_can_be_done(tuning: str, text: str, bert: str, capsys: 
     words = shlex.split(line.partition("temper ")[2].replace("DATA", "train.csv"))
     short = ("max_steps=1", "min_steps=0", "stages.0.max_steps=1", "stages.0.eval_strategy=no", "stages.0.save_strategy=no")
     done(*words, "--output-dir", "f", *(word for word in short if "dapt" in words or not word.startswith("stages")))
+    assert facts("f")["recipe"] in words and facts("f")["steps"] == 1
 
 
 def test_too_few_documents_to_hold_any_out(bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,6 +187,17 @@ def test_it_survives_yaml_and_overrides(write: Any) -> None:
     assert "$ref" not in str(tasks) and tasks["items"]["anyOf"][1]["properties"]["framing"]["anyOf"]
 
 
+def test_a_shared_head_is_kept_with_the_labels_of_all_tasks(write: Any, tmp_path: Path) -> None:
+    rows = [{"text": e.texts[0], "label": e.label if i % 3 else "so-so"} for i, e in enumerate(tiny_examples(48))]
+    (tmp_path / "three.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = stage(TaskSource(write("two"), keep_head="h"), str(tmp_path / "three.jsonl"), heads="shared")
+    last = Train(reuse_head="h", **LOOP)
+    own = Task.from_file(tmp_path / "three.jsonl")
+    assert fit(Recipe("r", (first, last)), own, tiny_backbone()).framing.labels == ("bad", "good", "so-so")
+    with pytest.raises(RecipeError, match="classification into bad, good, so-so.*and task is classification into bad, good"):
+        fit(Recipe("r", (first, last)), tiny_task(), tiny_backbone())
+
+
 @pytest.mark.parametrize(
     ("tasks", "given", "said"),
     [

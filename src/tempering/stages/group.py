@@ -81,6 +81,10 @@ class Group:
         """The learner of one task."""
         return self.views.view(self.learner, self.names[number])
 
+    def under_head(self, number: int) -> Task:
+        """What the head of a task is trained on: all tasks as one where they share it."""
+        return pooled(self.tasks, self.names, "a head") if self.stage.heads == "shared" else self.tasks[number]
+
     def feed(self) -> Any:
         """The batches, drawn from all tasks. It stands for a `tempering.train.feed.Feed` in the loop."""
         parts = {name: self.learner.framing.part(name) for name in self.names}

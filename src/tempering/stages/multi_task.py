@@ -155,7 +155,7 @@ class MultiTask(Loop, Acting):
         group.finish()
         for i, source in enumerate(self.tasks):
             if source.keep_head:
-                around.kept[source.keep_head] = keep_head(group.view(i), group.framings[i], group.tasks[i])
+                around.kept[source.keep_head] = keep_head(group.view(i), group.framings[i], group.under_head(i))
         done = learner if self.own is None else group.view(self.own)
         done.record["stage"] = _account(run, group)
         return done.eval()
