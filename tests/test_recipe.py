@@ -194,6 +194,20 @@ def test_the_key_is_of_what_is_done_and_not_of_its_name() -> None:
     assert len({Recipe.load(name).key() for name in names}) == len(names)
 
 
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"tuning.rank": [4]}, r"r: search\.tuning\.rank, value 4: .*rank"),
+        ({"learning_rate": [1e-4, "fast"]}, r"r: search\.learning_rate, value 'fast': .*number"),
+        ({"stages.3.seed": [1]}, r"r: search\.stages\.3\.seed, value 1: .*stages"),
+    ],
+)
+def test_a_search_space_that_cannot_be_set_is_refused_before_anything_runs(search: dict[str, Any], said: str) -> None:
+    recipe = dataclasses.replace(Recipe.load("lora"), name="r", search=search)
+    with pytest.raises(RecipeError, match=said):
+        recipe.check()
+
+
 @pytest.mark.parametrize("name", available())
 def test_shipped_recipes_pass_the_check_and_their_search_spaces_can_be_set(name: str) -> None:
     recipe = Recipe.load(name)

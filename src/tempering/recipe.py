@@ -137,9 +137,19 @@ class Recipe:
         where = [f"{self.name}: stages.{i}" for i in range(len(self.stages))]
         notes = [note for stage, name in zip(self.stages, where, strict=True) for note in stage.check(name, name == where[-1])]
         check_names(self.stages, self.name)
+        self._check_search()
         notes += unlike_rehearsed(self.stages, where)
         beside = () if labelled else unlike_labels(self.stages[-1], where[-1])
         return [note for note in notes if note not in beside]
+
+    def _check_search(self) -> None:
+        """Refuse a search space with a setting that the recipe lacks, or a value that it does not take."""
+        for name, values in self.search:
+            for value in values:
+                try:
+                    self.override({name: value})
+                except RecipeError as wrong:
+                    raise RecipeError(f"{self.name}: search.{name}, value {value!r}: {wrong}") from None
 
     def key(self) -> str:
         """A short hash of all that the recipe does: equal for equal values, whatever the name."""

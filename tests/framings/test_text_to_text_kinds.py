@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_words_of_classes() -> None:
     sets = targets_of(tiny_task(8, "multilabel"), {}, 0.2)
     assert sets.text(Example(("a",), ("long", "good"))) == "good, long" and sets.text(Example(("a",), ())) == "none"
     assert [sets.read(s, row).label for s in ("long, good", "none", "good,x")] == [("good", "long"), (), ("good",)]
+
+
+@pytest.mark.parametrize(("labels", "key"), [(("false", "true"), True), ((False, True), "true"), ((0, 1), 1.0), (("0", "1"), 1)])
+def test_words_are_found_however_yaml_reads_the_label(labels: tuple[Any, ...], key: Any) -> None:
+    framing = TextToText(words={key: "yes"})
+    assert Names.of(labels, dict(framing.words)).words == (str(labels[0]), "yes") and framing.named == (str(key),)
+    with pytest.raises(RecipeError, match="both name class"):
+        Names.of(labels, {key: "yes", str(labels[1]): "no"} if str(labels[1]) != key else {key: "yes", labels[1]: "no"})
+
+
+@pytest.mark.parametrize("mark", [":", ";"])
+def test_types_that_could_not_be_read_again_are_refused(mark: str) -> None:
+    task = replace(tiny_task(8, "tagging"), labels=("O", f"B-art{mark}work"))
+    with pytest.raises(RecipeError, match=f"entities of type 'art{mark}work'.*another name in the data, or use framing token_head"):
+        targets_of(task, {}, 0.2)
 
 
 def test_answers_are_looked_up_in_the_context() -> None:

@@ -75,11 +75,11 @@ class TextToText(Decoding):
 
     @field_validator("words", mode="before")
     @classmethod
-    def _hashable(cls, given: Any) -> tuple[tuple[str, str], ...]:
-        """Words as pairs, since a mapping does not hash."""
+    def _hashable(cls, given: Any) -> tuple[tuple[Any, str], ...]:
+        """Words as pairs, since a mapping does not hash. Keys stay what YAML read: ``true:`` may name a label that is a text."""
         pairs = given.items() if isinstance(given, Mapping) else given
         try:
-            return tuple(sorted((str(label), word) for label, word in pairs if _is_word(word)))
+            return tuple(sorted(((label, word) for label, word in pairs if _is_word(word)), key=lambda pair: str(pair[0])))
         except (TypeError, ValueError):
             raise ValueError("words must map every label to a text, as in  words: {0: negative, 1: positive}") from None
 
@@ -102,7 +102,7 @@ class TextToText(Decoding):
     @property
     def named(self) -> tuple[str, ...]:
         """The labels it names words for: they stand for those of the data where there is none. Empty where it names none."""
-        return tuple(label for label, _ in self.words)
+        return tuple(str(label) for label, _ in self.words)
 
     def opens(self, backbone: Backbone) -> None:
         """Load the decoder of an encoder-decoder. A model that writes no text is a `ModelError`."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tempering.contracts import Example, Span
-from tempering.tags import Entity, Scheme, entities, spans, written
+from tempering.contracts import Example, Label, Span
+from tempering.errors import RecipeError
+from tempering.tags import Entity, Scheme, entities, joined, scheme_of, spans, types_of, written
 
 NONE = "none"
 BETWEEN, AFTER = "; ", ": "
@@ -32,6 +33,21 @@ def linear(example: Example, tags: Sequence[str]) -> str:
     text = example.texts[0]
     found = (f"{s.label}{AFTER}{' '.join(text[s.start : s.end].split())}" for s in spans(example.words, tags))
     return BETWEEN.join(found) or NONE
+
+
+def check_tags(labels: Sequence[Label]) -> None:
+    """Refuse tags that are no entities, and types of entities that could never be read again: a mark between two parts stands in them."""
+    if scheme_of(labels) == "plain":
+        shown = joined([str(label) for label in labels[:3]])[0]
+        raise RecipeError(
+            f"text_to_text cannot serve tags that are no entities ({shown}): it writes entities with their words, as in  PER: Ada"
+            " Lovelace; use framing token_head for a tag a word"
+        )
+    if strange := [t for t in types_of(labels) if AFTER.strip() in t or BETWEEN.strip() in t]:
+        raise RecipeError(
+            f"text_to_text cannot write entities of type {strange[0]!r}: a colon ends the type and a semicolon the entity, so that they"
+            " could never be predicted; give the type another name in the data, or use framing token_head"
+        )
 
 
 def parse(said: str, example: Example, types: Sequence[str], scheme: Scheme) -> Parsed:

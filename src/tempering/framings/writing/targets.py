@@ -11,8 +11,9 @@ from typing import Any
 
 from tempering.contracts import Example, Label, Prediction, Span
 from tempering.errors import RecipeError
-from tempering.framings.writing.linear import NONE, linear, locate, parse
-from tempering.tags import joined, scheme_of, split_words, types_of
+from tempering.framings.gaps.naming import by_class
+from tempering.framings.writing.linear import NONE, check_tags, linear, locate, parse
+from tempering.tags import scheme_of, split_words, types_of
 
 AMONG = ", "  # between the labels of a row that has several
 
@@ -49,13 +50,13 @@ class Names(Targets):
     words: tuple[str, ...]
 
     @classmethod
-    def of(cls, labels: Sequence[Label], given: Mapping[str, str]) -> Names:
+    def of(cls, labels: Sequence[Label], given: Mapping[Any, str]) -> Names:
         """Words as ``given`` by label, else the labels' own names. Two labels of one word, or a word for no label, are refused."""
-        by_name = {str(label): label for label in labels}
-        unknown = [name for name in given if name not in by_name]
+        named = by_class(given, labels, "text_to_text.words")
+        unknown = [name for name in named if name not in set(labels)]
         if unknown and labels:
-            raise RecipeError(f"text_to_text.words: {unknown[0]!r} is no label of the task; its labels: {', '.join(by_name)}")
-        words = tuple(given.get(str(label), str(label)).strip() for label in labels)
+            raise RecipeError(f"text_to_text.words: {unknown[0]!r} is no label of the task; its labels: {', '.join(map(str, labels))}")
+        words = tuple(named.get(label, str(label)).strip() for label in labels)
         for i, word in enumerate(words):
             if not word or word in words[:i]:
                 twin = f"{labels[words.index(word)]!r} and {labels[i]!r} are both written {word!r}" if word else f"{labels[i]!r} has none"
@@ -227,7 +228,7 @@ def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def targets_of(task: Any, words: Mapping[str, str], step: float) -> Targets:
+def targets_of(task: Any, words: Mapping[Any, str], step: float) -> Targets:
     """The targets of ``task`` by its kind."""
     if words and task.kind not in ("classification", "multilabel"):
         raise RecipeError(f"text_to_text.words names classes, and a task of kind {task.kind!r} has none; leave it out")
@@ -239,11 +240,6 @@ def targets_of(task: Any, words: Mapping[str, str], step: float) -> Targets:
         values = [float(e.label) for e in task.train if e.label is not None]
         return Values(step, min(values, default=0.0), max(values, default=0.0))
     if task.kind == "tagging":
-        if scheme_of(task.labels) == "plain":
-            shown = joined([str(label) for label in task.labels[:3]])[0]
-            raise RecipeError(
-                f"text_to_text cannot serve tags that are no entities ({shown}): it writes entities with their words, as in  PER: Ada"
-                " Lovelace; use framing token_head for a tag a word"
-            )
+        check_tags(task.labels)
         return Entities(tuple(task.labels))
     return Answers() if task.kind == "question_answering" else Free()
