@@ -24,7 +24,7 @@ from tempering.tasks.table import data_error
 
 SMALL = 1 << 20  # bytes of text; what is smaller is tokenized here and kept in memory
 CHUNK = 1 << 18  # characters of text a worker is given at a time
-VERSION = 1  # of the files
+VERSION = 2  # of the files, and of how sources are read
 Tell = Callable[[str], None]
 
 
