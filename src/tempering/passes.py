@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 View = Callable[[Weights, np.random.Generator], Weights]
 Noise = Callable[[Tensor, np.random.Generator], Tensor]
+_LOOKED_INTO: ContextVar[bool] = ContextVar("looked_into", default=False)
 
 
 @dataclass
@@ -117,6 +119,20 @@ class Passes:
         return altered(self.learner.backbone, add)
 
 
+def looked_into() -> bool:
+    """Whether something alters or watches the body's insides right now: a pass must then be one call of the body, with all its rows."""
+    return _LOOKED_INTO.get()
+
+
+@contextmanager
+def _looking() -> Iterator[None]:
+    before = _LOOKED_INTO.set(True)
+    try:
+        yield
+    finally:
+        _LOOKED_INTO.reset(before)
+
+
 @contextmanager
 def altered(backbone: Backbone, change: Callable[[Tensor], Tensor], layer: int = 0) -> Iterator[None]:
     """While open, ``change`` is applied to the token embeddings (layer 0) or to the input of block ``layer`` (1 .. L)."""
@@ -127,7 +143,8 @@ def altered(backbone: Backbone, change: Callable[[Tensor], Tensor], layer: int =
     else:
         handle = backbone.blocks[layer - 1].register_forward_pre_hook(lambda _m, args: (change(args[0]), *args[1:]))
     try:
-        yield
+        with _looking():
+            yield
     finally:
         handle.remove()
 
@@ -140,4 +157,5 @@ def watched(backbone: Backbone) -> Iterator[list[Tensor]]:
         for block in backbone.blocks:
             handle = block.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
             stack.callback(handle.remove)
+        stack.enter_context(_looking())
         yield seen

@@ -129,11 +129,11 @@ class ContrastiveModule(VectorModule):
     def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Pooled texts [texts, dim], the partners of the first rows after those; in evaluation mode a text's copy is itself."""
         if "firsts" in batch.extra:
-            return self.pooling.read(backbone, batch)
+            return self.pooled(backbone, batch)
         if not self.training:
-            return self.pooling.read(backbone, batch).repeat(2, 1)
+            return self.pooled(backbone, batch).repeat(2, 1)
         twice = {name: torch.cat([x, x]) for name, x in batch.inputs.items()}
-        return self.pooling.read(backbone, Batch(twice))
+        return self.pooled(backbone, Batch(twice))
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab: logits [1, rows, partners] of similarity over temperature, and the rows' vectors as features."""

@@ -122,7 +122,7 @@ class PairsModule(VectorModule):
 
     def trunk(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Pooled texts [texts, dim]."""
-        return self.pooling.read(backbone, batch)
+        return self.pooled(backbone, batch)
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """One slab: cosines as values [1, pairs, 1], or over temperature [1, pairs, pairs] as logits; first texts' vectors as features."""

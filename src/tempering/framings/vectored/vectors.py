@@ -13,6 +13,7 @@ from tempering.contracts import Batch, Prediction, Prompt, Rendered, Scores
 from tempering.framings.module import FramingBase
 from tempering.framings.pooling import Pool, Pooling
 from tempering.framings.text import TextEncoder, pad, tensors
+from tempering.framings.vectored.parts import in_parts
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -40,6 +41,10 @@ class VectorModule(FramingBase, ABC):
     def padded(self, texts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Inputs of the model for ``texts``."""
         return tensors(pad(texts, self.pad_id))
+
+    def pooled(self, backbone: Backbone, batch: Batch) -> Tensor:
+        """The vectors [texts, dim] of a batch that was drawn whatever the lengths of its texts."""
+        return in_parts(lambda part: self.pooling.read(backbone, part), batch)
 
     def trunk_key(self) -> str:
         """Pooling, length and truncation."""
