@@ -1,10 +1,10 @@
-"""Values <-> plain data, for recipe files and command-line overrides. Strict: an unknown name or field is an error with near misses."""
+"""Values <-> plain data, for recipe files. Strict: an unknown name or field is an error with near misses."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -124,7 +124,7 @@ def build(cls: Any, given: Mapping[str, Any], where: str) -> Any:
     known = fields_of(cls)
     values: dict[str, Any] = {}
     for key, node in given.items():
-        key = _renamed(key, known)
+        key = renamed(key, known)
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
             raise RecipeError(
@@ -134,7 +134,7 @@ def build(cls: Any, given: Mapping[str, Any], where: str) -> Any:
     return checked(cls, values, where)
 
 
-def _renamed(key: str, known: Mapping[str, Any]) -> str:
+def renamed(key: str, known: Mapping[str, Any]) -> str:
     """Older transformers wrote the share of warm-up steps as ``warmup_ratio``."""
     return "warmup_steps" if key == "warmup_ratio" and "warmup_steps" in known else key
 
@@ -156,48 +156,6 @@ def checked(cls: Any, values: Mapping[str, Any], where: str) -> Any:
         place = f"{where}{'' if where.endswith((' ', '.')) else '.'}{inside}".rstrip(" .")
         found = "" if first["type"] == "missing" or not inside else f", found {first['input']!r}"  # no place: it is of all fields
         raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}{found}") from None
-
-
-def override(value: Any, path: Sequence[str], new: Any, key: str, kind: str = "") -> Any:
-    """``value`` with what lies at ``path`` replaced by ``new`` (plain data); ``key`` is the user's spelling.
-
-    ``kind`` is that of the methods in ``value``, where it is a tuple of methods. Fields that a method lists in ``one_of`` take each
-    other's place: the new one is given, the others fall back to their defaults.
-    """
-    head, *rest = path
-    if isinstance(value, tuple):
-        index = _position(value, head, key)
-        if rest:
-            changed = override(value[index], rest, new, key)
-        else:
-            changed = decode(kind, new, f"setting {key}") if kind and not dataclasses.is_dataclass(new) else new
-        return (*value[:index], changed, *value[index + 1 :])
-    if not dataclasses.is_dataclass(value):
-        raise RecipeError(f"setting {key!r}: {head!r} is not inside a method; use a dotted path such as tuning.r")
-    known = fields_of(value)
-    head = _renamed(head, known)
-    if head not in known and list(known) == [only := next(iter(known), "")] and only in LISTS.values():
-        head, rest = only, list(path)  # a list of parts has no field of its own to name: tuning.lora.r
-    if head not in known:
-        near = difflib.get_close_matches(head, known, n=2, cutoff=0.5)
-        raise RecipeError(
-            f"setting {key!r}: no field {head!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
-        )
-    held = {"stages": "stage"} | {field: kind for field, (kind, several) in NESTED.items() if several}
-    inner = override(getattr(value, head), rest, new, key, held.get(head, "")) if rest else decode_field(head, new, key)
-    beside = getattr(value, "one_of", ())
-    own = {f: getattr(value, f) for f in known if head not in beside or f not in beside} | {head: inner}
-    above = key.rpartition(".")[0]
-    return checked(type(value), own, f"setting {above}." if above else "setting ")
-
-
-def _position(value: tuple[Any, ...], head: str, key: str) -> int:
-    if head.isdigit() and int(head) < len(value):
-        return int(head)
-    found = [i for i, v in enumerate(value) if dataclasses.is_dataclass(v) and name_of(v)[1] == head]
-    if not found:
-        raise RecipeError(f"setting {key!r}: there is no {head!r} here; there are {len(value)} entries, counted from 0")
-    return found[0]
 
 
 def parse_scalar(text: str) -> Any:

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import ConfigDict, field_validator
 from pydantic.dataclasses import dataclass
 
-from tempering.codec import decode, encode, method, override, parse_scalar
+from tempering.codec import decode, encode, method, parse_scalar
 from tempering.errors import RecipeError
+from tempering.overriding import Change, override
 
 VERSION = 1
 FOLDER = Path(__file__).parent / "recipes"
@@ -116,15 +117,19 @@ class Recipe:
             raise RecipeError(f"recipe {path}: not UTF-8 text; save it as UTF-8") from None
 
     def override(self, settings: Mapping[str, Any]) -> Recipe:
-        """The recipe with dotted ``settings`` replaced; a bare key is one of the last stage, ``stages.0.key`` of the first."""
-        recipe = self
-        for key, value in settings.items():
-            if key in ("name", "description"):
-                recipe = dataclasses.replace(recipe, **{key: value})
-                continue
-            path = key.split(".") if key.startswith("stages.") else ["stages", str(len(self.stages) - 1), *key.split(".")]
-            recipe = override(recipe, path, value, key)
-        return recipe
+        """The recipe with dotted ``settings`` replaced, all at once: those that must agree may come in any order.
+
+        A bare key is one of the last stage, ``stages.0.key`` of the first.
+        """
+        own = {key: settings[key] for key in ("name", "description") if key in settings}
+        last = ("stages", str(len(self.stages) - 1))
+        changes = [
+            Change(tuple(key.split(".")) if key.startswith("stages.") else (*last, *key.split(".")), value, key)
+            for key, value in settings.items()
+            if key not in own
+        ]
+        recipe = dataclasses.replace(self, **own) if own else self
+        return override(recipe, changes) if changes else recipe
 
     def check(self, labelled: bool = True) -> list[str]:
         """Refuse what cannot work or means nothing, before any weight is loaded; returns notes worth printing.
