@@ -17,8 +17,10 @@ from tokenizers import AddedToken
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
+from tempering.fitting import fit
 from tempering.framings.output_head import ensure_output_head
 from tempering.framings.text_to_text import TextToText
+from tempering.framings.writing import labels, states
 from tempering.framings.writing.base import CUE
 from tempering.framings.writing.encoding import Encoder
 from tempering.framings.writing.losses import length_norm, lm, unlikelihood
@@ -26,7 +28,12 @@ from tempering.framings.writing.source import Source
 from tempering.framings.writing.states import writes
 from tempering.framings.writing.trie import Stretches, Trie, allowing
 from tempering.learner import Learner
+from tempering.recipe import Recipe
+from tempering.stabilizers.layer_decay import LayerDecay
+from tempering.stabilizers.neftune import NEFTune
+from tempering.stabilizers.r_drop import RDrop
 from tempering.stages.setup import assemble
+from tempering.stages.train import Train
 from tempering.stages.use import Use
 from tempering.tasks.task import Split, Task
 from tests.tiny import tiny_backbone, tiny_examples, tiny_model, tiny_task, tiny_tokenizer
@@ -100,6 +107,26 @@ def test_one_token_is_an_entry_of_the_softmax(family: str) -> None:
     torch.testing.assert_close(slab.steps[:, [0, len(found.framing.choices[0])]].exp(), whole[:, first], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", [family for family in WRITERS if family not in ("t5", "bart")])
+@pytest.mark.parametrize("kept", [1, 10**6])
+def test_a_causal_model_reads_a_source_once_for_all_its_labels(family: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores from fewer tokens, however many sources are copied at once; and as before where a tuning stands in the body."""
+    words = {"bad": "very very bad", "good": "good"}
+    found, rows = learner(TextToText(words=words, length_norm=0.0), family), tiny_examples(3)
+    batch = batch_of(found.framing, rows)
+    monkeypatch.setattr(states, "KEPT_TOKENS", kept)
+    read: list[int] = []
+    found.backbone.embeddings.register_forward_hook(lambda _m, args, _out: read.append(args[0].numel()))
+    with torch.no_grad():
+        once = found(batch).only
+        few, _ = sum(read), read.clear()
+        monkeypatch.setattr(states, "cacheable", lambda _: False)
+        whole = found(batch).only
+    assert few < 0.75 * sum(read)
+    torch.testing.assert_close(once.logits, whole.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(once.features, whole.features, atol=1e-4, rtol=1e-4)
+
+
 def test_scores_in_parts_are_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     found = learner(TextToText(words=LABELS))
     batch = batch_of(found.framing, tiny_examples(5))
@@ -109,6 +136,45 @@ def test_scores_in_parts_are_the_same_scores(monkeypatch: pytest.MonkeyPatch) ->
         parts = found(batch).only
     torch.testing.assert_close(whole.logits, parts.logits)
     torch.testing.assert_close(whole.steps, parts.steps)
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_training_reads_the_right_choice_alone_unless_something_compares_scores(family: str, monkeypatch: Any) -> None:
+    """The same loss and gradients, from as many targets as rows."""
+    found = learner(TextToText(words=LABELS), family).requires_grad_(True)
+    found.framing.train()  # dropout, which is the body's, stays off
+    read: list[int] = []
+    whole = labels.given_states
+    monkeypatch.setattr(labels, "given_states", lambda b, i, targets, *more: (read.append(len(targets)), whole(b, i, targets, *more))[1])
+    batch = batch_of(found.framing, tiny_examples(4))
+    results = []
+    for compared in (True, False):
+        found.framing.compared = compared
+        found.zero_grad()
+        scores = found(batch)
+        loss = found.framing.loss(scores, batch)
+        loss.backward()
+        results.append((loss.item(), scores.only, {n: w.grad.clone() for n, w in found.named_parameters() if w.grad is not None}))
+    assert read == [4 * len(found.framing.choices), 4]
+    (one, slab, some), (two, right, others) = results
+    assert one == pytest.approx(two, abs=1e-5) and some.keys() == others.keys()
+    assert all(torch.allclose(some[name], others[name], atol=1e-5) for name in some)
+    torch.testing.assert_close(right.features, slab.features, atol=1e-5, rtol=1e-4)
+    chosen = torch.arange(len(found.framing.choices)) == batch.targets[:, None]
+    torch.testing.assert_close(right.logits[0][chosen], slab.logits[0][chosen], atol=1e-5, rtol=1e-4)
+    assert right.logits[0][~chosen].isnan().all()
+    with torch.no_grad():
+        assert found(batch).only.logits.isfinite().all()  # whoever asks without a gradient is told all
+
+
+@pytest.mark.parametrize(
+    ("given", "compared"),
+    [({}, False), ({"stabilizers": (RDrop(),)}, True), ({"stabilizers": (NEFTune(),)}, True), ({"stabilizers": (LayerDecay(),)}, False)],
+)
+def test_a_stage_knows_whether_anything_compares_scores(given: dict[str, Any], compared: bool) -> None:
+    stage = Train(framing=TextToText(words=LABELS), max_steps=2, **given)
+    assert assemble(stage, tiny_backbone("t5"), tiny_task(), Seeds.of(0)).framing.compared is compared
+    assert math.isfinite(fit(Recipe("r", (stage,)), tiny_task(), tiny_backbone("t5")).record["stage"]["history"][-1]["loss"])
 
 
 def test_golden_losses() -> None:
@@ -427,3 +493,11 @@ def test_an_output_matrix_whose_bias_alone_is_missing_is_the_pretrained_one(tied
         assert head.bias is not None and not head.bias.any() and head.fresh == (not tied and bool(gone))
         if head.own is not None:
             assert torch.equal(head.own.weight, state["lm_head.weight"]) != bool(gone)
+
+
+def test_a_text_of_a_pair_that_the_source_leaves_out_is_told() -> None:
+    rows = [Example((e.texts[0], "a film"), e.label, e.row) for e in tiny_examples(8)]
+    pairs = Task("pairs", "classification", ("bad", "good"), Split("train", tuple(rows)))
+    (note,) = learner(TextToText("very {text} is"), task=pairs).framing.notes
+    assert note.startswith("the rows are pairs, and template 'very {text} is' never shows {text_pair}: the second text is not read")
+    assert not learner(TextToText(), task=pairs).framing.notes and not learner(TextToText("very {text} is")).framing.notes

@@ -40,10 +40,11 @@ class FramingBase(nn.Module, ABC):
     ``deterministic``: neither rendering nor collating draws; ``renders_anew``: rendering itself draws, so prompts are made every epoch;
     ``reads``: what of the body it reads ("pooler" where the family's pooler is in between); ``refresh_steps``: how many steps lie
     between two calls of `refresh` (0: they come with the epochs); ``undecayed``: weights that weight decay leaves alone; ``smooths``: its
-    loss spreads the share ``smoothing`` of each target over all classes in training mode; ``reads_lm_head``: its scores come from the
-    backbone's language-model head, which is saved along; ``keeps_scores``: the scores of a whole split fit into memory (not where a
-    row has a vocabulary of logits: then the loss is taken batch by batch, and `predictions` is given no scores); ``notes``: what is worth
-    telling the user once the framing is prepared; ``windows``: several prompts of an example are parts of it, all of which are trained
+    loss spreads the share ``smoothing`` of each target over all classes in training mode; ``compared``: while training something beside
+    its loss may read the scores, which must then be whole; ``reads_lm_head``: its scores come from the backbone's language-model head,
+    which is saved along; ``keeps_scores``: the scores of a whole split fit into memory (not where a row has a vocabulary of logits: then
+    the loss is taken batch by batch, and `predictions` is given no scores); ``notes``: what is worth telling the user once the framing is
+    prepared; ``windows``: several prompts of an example are parts of it, all of which are trained
     on (those of weight 0 hold nothing to learn); ``walks``: an epoch goes through what `walk` makes of the prompts of all rows;
     ``couples_rows``: its loss compares the rows of a batch, which can then be neither cut nor shared by processes; ``compares_texts``: in
     evaluation it compares all texts of a batch, which are then drawn and not of like length; ``texts_a_row``: how many texts go through
@@ -61,6 +62,7 @@ class FramingBase(nn.Module, ABC):
     undecayed: ClassVar[frozenset[str]] = frozenset()
     smooths: bool = False
     smoothing: float = 0.0
+    compared: bool = True
     reads_lm_head: bool = False
     keeps_scores: bool = True
     windows: bool = False
@@ -86,6 +88,10 @@ class FramingBase(nn.Module, ABC):
     @abstractmethod
     def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """Pad prompts into a batch."""
+
+    def begun(self, prompt: Prompt) -> str:
+        """What ``prompt`` begins with that is computed once for all that begin alike: in evaluation they come together. Default: nothing."""
+        return ""
 
     def part(self, batch: Batch, rows: slice) -> Batch:
         """Some of the rows of a collated batch: what one of several processes works on, where collating draws.

@@ -51,8 +51,9 @@ class TextToText(Decoding):
     ``length_norm`` (None: 0 where all labels have as many tokens, else 1), prediction their argmax, loss the sum of ``losses``
     (`tempering.framings.writing.losses`), of which "lm" reads the right label alone. "trie" and "free": loss the mean of - log P(y_t) over
     all target tokens; with as many beams as labels a trie gives the very log P(y | x). *Needs*: an encoder-decoder, whose decoder it
-    loads and tunings reach too, or a causal model. *Costs*: the source once; then "likelihood" the decoder over all labels (a causal
-    model: the source with each label), the others over the target, and as many decoder passes as tokens to predict. Logits are made at
+    loads and tunings reach too, or a causal model. *Costs*: the source once; then "likelihood" the decoder over all labels, in
+    training over the right one alone where ``losses`` is "lm" and no stabilizer compares scores (a causal model that is trained by other
+    losses: the source with each label), the others over the target, and as many decoder passes as tokens to predict. Logits are made at
     target tokens only. *Differs*: T5 counts a text that is no label as wrong by -1, here it stays in the prediction as written (case and
     spaces aside); a number out of the range of training is moved into it, what is no number to the middle. The output matrix is trained
     where the embeddings are. Sampling within a trie renormalizes at every step, which is not the distribution over labels.

@@ -15,7 +15,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.row_weights import check_weights, row_weights, weighable
-from tempering.stages.setup import Surroundings, check_carried, positive_class, rows_of, tell_notes
+from tempering.stages.setup import Surroundings, check_carried, compares_scores, positive_class, rows_of, tell_notes
 from tempering.stages.sources import distinct_names, pooled, suited
 from tempering.streams import numpy_stream, torch_stream
 from tempering.tasks.task import Task
@@ -136,7 +136,7 @@ def _learner(stage: Any, framings: Sequence[Any], backbone: Backbone, tasks: Seq
         with torch_stream(seeds.init, "init", "framing", name):
             parts[name] = next(iter(parts.values())) if shared and parts else framing.build(shared or task, backbone)
         _check(stage, framing, parts[name], task)
-        parts[name].smoothing = stage.label_smoothing_factor
+        parts[name].smoothing, parts[name].compared = stage.label_smoothing_factor, compares_scores(stage)
     own = None if stage.own is None else names[stage.own]
     weights = {name: one.weight for name, one in zip(names, stage.tasks, strict=True)}
     several = Several(parts, weights, stage.loss_scale == "log_classes", own)

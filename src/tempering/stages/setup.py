@@ -86,13 +86,18 @@ def assemble(stage: Any, backbone: Backbone, task: Any, seeds: Seeds) -> Learner
             f"label_smoothing_factor {stage.label_smoothing_factor:g} spreads targets over classes, and framing {name_of(stage.framing)[1]}"
             f" of a task of kind {task.kind!r} has no such targets; leave it out"
         )
-    framing.smoothing = stage.label_smoothing_factor
+    framing.smoothing, framing.compared = stage.label_smoothing_factor, compares_scores(stage)
     _check_trains(stage, backbone, framing)
     check_carried(stage, framing)
     value = getattr(framing, "settled", stage.framing)  # what is saved, where the task's rows settled it
     learner = Learner(backbone, framing, stage.tuning, {"framing": value, "positive": positive_class(task)})
     learner.eval_batch_size = stage.per_device_eval_batch_size
     return learner if getattr(stage, "trains", True) else learner.requires_grad_(False)
+
+
+def compares_scores(stage: Any) -> bool:
+    """Whether a method of ``stage`` reads scores while training, or adds to what the body reads, so that it wants all there is."""
+    return any({"term", "base", "noise"} & set(s.touches) for s in getattr(stage, "live", ()))
 
 
 def _check_trains(stage: Any, backbone: Backbone, framing: Any) -> None:
@@ -228,8 +233,10 @@ def learned_anew(learner: Learner) -> list[str]:
     return trained if learner.framing.reads == "pooler" else []
 
 
-def tell_notes(learner: Learner, around: Surroundings, more: Sequence[str] = ()) -> None:
-    """Tell of weights that stay as they were drawn, what the framing found worth telling, and ``more``."""
+def tell_notes(learner: Learner, around: Surroundings, more: Sequence[str] = (), known: set[str] | None = None) -> None:
+    """Tell of weights that stay as they were drawn, what the framing found worth telling, and ``more``; not what is ``known`` already."""
     for note in (fresh_note(learner), *learner.framing.notes, *more):
-        if note:
+        if note and note not in (known or ()):
+            if known is not None:
+                known.add(note)
             around.listener({"event": "note", "text": note})

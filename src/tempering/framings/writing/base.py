@@ -13,10 +13,11 @@ from tempering.contracts import Batch, Example, Kind, Prediction, Prompt
 from tempering.errors import RecipeError
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import ensure_output_head, output_matrix
+from tempering.framings.templates.checking import unread
 from tempering.framings.text import pad, tensors
 from tempering.framings.wrapping import Wrapping
 from tempering.framings.writing.encoding import Parts
-from tempering.framings.writing.source import Source
+from tempering.framings.writing.source import NAMES, Source, fields_of
 from tempering.framings.writing.states import end_id, output_head
 from tempering.framings.writing.targets import Names, Sets, Targets, Values, example_of, targets_of
 
@@ -59,6 +60,9 @@ class Writing(FramingBase, ABC):
         self.end, self.pad_id = end_id(backbone), int(backbone.tokenizer.pad_token_id or 0)
         output_head(backbone)
         self._check_words(task)
+        texts = max((len(e.texts) for e in list(task.train)[:1]), default=0)
+        note = unread(framing.source, fields_of(framing.source), NAMES, texts) if framing.source else ""
+        self.notes = (note,) if note else ()
 
     def _check_words(self, task: Any) -> None:
         """Refuse words of classes that the tokenizer lacks, and targets of them that would lose their end."""

@@ -85,7 +85,13 @@ class LabelScorer(Writing):
         return given_states(backbone, batch.inputs, ids.expand(rows, -1), real.expand(rows, -1))
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
-        """One slab: logits [1, rows, choices], ``features`` [rows, dim] at the first token, ``steps`` [rows, tokens of all choices]."""
+        """One slab: logits [1, rows, choices], ``features`` [rows, dim] at the first token, ``steps`` [rows, tokens of all choices].
+
+        While training by a loss that reads the right choice alone, and with nothing else that reads scores, the others are not computed:
+        their logits are nan and their steps 0.
+        """
+        if self.training and torch.is_grad_enabled() and batch.targets is not None and self.losses == ("lm",) and not self.compared:
+            return self._right(backbone, batch, batch.targets)
         rows, memory = len(batch), backbone.memory(batch.inputs) if backbone.opened else None
         features, parts = None, []
         for chosen in self._parts(rows):
@@ -96,6 +102,19 @@ class LabelScorer(Writing):
         steps = torch.cat(parts, 1)
         logits = normalized(steps, self.owner(steps.device), self.power)
         return Scores((Slab(logits[None], batch.targets, batch.weights, features, "classification", batch.task, steps=steps),))
+
+    def _right(self, backbone: Backbone, batch: Batch, targets: Tensor) -> Scores:
+        """The scores of the right choice of each row."""
+        ids, real = (x.to(targets.device) for x in rows_of([self.choices[c] for c in targets.tolist()]))
+        states = given_states(backbone, batch.inputs, ids, real)
+        owner = self.owner(targets.device)
+        right = owner == targets[:, None]
+        picked = self._picked(backbone, states, ids[real])
+        steps = picked.new_zeros(right.shape).masked_scatter(right, picked)
+        logits = normalized(steps, owner, self.power)
+        logits = logits.masked_fill(torch.arange(len(self.choices), device=targets.device) != targets[:, None], torch.nan)
+        features = states[real.sum(1).cumsum(0) - real.sum(1)]
+        return Scores((Slab(logits[None], targets, batch.weights, features, "classification", batch.task, steps=steps),))
 
     def _parts(self, rows: int) -> list[list[int]]:
         """The numbers of all choices; where no gradient is wanted, a few at a time."""

@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tempering.errors import ModelError
+from tempering.framings.asked.left_to_right import Prefix, cacheable, go_on, run
 from tempering.framings.output_head import OutputHead, ensure_output_head
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
+
+KEPT_TOKENS = 16_384  # of sources, whose keys and values are copied for the targets at once
 
 
 def writes(backbone: Backbone) -> None:
@@ -77,7 +80,7 @@ def given_states(backbone: Backbone, inputs: dict[str, Tensor], targets: Tensor,
 
     ``inputs`` are the sources [rows, length], padded on the right; each has as many targets as go into the number of targets.
     Encoder-decoders: the source is read once (or is ``memory`` [rows, length, dim]), and the decoder reads each target shifted by one.
-    Causal models: the whole source with each target.
+    Causal models: the whole source with each target; where nothing is trained, the source once, and each target after it.
     """
     times = len(targets) // len(inputs["input_ids"])
     if backbone.opened:
@@ -87,7 +90,25 @@ def given_states(backbone: Backbone, inputs: dict[str, Tensor], targets: Tensor,
         shifted = torch.cat([first, targets[:, :-1]], 1)
         states = backbone.decoded(shifted, _times(memory, times), None if mask is None else _times(mask, times))
         return states[real]
+    if times > 1 and not torch.is_grad_enabled() and not backbone.training and cacheable(backbone):
+        return _gone_on(backbone, inputs, targets, real, times)
     return _causal(backbone, inputs, targets, real, times)
+
+
+def _gone_on(backbone: Backbone, inputs: dict[str, Tensor], targets: Tensor, real: Tensor, times: int) -> Tensor:
+    """As `_causal`, from the keys and values of the sources. The last token of a target is not read: one of a single token costs nothing."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    ends = [ids.shape[1]] * len(ids) if mask is None else mask.sum(1).tolist()
+    here = run(backbone, [row[:end] for row, end in zip(ids.tolist(), ends, strict=True)], Prefix())
+    source = torch.arange(len(targets), device=targets.device) // times
+    states = here.last.new_zeros(*targets.shape, here.last.shape[-1])
+    states[:, 0] = here.last[source]
+    sizes = real.sum(1) - 1
+    for some in sizes.nonzero()[:, 0].split(max(1, KEPT_TOKENS // ids.shape[1])):
+        tails = [row[:size] for row, size in zip(targets[some].tolist(), sizes[some].tolist(), strict=True)]
+        read, _ = go_on(backbone, here, source[some], tails)
+        states[some, 1 : read.shape[1] + 1] = read
+    return states[real]
 
 
 def _causal(backbone: Backbone, inputs: dict[str, Tensor], targets: Tensor, real: Tensor, times: int) -> Tensor:
