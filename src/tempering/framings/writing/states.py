@@ -96,7 +96,7 @@ def given_states(backbone: Backbone, inputs: dict[str, Tensor], targets: Tensor,
 
 
 def _gone_on(backbone: Backbone, inputs: dict[str, Tensor], targets: Tensor, real: Tensor, times: int) -> Tensor:
-    """As `_causal`, from the keys and values of the sources. The last token of a target is not read: one of a single token costs nothing."""
+    """As `_causal`, from the keys and values of the sources. The last token of a target is not read: a target of one costs nothing."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     ends = [ids.shape[1]] * len(ids) if mask is None else mask.sum(1).tolist()
     here = run(backbone, [row[:end] for row, end in zip(ids.tolist(), ends, strict=True)], Prefix())
