@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempering.batching import close_batches, even_batches, length_batches
+from tempering.batching import close_batches, even_batches, keyed_batches, length_batches
 
 lists = st.lists(st.integers(1, 200), max_size=60)
 
@@ -30,6 +30,18 @@ def test_a_batch_is_cut_where_the_next_row_would_cost_more_than_a_pass() -> None
     assert [b.tolist() for b in close_batches([10, 11, 50, 12], 8, 200)] == [[0, 1, 3, 2]]
     assert [b.tolist() for b in close_batches([10, 11, 50, 12], 2, 200)] == [[0, 1], [3, 2]]
     assert close_batches([], 8, 10) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 200)), max_size=60), st.integers(1, 16), st.integers(0, 300))
+def test_keys_come_one_after_another_the_longest_row_last(rows: list[tuple[str, int]], size: int, spare: int) -> None:
+    keys, lengths = [key for key, _ in rows], [length for _, length in rows]
+    found = [batch.tolist() for batch in keyed_batches(keys, lengths, size, spare)]
+    walked = [keys[i] for batch in found for i in batch]
+    assert sorted(itertools.chain(*found)) == list(range(len(rows))) and all(len({keys[i] for i in batch}) == 1 for batch in found)
+    assert len(list(itertools.groupby(walked))) == len(set(keys))
+    assert not rows or lengths[found[-1][-1]] == max(lengths)
+    alike = [batch.tolist() for batch in keyed_batches([""] * len(rows), lengths, size, spare)]
+    assert alike == [batch.tolist() for batch in close_batches(lengths, size, spare)]
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])

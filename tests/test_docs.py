@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tempering import registry
-from tempering.recipe import available
+from tempering.codec import parse_scalar
+from tempering.recipe import Recipe, available
 from tempering.tasks.build import KINDS
+from tempering.train.settings import Loop
 from tools import docs
 
 
@@ -19,7 +21,7 @@ from tools import docs
 def copy(tmp_path: Path) -> Path:
     """A folder with copies of the documentation, brought up to date."""
     (tmp_path / "docs").mkdir()
-    for name in (docs.README, docs.METHODS, docs.COMMANDS, docs.SETTINGS):
+    for name in (docs.README, docs.METHODS, docs.COMMANDS, docs.SETTINGS, docs.PROMPT_SETTINGS):
         shutil.copy(docs.ROOT / name, tmp_path / name)
     docs.stale(tmp_path, write=True)
     return tmp_path
@@ -68,7 +70,7 @@ def test_a_bar_in_a_sentence_does_not_end_its_cell() -> None:
 
 @pytest.mark.parametrize("kind", ["framing", "verbalizer"])
 def test_every_setting_of_a_prompt_stands_in_a_table_with_its_values(kind: str) -> None:
-    page = (docs.ROOT / docs.SETTINGS).read_text(encoding="utf-8")
+    page = (docs.ROOT / docs.PROMPT_SETTINGS).read_text(encoding="utf-8")
     for name in docs.PROMPTED if kind == "framing" else registry.names(kind):
         (part,) = [p for p in page.split("\n## ") if p.startswith(f"{kind} `{name}`")]
         rows = dict(re.findall(r"^\| `(\w+)` \| (.*)", part, re.MULTILINE))
@@ -77,7 +79,7 @@ def test_every_setting_of_a_prompt_stands_in_a_table_with_its_values(kind: str) 
 
 
 def test_values_and_defaults_are_those_of_the_code() -> None:
-    page = docs.settings()
+    page = docs.prompt_settings()
     for row in (
         '| `retrieval` | `none`, `knn`, `bm25` | `"none"` |',
         "| `shots` | whole number at least 0 | `8` |",
@@ -89,6 +91,49 @@ def test_values_and_defaults_are_those_of_the_code() -> None:
         "| `max_new_tokens` | whole number at least 1, null | `null` |",
     ):
         assert row in page, row
+
+
+def test_every_other_setting_stands_on_the_page_of_settings() -> None:
+    page = (docs.ROOT / docs.SETTINGS).read_text(encoding="utf-8")
+    loop = {f.name for f in dataclasses.fields(Loop)}
+    shared, *parts = (dict(re.findall(r"^\| `(\w+)` \| (.*)", p, re.MULTILINE)) for p in page.split("\n## ")[1:])
+    assert set(shared) == loop
+    named = [(kind, name) for kind in ("stage", "framing", "tuning", "stabilizer") for name in registry.names(kind)]
+    named = [(kind, name) for kind, name in named if name not in docs.PROMPTED]
+    for (kind, name), rows in zip(named, parts, strict=True):
+        cls = registry.find(kind, name)
+        settings = {f.name for f in dataclasses.fields(cls)}
+        assert f"\n## {kind} `{name}`\n\n{registry.describe(kind, name).replace('``', '`')}" in page
+        assert settings <= set(rows) | (loop if issubclass(cls, Loop) else set()), name
+
+
+def test_settings_of_stages_and_of_groups_inside_them_are_told() -> None:
+    page = docs.settings()
+    stages = {p.split("`")[1]: p for p in page.split("\n## stage ")[1:]}
+    for stage, row in (
+        ("train", "| `curate` | settings of Curate, below, null | `null` |"),
+        ("train", '| `by` | `tfidf`, `backbone`, `random` | `"tfidf"` |'),
+        ("use", "| `framing` | a framing | (none: to be given) |"),
+        ("prime", "| `second_order` | true, false | `false` |"),
+        ("multi_task", "| `tasks` | list of settings of TaskSource, below | `[]` |"),
+        ("multi_task", "| `weight` | number above 0 | `1.0` |"),
+        ("multi_task", "| `gradient_accumulation_steps` | whole number above 0 | `4` |"),
+        ("pet", "| `pattern_steps` | whole number above 0 | `250` |"),
+    ):
+        assert row in stages[stage], row
+    for row in (
+        '| `masking` | `token`, `whole_word`, `span` | `"token"` |',
+        "| `tunings` | list of tunings | (none: to be given) |",
+    ):
+        assert row in page, row
+    assert page.count("| `learning_rate` |") == 2, "that of the loop, told once, and that of prime"
+
+
+def test_the_paths_that_the_page_of_settings_shows_are_taken() -> None:
+    shown = re.findall(r"`([\w.]+)=([^`]+)`", docs.settings().split("\n## ")[0])
+    assert len(shown) == 5
+    recipe = Recipe.load("stilts").override({"stages.1.tuning": "lora", "stages.1.stabilizers": ["r_drop"]})
+    recipe.override({path: parse_scalar(value) for path, value in shown})
 
 
 def test_every_method_recipe_and_command_is_named_and_explained() -> None:

@@ -21,15 +21,19 @@ from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.span_head import SpanHead
+from tempering.framings.text_to_text import TextToText
 from tempering.framings.verbalizers.calibrated import Calibrated
 from tempering.framings.verbalizers.proto_verb import ProtoVerb
 from tempering.learner import Learner
 from tempering.recipe import Recipe
 from tempering.stages.train import Train
+from tempering.tasks import Task
 from tempering.train.evaluate import Evaluator
 from tempering.train.progress import Event
 from tempering.tunings.lora import LoRA
 from tempering.tunings.truncate import Truncate
+from tests.framings.test_span_head import silent_task
 from tests.laws.bench import bits, dev, differing
 from tests.tiny import tiny_backbone, tiny_task
 
@@ -218,3 +222,25 @@ def test_a_framing_with_nothing_left_to_learn_is_not_evaluated_again(framing: An
     monkeypatch.setattr(Evaluator, "__call__", lambda self, learner: (calls.append(learner), judged(self, learner))[1])
     learner = fit(Recipe("plain", (Train(framing=framing, **QUICK),)), tiny_task(24), tiny_backbone())
     assert "finished" not in learner.record["stage"] and len(calls) == len(learner.record["stage"]["history"]) > 0
+
+
+SETTLED: dict[str, tuple[Any, Task, str, int]] = {
+    "sets": (Head(), tiny_task(24, "multilabel"), "bert", 1),
+    "sets that are written": (TextToText(words={"long": "very"}), tiny_task(24, "multilabel"), "t5", 0),
+    "questions": (SpanHead(), silent_task(), "bert", 1),
+    "questions that all have answers": (SpanHead(), tiny_task(24, "question_answering"), "bert", 0),
+}
+
+
+@pytest.mark.parametrize(("framing", "task", "family", "further"), SETTLED.values(), ids=SETTLED)
+def test_thresholds_cost_one_more_pass_over_the_development_rows(
+    framing: Any, task: Task, family: str, further: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none where there are no thresholds; the metrics are those of the learner that is returned, to the bit."""
+    passes: list[str] = []
+    scores, mean_loss = Evaluator.scores, Learner.mean_loss
+    monkeypatch.setattr(Evaluator, "scores", lambda self, learner: (passes.append("scores"), scores(self, learner))[1])
+    monkeypatch.setattr(Learner, "mean_loss", lambda self, *given: (passes.append("loss"), mean_loss(self, *given))[1])
+    learner = fit(Recipe("settled", (Train(framing=framing, **QUICK),)), task, tiny_backbone(family))
+    assert len(passes) == len(learner.record["stage"]["history"]) + further > 0
+    assert learner.record["metrics"]["dev"] == evaluator_of(learner, task, task.dev)(learner)[0]

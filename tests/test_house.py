@@ -30,7 +30,7 @@ HOUSE = """
     trying | prompting
     fitting
     plan | choosing | ranking
-    recipe | resuming
+    recipe | resuming | foretelling
     stages
     train
     tunings | framings | stabilizers
@@ -43,9 +43,9 @@ HOUSE = """
     errors | demo | peak | methods | readme | forms
 """
 WRITTEN = ("saving", "restoring", "base_model", "exporting", "exporting_text", "publishing")
-ONE_UNIT = dict.fromkeys(WRITTEN, "learner") | {"schema": "codec"}
+ONE_UNIT = dict.fromkeys(WRITTEN, "learner") | {"schema": "codec", "overriding": "codec"}
 METHODS = {"tunings", "framings", "stabilizers"}
-METHODS_MAY = {"contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout", "tags"}
+METHODS_MAY = {"batching", "contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout", "tags"}
 
 FLOOR = {
     unit.strip(): -height for height, floor in enumerate(line for line in HOUSE.splitlines() if line.strip()) for unit in floor.split("|")

@@ -13,7 +13,7 @@ from tempering import demo
 from tests.test_readme import ROOT, blocks, needs_weights, parsed, temper_lines
 from tests.tiny import save_tiny, tiny_backbone
 
-GENERATED = ("commands", "methods", "prompt-settings")  # the first and the last as a whole; methods has a test file of its own
+GENERATED = ("commands", "methods", "settings", "prompt-settings")  # as a whole, but for methods, which has a test file of its own
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")) if path.stem not in GENERATED}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,6 +30,17 @@ def test_its_commands_parse(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_the_settings_of_its_commands_are_taken_by_their_recipes(page: str) -> None:
+    from tempering.recipe import available, parse_settings
+
+    for arguments in temper_lines(PAGES[page]):
+        given = parsed(arguments)
+        reads = any("lm-eval:" in word for word in arguments)  # a file that is not here
+        if given.get("recipe") in available() and not reads:
+            tp.Recipe.load(given["recipe"]).override(parse_settings(given.get("settings") or [])).check()
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_its_recipes_can_be_run(page: str) -> None:
     for text in blocks("yaml", PAGES[page]):
         recipe = tp.Recipe.from_yaml(text, page)
@@ -42,7 +53,7 @@ def test_the_recipes_and_methods_it_names_exist(page: str) -> None:
     from tempering.methods import METHODS
     from tempering.recipe import available
 
-    settings = (ROOT / "docs" / "prompt-settings.md").read_text(encoding="utf-8")
+    settings = "".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("settings", "prompt-settings"))
     known = set(available()) | {name for kind in METHODS.values() for name in kind} | set(re.findall(r"`(\w+)`", settings))
     named = set(re.findall(r"`([a-z][a-z0-9]*(?:[-_][a-z0-9]+)+)`", PAGES[page]))
     assert named <= known | {"text_pair", "max_length"}, sorted(named - known)

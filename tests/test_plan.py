@@ -217,3 +217,15 @@ def test_demonstrations_count_in_the_tokens(tmp_path: Path) -> None:
     model, task = str(save_tiny("gpt2", tmp_path / "gpt2")), tiny_task(24)
     none, some, many = (explain(Recipe.load("in-context").override({"framing.shots": n}), model, task).stages[0].tokens for n in (0, 1, 30))
     assert max(token_lengths(outline(model), task.train.examples)) < none < some < many == 64  # what does not fit is dropped
+
+
+def test_what_a_framing_takes_for_granted_is_told_before(bert: str, tmp_path: Path) -> None:
+    task = tiny_task()
+    rows = tuple(replace(e, texts=(e.texts[0], "a film")) for e in task.train)
+    pairs = replace(task, train=replace(task.train, examples=rows), dev=None, test=None)
+    notes = explain(recipe("cloze", **{"framing.template": "{text} it was {mask}"}), bert, pairs).notes
+    assert [note.partition(": stages.0: ")[2][:40] for note in notes] == [
+        "the rows are pairs, and template '{text}",
+        f"{bert} holds no weights of a language-model head"[:40],
+    ]
+    assert any("no template given" in note for note in explain("cloze", bert, task).notes)

@@ -99,7 +99,12 @@ class Runner:
             cloze = Cloze(
                 found["template"], words=[(_key(task, label), tuple(said)) for label, said in found["words"]], bounds=bounds(task)
             )
-            return Demonstrations(cloze, contexts=contexts(name, self.args)) if arm.demonstrated else cloze
+            if arm.demonstrated:
+                return Demonstrations(cloze, contexts=contexts(name, self.args))
+            if "point" in found:  # the search has trained it with its own setting, which is one of the grid's
+                rate, batch = SEARCH[self.args.grid]
+                self.cells.get(f"{name}/{arm.name}/{seed}/{rate:g} x {batch}", lambda: found["point"])
+            return cloze
         candidates = arm.candidates(name, task, self.args)
         if len(candidates) == 1:
             return next(iter(candidates.values()))
@@ -146,16 +151,22 @@ class Runner:
         self.cells.get(key, tested)
 
     def search(self, name: str, task: Task, seed: int) -> dict[str, Any]:
-        """A template written by the masked model itself and chosen on the development rows; the label words stay the manual ones."""
+        """A template written by the masked model itself and chosen on the development rows; the label words stay the manual ones.
+
+        ``point`` is the development score of its fit, where several were fitted.
+        """
         rate, batch = SEARCH[self.args.grid]
+        main = metric(name, task)
         settings = Settings(candidates=4 * self.args.candidates, beam=self.args.beam, finalists=self.args.candidates)
-        base = recipe(Cloze(), rate, batch, self.args.steps, metric(name, task), self.args.settings)
+        base = recipe(Cloze(), rate, batch, self.args.steps, main, self.args.settings)
         words = label_words.resolved((), task, template(name), ())
         bare = Cloze(words=tuple(words.items()), bounds=bounds(task))  # the manual template is no candidate
         found = find_prompts(task, self.args.model, bare, settings, base, seed)
         cloze = found.recipe.stages[-1].framing
         words = [[str(label), list(said)] for label, said in cloze.words]
-        return {"template": cloze.template, "words": words, "notes": list(found.notes), "candidates": len(found.candidates)}
+        fits = [{"dev": one.metrics[main], "loss": one.metrics["loss"], "seconds": one.seconds} for one in found.tuned]
+        told = {"template": cloze.template, "words": words, "notes": list(found.notes), "candidates": len(found.candidates)}
+        return told | ({"point": fits[0]} if fits else {})
 
     def measured(self, learner: Any, task: Task, chosen: str, name: str) -> dict[str, Any]:
         """A finished cell: the test split is read here."""

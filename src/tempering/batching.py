@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -48,6 +48,15 @@ def close_batches(lengths: Sequence[int], size: int, spare: int) -> list[Rows]:
             cuts.append(order[begin:i])
             begin, waste = i, 0
     return [*cuts, order[begin:]] if len(order) else cuts
+
+
+def keyed_batches(keys: Sequence[Hashable], lengths: Sequence[int], size: int, spare: int) -> list[Rows]:
+    """`close_batches` of the rows of every key by itself, key after key; the key with the longest row comes last."""
+    rows: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        rows.setdefault(key, []).append(i)
+    alike = sorted(rows.values(), key=lambda mine: max(lengths[i] for i in mine))
+    return [np.array(mine)[cut] for mine in alike for cut in close_batches([lengths[i] for i in mine], size, spare)]
 
 
 def random_batches(count: int, size: int, rng: np.random.Generator) -> list[Rows]:

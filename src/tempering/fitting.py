@@ -205,9 +205,6 @@ def _finished(done: Path, around: Surroundings) -> bool:
         return (file.metadata() or {}) == dict(around.identity)
 
 
-THRESHOLDS = ("multilabel", "question_answering")  # kinds whose predictions hang on what is chosen once training is over
-
-
 def evaluate(
     learner: Learner, task: Task, metrics: tuple[str, ...] = (), cache: TrunkCache | None = None, listener: Listener = silent
 ) -> dict[str, dict[str, float]]:
@@ -218,14 +215,18 @@ def evaluate(
     found = {}
     for split in (task.dev, task.test):
         if split is not None:
-            known = _known(learner) if split is task.dev and task.kind not in THRESHOLDS else None
+            known = _known(learner) if split is task.dev else None
             found[split.name] = known or evaluator_of(learner, task, split, metrics, cache, listener)(learner)[0]
     return found
 
 
 def _known(learner: Learner) -> dict[str, float] | None:
-    """The development metrics of the weights that were kept, as found while training, unless the framing has learned more since then."""
+    """The development metrics of the weights that were kept, as found while training or when thresholds were chosen after it; none where
+    the framing has learned more since it was looked at.
+    """
     stage = learner.record.get("stage", {})
+    if "settled" in stage:
+        return dict(stage["settled"])
     kept = as_kept(stage) if stage.get("best_kept") and not stage.get("finished") else None
     return {k: v for k, v in kept.items() if k != "step"} if kept else None
 

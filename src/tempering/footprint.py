@@ -64,10 +64,10 @@ def memory_of(stage: Any, learner: Learner, folded: Folded, trained: Weights, to
     weights = 4 P (less where they are packed: `tempering.quantizing`), gradients = 4 T, AdamW = 8 T for P parameters of which T are
     trained; copies = 4 (T for the best weights, where there is an evaluation) + what the methods' states and replaced weights hold, read
     off the methods themselves.
-    activations = 4 b t (s G + 1 if there is a teacher pass): b texts at once, s student and perturbed passes, G >= 1 blocks that
-    gradients pass through, and t = n (10 d + 3 f + 4 a n) numbers a block for n tokens, width d, feed-forward width f, a heads; a
-    language-model head adds 3 p n V for a share p of masked tokens and V words. Measured with MiniLM on a CPU, six settings of five
-    recipes came within a quarter of it, and head, which needs little, stayed 30 % under it.
+    activations = 4 b t (s G + 1 if there is a teacher pass): b texts and s of their student and perturbed passes in memory at once (a
+    stage's ``at_once``), G >= 1 blocks that gradients pass through, and t = n (10 d + 3 f + 4 a n) numbers a block for n tokens, width d,
+    feed-forward width f, a heads; a language-model head adds 3 p n V for a share p of masked tokens and V words. Measured with MiniLM on
+    a CPU, six settings of five recipes came within a quarter of it, and head, which needs little, stayed 30 % under it.
     """
     total = sum(p.numel() for p in learner.parameters())
     size = sum(w.numel() for w in trained.values())
@@ -75,7 +75,7 @@ def memory_of(stage: Any, learner: Learner, folded: Folded, trained: Weights, to
     cached = stage.cached
     features = 0 if not cached or rows is None else FLOAT * rows * learner.backbone.hidden_size
     copies = FLOAT * best + _kept(folded, trained)
-    texts = stage.per_device_eval_batch_size if cached else stage.per_device_train_batch_size
+    texts = stage.per_device_eval_batch_size if cached else stage.at_once[0]
     activations = FLOAT * texts * _numbers_a_text(stage, learner, trained, tokens)
     backbone = learner.backbone
     weights = FLOAT * total - saved_bytes(backbone.model, backbone.stacks, backbone.quantized)
@@ -108,7 +108,7 @@ def _numbers_a_text(stage: Any, learner: Learner, trained: Weights, tokens: int)
     heads = _field(config, ("num_attention_heads", "n_heads", "num_heads", "n_head"), 1)
     block = tokens * (10 * width + 3 * inner + 4 * heads * tokens)
     changed = [(getattr(s, "perturbations", 0), s) for s in stage.live]
-    graded: int = stage.students + sum(min(made, getattr(s, "held", made)) for made, s in changed)  # an attack's passes go one by one
+    graded: int = stage.at_once[1] + sum(min(made, getattr(s, "held", made)) for made, s in changed)  # an attack's passes go one by one
     teachers = any(getattr(s, "teachers", 0) for s in stage.live)  # one block at a time
     per_text = block * (graded * max(1, _blocks_with_gradient(learner, trained)) + teachers)
     per_text *= getattr(learner.framing, "texts_a_row", 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering import tags
-from tempering.batching import Rows, close_batches, even_batches, halving, spare_on
+from tempering.batching import Rows, even_batches, halving, keyed_batches, spare_on
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab, Weights
 from tempering.errors import DataError
 
@@ -93,7 +93,8 @@ class Learner(nn.Module):
             if drawn:
                 order = even_batches(len(prompts), size, np.random.default_rng(0))
             else:
-                order = close_batches([len(p.input_ids) for p in prompts], size, spare_on(self.device))[::-1]
+                lengths, begun = [len(p.input_ids) for p in prompts], [self.framing.begun(p) for p in prompts]
+                order = keyed_batches(begun, lengths, size, spare_on(self.device))[::-1]
             return [(rows, work(self.framing.collate([prompts[i] for i in rows], rng), rows)) for rows in order]
 
         wanted = min(batch_size, len(prompts), self.fits or batch_size)

@@ -16,6 +16,7 @@ from tempering.backbone import Backbone
 from tempering.codec import encode
 from tempering.contracts import Example, Kind, Prompt, Seeds
 from tempering.footprint import Memory, memory_of
+from tempering.foretelling import costs_of, foretold, rows_read
 from tempering.learner import Learner
 from tempering.outlining import outline as outline
 from tempering.outlining import token_lengths as token_lengths
@@ -24,8 +25,7 @@ from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
 from tempering.stages.checks import check_quantized, labelled
-from tempering.stages.live_dropout import dropout_notes
-from tempering.stages.setup import assemble, leave, parts_of, rows_of
+from tempering.stages.setup import assemble, leave, parts_of
 from tempering.stages.sources import check_against, check_sources, learned, naming
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
@@ -40,7 +40,7 @@ class StagePlan:
 
     ``students``, ``teachers`` and ``perturbed`` are the forward passes of one micro-batch, ``micro_batches`` how many of these a full
     step has (priming: its tasks), ``passes`` what it makes in all. ``batch`` is the rows of that step; ``rows`` and ``steps`` are None
-    without data. The memory is for texts of ``tokens`` tokens. ``costs``: what the framing makes of a row beyond one prompt, in words.
+    without data. The memory is for texts of ``tokens`` tokens. ``costs``: what is made and read beyond one prompt a row, in words.
     """
 
     framing: Any
@@ -122,7 +122,7 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
         with naming(stage, i):
             stage_plan, learner = _stage_plan(stage, backbone, task)
         stages.append(stage_plan)
-        notes += [f"{recipe.name}: stages.{i}: {note}" for note in dropout_notes(stage, learner)]
+        notes += [f"{recipe.name}: stages.{i}: {note}" for note in foretold(stage, learner, backbone, task)]
         if i + 1 < len(recipe.stages):
             leave(stage, backbone)
     assert learner is not None  # a recipe has at least one stage
@@ -152,7 +152,7 @@ def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[Stag
             part.check_files(backbone)
     trained = learner.trained()
     inside = sum(w.numel() for n, w in trained.items() if n.startswith("backbone.model."))
-    rows = None if task is None else [row for mine in tasks for row in rows_of(stage, mine, Seeds.of(0))[0]]
+    rows = None if task is None else [row for mine in tasks for row in rows_read(stage, mine)]
     count, walks = _amount(stage, learner, rows, tasks)
     tokens = _tokens(stage, learner, rows)
     folded = hooks.start([(name_of(s)[1], s) for s in stage.acting], learner, trained, 0)
@@ -174,7 +174,7 @@ def _stage_plan(stage: Any, backbone: Backbone, task: Task | None) -> tuple[Stag
         rows=count,
         steps=None if walks is None else stage.total_steps(walks),
         memory=memory_of(stage, learner, folded, trained, tokens, count),
-        costs=learner.framing.costs(rows or ()) if hasattr(learner.framing, "costs") else "",
+        costs=costs_of(stage, learner, rows),
     )
     return plan, learner
 

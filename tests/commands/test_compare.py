@@ -19,6 +19,7 @@ COMPARE = ("compare", "train.csv", "--dev", "dev.csv", "--test", "test.csv", "--
 def test_compare_writes_a_study_and_goes_on(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
     done(*COMPARE, "--model", bert, *QUICK)
     said = capsys.readouterr()
+    assert f"temper fit train.csv --dev dev.csv --test test.csv --recipe NAME --model {bert} max_steps=2 min_steps=0" in said.out
     assert "[8/8] " in said.err and "full" in said.out and "study/report.html" in said.out
     assert {"report.html", "report.md", "report.json", "study.sqlite"} <= {p.name for p in (here / "study").iterdir()}
     done(*COMPARE, "--model", bert, *QUICK, "--json")

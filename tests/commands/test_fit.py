@@ -14,7 +14,7 @@ import pytest
 
 import tempering
 from tempering import cli
-from tempering.commands.fit import baseline
+from tempering.commands.fit import _no_better, baseline
 from tests.commands.shared import QUICK, done, fitted, refuses, spawn
 from tests.tiny import tiny_task
 
@@ -50,6 +50,12 @@ def test_a_model_that_learned_nothing_is_called_that(here: Path, bert: str, caps
     done("fit", "train.csv", "--test", "test.csv", "--model", bert, "--recipe", "head", "max_steps=60", "--output-dir", "good")
     found = json.loads(Path("good/metrics.json").read_text())
     assert found["test"]["accuracy"] > 0.5 and "learned nothing" not in capsys.readouterr().out
+
+
+def test_where_nothing_is_trained_the_advice_is_not_to_train_longer() -> None:
+    (said,) = _no_better({"dev": {"accuracy": 0.5}}, "accuracy", {"dev": 0.5}, 0)
+    assert "scores 0.5000 on dev" in said and "other label words" in said and "learning_rate" not in said
+    assert "raise learning_rate" in _no_better({"dev": {"accuracy": 0.5}}, "accuracy", {"dev": 0.5}, 7)[0]
 
 
 def test_fit_holds_out_rows_and_says_which(here: Path, bert: str) -> None:

@@ -83,6 +83,12 @@ def test_predicting_a_predicted_file_replaces_its_columns(here: Path, bert: str,
     done("predict", "model", "test.csv", "--output", "once.csv")
     done("predict", "model", "once.csv", "--output", "twice.csv")
     assert Path("once.csv").read_bytes() == Path("twice.csv").read_bytes()
+    assert "the input has its own" not in capsys.readouterr().err  # what comes out is what went in
+    rows = Path("once.csv").read_text(encoding="utf-8").splitlines()
+    changed = [rows[0], *(f"{row.rsplit(',', 3)[0]},other,2,3" for row in rows[1:])]
+    Path("changed.csv").write_text("\n".join(changed) + "\n", encoding="utf-8")
+    done("predict", "model", "changed.csv", "--output", "twice.csv")
+    assert Path("once.csv").read_bytes() == Path("twice.csv").read_bytes()
     assert "the input has its own prediction, prob_bad, prob_good" in capsys.readouterr().err
 
 

@@ -63,7 +63,11 @@ def test_the_search_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
     said = capsys.readouterr()
     recipe = Recipe.load("found.yaml")
     framing = recipe.stages[-1].framing
-    assert len(framing.templates) == 1 and framing.templates[0] in said.out and "temper fit train.csv --recipe found.yaml" in said.out
+    assert (
+        len(framing.templates) == 1
+        and framing.templates[0] in said.out
+        and f"temper fit train.csv --dev dev.csv --recipe found.yaml --model {masked}" in said.out
+    )
     assert dict(framing.words) == {"bad": ("sad",), "good": ("great",)}
     done("fit", *DATA, "--recipe", "found.yaml", "--model", masked)
     refuses("prompts", *DATA, "--model", masked, *WORDS, *more, said="there is such a file", capsys=capsys)
@@ -80,7 +84,11 @@ def test_autoprompt_writes_a_recipe_that_fit_takes(here: Path, masked: str, caps
     assert not framing.soft and template.startswith("{text} ") and template.endswith(" {mask}.") and "[MASK]" not in template
     left_out = 5 - len(template.split())
     assert 0 < left_out < 3 and f"{left_out} of 3 slots were never swapped and are left out" in said.out
-    assert template in said.out and "  {text} {mask}." in said.out and "temper fit train.csv --recipe found.yaml" in said.out
+    assert (
+        template in said.out
+        and "  {text} {mask}." in said.out
+        and f"temper fit train.csv --dev dev.csv --recipe found.yaml --model {masked}" in said.out
+    )
     assert f"the model reads {3 * 6 * 10} rows at most" in said.err and "of 3: loss on dev" in said.err
     done("fit", *DATA, "--recipe", "found.yaml", "--model", masked, "--json")
     assert json.loads(capsys.readouterr().out)["recipe"] == "found-triggers"
@@ -124,6 +132,10 @@ def test_a_search_keeps_what_the_recipe_says_of_its_cloze(here: Path, masked: st
         "    jinja: '{{sentence}} It was ||| {{answer_choices[label]}}'\n",
         encoding="utf-8",
     )
+    one = ("--template", "promptsource:templates.yaml#wast", "--show", "1")
+    done("prompts", DATA[0], "framing.fields=[sentence]", *DATA[1:], "--model", masked, *one)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "bad=sad, good=great" in line]
+    assert row.endswith("  promptsource:templates.yaml#wast  bad=sad, good=great")
     settings = ("max_steps=2", "min_steps=0", "framing.framing.fields=[sentence]", "framing.framing.max_length=20", "framing.contexts=2")
     more = ("--search", "--candidates", "2", "--beam", "3", "--finalists", "2", "--recipe", "cloze-demonstrations", "--output", "o.yaml")
     done("prompts", DATA[0], *settings, *DATA[1:], "--model", masked, "--template", "promptsource:templates.yaml#wast", *more, "--json")

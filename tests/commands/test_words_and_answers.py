@@ -59,9 +59,10 @@ def test_any_recipe_serves_tags(tagger: Path, capsys: pytest.CaptureFixture[str]
     assert "f1:good" in capsys.readouterr().out
 
 
-def test_predictions_in_every_form(tagger: Path, tmp_path: Path) -> None:
+def test_predictions_in_every_form(tagger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "new.jsonl").write_text('{"id": 1, "text": "the film was lovely, not dull"}\n', encoding="utf-8")
     done("predict", "model", "new.jsonl", "--output", "out.jsonl")
+    assert "the input has its own" not in capsys.readouterr().err  # the text that comes out is that which went in
     (row,) = read(tmp_path / "out.jsonl")
     assert row["id"] == 1 and row["words"] == ["the", "film", "was", "lovely", ",", "not", "dull"]
     assert len(row["prediction"]) == 7

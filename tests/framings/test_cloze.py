@@ -309,6 +309,23 @@ def test_notes_say_what_was_taken_for_granted() -> None:
     assert "training rows" in texts and "were shortened to 12 tokens, by truncation longest" in texts
 
 
+def test_a_text_of_a_pair_that_no_template_shows_is_told(task_of: TaskOf) -> None:
+    pair = task_of()
+    pair.train = [Example(("a", "b"), "bad")]
+
+    def told(*templates: str, **more: Any) -> list[str]:
+        notes = Cloze(templates, words=TONES, **more).build(pair, tiny_backbone("bert")).notes
+        return [note for note in notes if "the rows are pairs" in note]
+
+    (note,) = told("{text} it was {mask}")
+    assert "'{text} it was {mask}' never shows {text_pair}: the second text is not read" in note
+    assert "never shows {one}: the first text is not read" in told("{two} it was {mask}", fields=("one", "two"))[0]
+    assert len(told("{text} it was {mask}", "{text} {mask} {text_pair}", "{mask} {text_pair}")) == 2
+    assert not told("{text} {mask} {text_pair}")
+    pair.train = [Example(("a",), "bad")]
+    assert not told("{text} it was {mask}")
+
+
 def test_the_generic_template_of_a_pair_and_of_a_decoder(task_of: TaskOf) -> None:
     pair = task_of()
     pair.train = [Example(("a", "b"), "bad")]

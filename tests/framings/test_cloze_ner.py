@@ -31,6 +31,8 @@ from tempering.stages.train import Train
 from tempering.stages.use import Use
 from tempering.tags import entities, joined, spans
 from tempering.tasks import Task
+from tempering.train.feed import Feed
+from tempering.train.settings import Loop
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import tiny_backbone, tiny_task
 
@@ -73,15 +75,19 @@ def sentence(words: int, known: dict[Stretch, int]) -> Sentence:
     return Sentence("w " * words, places, tuple((i, i + 1) for i in range(words)), words, 1, known)
 
 
+def walk_of(texts: list[Sentence], most: int, share: float) -> SpanWalk:
+    return SpanWalk(texts, lambda _s, _x: Prompt(()), lambda _s, _x: 1, most, share)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=5), st.floats(0.1, 4), st.integers(1, 3))
 def test_an_epoch_has_every_entity_and_its_share_of_other_stretches(shape: list[tuple[int, int]], share: float, most: int) -> None:
     """``shape``: words and entities of one word of each text."""
     texts = [sentence(n, {(i, i + 1): 1 for i in range(min(n, k))}) for n, k in shape]
-    walk = SpanWalk(texts, lambda _s, _x: Prompt(()), most, share)
+    walk = walk_of(texts, most, share)
     true = sum(len(s.entities or {}) for s in texts)
     others = sum(how_many(len(s.words), most) for s in texts) - true
-    walk.batches(2, np.random.default_rng(3))
+    walk.draw(np.random.default_rng(3))
     seen = [walk.at(i) for i in range(len(walk))]
     named = [(id(s), x) for s, x in seen]
     assert len(set(named)) == len(named) == true + min(others, round(share * true))
@@ -90,17 +96,17 @@ def test_an_epoch_has_every_entity_and_its_share_of_other_stretches(shape: list[
 
 def test_other_stretches_are_drawn_anew_and_each_as_likely() -> None:
     texts = [sentence(4, {(0, 1): 1, (1, 3): 2}), sentence(3, {})]  # 8 of 10 and 6 of 6 stretches are none
-    walk = SpanWalk(texts, lambda _s, _x: Prompt(()), 9, 1.5)
+    walk = walk_of(texts, 9, 1.5)
     draws: Counter[Any] = Counter()
     for epoch in range(400):
-        batches = walk.batches(2, np.random.default_rng(epoch))
-        assert sorted(int(i) for rows in batches for i in rows) == list(range(5)) and max(map(len, batches)) == 2
+        walk.draw(np.random.default_rng(epoch))
+        assert len(walk) == 5
         draws.update((texts.index(s), x) for s, x in (walk.at(i) for i in range(2, 5)))
     assert len(draws) == 14 and sum(draws.values()) == 1200
     assert max(abs(n - 1200 / 14) for n in draws.values()) < 4.5 * (1200 / 14) ** 0.5
-    a, b = (SpanWalk(texts, lambda _s, _x: Prompt(()), 9, 1.5) for _ in range(2))
+    a, b = (walk_of(texts, 9, 1.5) for _ in range(2))
     for walk in (a, b):
-        walk.batches(2, np.random.default_rng(7))
+        walk.draw(np.random.default_rng(7))
     assert [a.at(i)[1] for i in range(5)] == [b.at(i)[1] for i in range(5)]
 
 
@@ -255,6 +261,36 @@ def test_steps_and_costs_are_foretold() -> None:
     assert plan.costs.endswith("up to 3 words, 8 a text on average and 15 at most")  # 15, 6 and 3
     bare = Recipe("r", (Train(framing=ClozeNER("{span} is {mask}", words={"PER": "day", "O": "the"})),))
     assert "8 n - 28 for a text of n >= 8 words" in explain(bare, tiny_backbone()).stages[0].costs
+
+
+def test_stretches_of_texts_of_like_length_go_together() -> None:
+    """An epoch has every number once, drawn by its seeds alone, and next to nothing is computed for padding."""
+    words = ["very", "good", "film", "was", "bad"] * 8
+    rows = [tagged(" ".join(words[:n]), " ".join(["O", "B-good", *["O"] * (n - 2)]), n) for n in range(2, 34, 2)]
+    built, _ = module(task=Task.from_examples(rows, kind="tagging"))
+
+    def epoch(number: int, **changes: Any) -> list[torch.Tensor]:
+        feed = Feed(built, rows, Loop(per_device_train_batch_size=4, **changes), Seeds.of(0))
+        assert feed.rows == 16 + 24  # an entity a text, and 1.5 others
+        assert sorted(i for batch in (feed._enter(number), feed._plan)[1] for i in batch.tolist()) == list(range(40))
+        steps = range(number * feed.steps_per_epoch, (number + 1) * feed.steps_per_epoch)
+        return [b.inputs["attention_mask"] for step in steps for b in feed.micro(step)]
+
+    def waste(masks: list[torch.Tensor]) -> float:
+        return sum(m.numel() for m in masks) / sum(int(m.sum()) for m in masks)
+
+    assert waste(epoch(0)) < 1.1 and waste(epoch(1)) < 1.1 < 1.2 < waste(epoch(0, group_by_length=False))
+    assert all(map(torch.equal, epoch(1), epoch(1))) and not all(a.equal(b) for a, b in zip(epoch(0), epoch(1), strict=True))
+
+
+def test_the_foretold_length_is_that_of_the_text() -> None:
+    for length in (None, 20):
+        built, _ = module(dataclasses.replace(VALUE, max_length=length))
+        rows = [*ROWS, tagged("the very good film was bad " * 6, "O B-good I-good O O B-bad " * 6, 4)]
+        walk = built.walk([p for found in built.render(rows, rows, RNG) for p in found])
+        for prompt, foretold, (text, stretch) in zip(walk, walk.lengths, map(walk.at, range(len(walk))), strict=True):
+            assert len(prompt.input_ids) == foretold + text.size(stretch) + 5  # [CLS] but is [MASK] [SEP]
+    assert set(module(ClozeNER("{span} is {mask}", words={"O": "the"}))[0].walk([Prompt((), extra=text)]).lengths) == {0}
 
 
 def test_it_works_untrained_and_loads_again(tmp_path: Path) -> None:

@@ -209,6 +209,14 @@ def test_a_named_encoder_says_what_is_alike(tmp_path: Path) -> None:
     assert shown == {rows[i].texts[0] for i in goods[:2]}
 
 
+def test_the_vectors_of_a_named_encoder_stay_when_training_is_over(tmp_path: Path) -> None:
+    """So that rows are neither embedded nor evaluated again: nothing about what is alike has changed."""
+    value = Demonstrations(CLOZE, contexts=2, encoder=str(save_tiny("roberta", tmp_path / "encoder", seed=5)))
+    quick = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-2}
+    learner = Train(framing=value, **quick).run(tiny_backbone("bert"), tiny_task(), Seeds.of(0))
+    assert learner.framing._vectors is not None and learner.record["stage"]["best_kept"] and "finished" not in learner.record["stage"]
+
+
 def test_while_the_model_is_trained_the_first_one_says_what_is_alike() -> None:
     seen: list[DemonstrationsModule] = []
     stage = Train(framing=Demonstrations(CLOZE, contexts=2), max_steps=6, eval_strategy="steps", eval_steps=3, learning_rate=1e-2)
@@ -353,6 +361,7 @@ def test_how_many_queries_lose_examples_is_told() -> None:
     (told,) = [note for note in learner.framing.notes if "no room" in note]
     bare = sum(len(texts(p.input_ids)) == 1 for (p,) in learner.framing.render(rows, rows, RNG(0)))
     assert bare == 6 and told.startswith("6 of 24 training rows (25%) have no room for all their examples, 6 of them for a single one")
+    assert "shorter (framing.framing.max_length, a smaller framing.floor), or the prompt longer (framing.max_length)" in told
     assert not any("no room" in note for note in prepared(Demonstrations(CLOZE, filter=None)).framing.notes)
 
 

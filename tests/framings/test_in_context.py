@@ -14,10 +14,11 @@ import tempering
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Prediction, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
+from tempering.framings.asked import left_to_right
 from tempering.framings.asked.calibration import content_free
 from tempering.framings.asked.choice import answered
 from tempering.framings.asked.in_context_module import InContextModule
-from tempering.framings.asked.left_to_right import log_probabilities
+from tempering.framings.asked.left_to_right import KEPT, log_probabilities, run_prefix
 from tempering.framings.asked.retrieval import embedded, nearness
 from tempering.framings.in_context import InContext
 from tempering.learner import Learner
@@ -86,6 +87,20 @@ def test_several_contexts_are_several_draws_whose_probabilities_are_averaged() -
     each = scored(learner, dev()).softmax(-1).view(len(dev()), 3, 2).mean(1)
     found = [[p.probabilities["bad"], p.probabilities["good"]] for p in learner.predictions(dev())]
     torch.testing.assert_close(torch.tensor(found), each, rtol=0, atol=1e-5)
+
+
+def test_what_a_context_begins_with_is_run_once_and_its_queries_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More contexts than are kept, in batches that hold no whole context: each prefix is run once, and scores are those of one row alone."""
+    learner, rows = learner_of(contexts=KEPT + 2), tuple(tiny_examples(9, seed=7))
+    asked = prompts(learner, rows)
+    alone = torch.cat([learner.score([p], 1).only.logits[0] for p in asked])
+    ran: list[tuple[int, ...]] = []
+    monkeypatch.setattr(left_to_right, "run_prefix", lambda body, ids: ran.append(ids) or run_prefix(body, ids))
+    learner.framing.reader.prefixes = left_to_right.Prefixes()
+    batches = learner.evaluated(asked, 6, lambda batch, _: len(list(learner.framing.groups(batch))))
+    assert [count for _, count in batches] == [1] * (2 * (KEPT + 2))
+    torch.testing.assert_close(learner.score(asked, 6).only.logits[0], alone, rtol=0, atol=1e-5)
+    assert len(ran) == len(set(ran)) == KEPT + 2
 
 
 def test_a_query_is_not_among_its_own_demonstrations() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tempering.contracts import Prediction, Seeds
+from tempering.contracts import Example, Prediction, Seeds
 from tempering.errors import DataError
 from tempering.framings.head import Head, HeadModule
 from tempering.framings.in_context import InContext
@@ -23,7 +23,7 @@ from tempering.tunings.bottleneck import Bottleneck
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tempering.tunings.lora import LoRA, LowRank
-from tests.mixing.shared import KINDS, Made, batches_of, learner_of, mixture
+from tests.mixing.shared import KINDS, Made, batch_of, batches_of, learner_of, mixture
 from tests.tiny import FAMILIES, tiny_backbone, tiny_examples, tiny_task
 
 
@@ -65,6 +65,22 @@ def test_every_family_scores_as_alone(family: str) -> None:
         assert set(mixed.apart) == {"prompt", "prompt-long"}
     else:
         assert mixed.apart == {}
+
+
+def test_texts_of_other_lengths_are_not_padded_to_the_longest(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed, alone = made
+    words = {"lora-4": 2, "houlsby": 60, "bitfit": 3, "lora-8": 58}
+    batches = {name: batch_of(alone[name], [Example(("good " * (n - i % 2),), "bad") for i in range(16)]) for name, n in words.items()}
+    shapes: list[tuple[int, ...]] = []
+    inner = mixed.backbone.encode
+    monkeypatch.setattr(mixed.backbone, "encode", lambda x, layers=False: shapes.append(tuple(x["input_ids"].shape)) or inner(x, layers))
+    with torch.no_grad():
+        slabs = mixed.eval()(batches).slabs
+    assert [slab.task for slab in slabs] == list(words)
+    for slab in slabs:
+        torch.testing.assert_close(slab.logits, alone[slab.task].eval()(batches[slab.task]).only.logits, rtol=0, atol=1e-5)
+    real = sum(int(b.inputs["attention_mask"].sum()) for b in batches.values())
+    assert len(shapes) == 2 and sum(rows * width for rows, width in shapes) < 1.1 * real
 
 
 def test_a_wrong_change_in_a_row_would_be_noticed(made: Made) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.verbalizers.words import WordCoder
 from tempering.prompting.swaps import forbidden, proposals, seen_embeddings
-from tempering.prompting.trigger_search import Settings, _Run, find_triggers, replace_slots
+from tempering.prompting.trigger_search import Settings, _Run, find_triggers, parts, replace_slots
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import tiny_task
 
@@ -32,10 +33,10 @@ def test_the_gradient_is_the_slope_of_the_loss(body: Backbone) -> None:
     """The first-order change of the loss along a step in a slot's embedding equals a finite difference of the loss."""
     run = _Run.of(tiny_task(), body, CLOZE, QUICK, 0)
     triggers, prompts = torch.tensor([30, 31, 32]), run.rows[:8]
-    gradient = run.gradient(triggers, [prompts])
+    (part,) = parts(run.learner, prompts, [1] * 8, 8)
+    gradient = run.gradient(triggers, [part])
     way = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
-    batch = run.learner.framing.collate(list(prompts), np.random.default_rng(0))
-    places, slots = batch.extra["soft_positions"], batch.extra["soft_vectors"]
+    places, slots = part.batch.extra["soft_positions"], part.batch.extra["soft_vectors"]
 
     @torch.no_grad()
     def loss(step: float) -> float:
@@ -43,12 +44,38 @@ def test_the_gradient_is_the_slope_of_the_loss(body: Backbone) -> None:
             return out.scatter_add(1, places.unsqueeze(-1).expand(-1, -1, out.shape[-1]), step * way[slots])
 
         handle = body.embeddings.register_forward_hook(push)
-        found = float(run.loss(triggers, prompts))
+        found = float(run.loss(triggers, part)) / 8
         handle.remove()
         return found
 
     slope = (loss(1e-3) - loss(-1e-3)) / 2e-3
     assert slope == pytest.approx(float((gradient * way).sum()), rel=0.05)
+
+
+@pytest.mark.parametrize("by", ["loss", "accuracy"])
+def test_a_row_is_read_once_and_counts_as_often_as_it_is_drawn(body: Backbone, by: Any) -> None:
+    """Scores and gradients are the means over the batches drawn, from passes over distinct rows of like length."""
+    settings = dataclasses.replace(QUICK, accumulation=5, batch_size=9, by=by)
+    run = _Run.of(tiny_task(16), body, CLOZE, settings, 0)
+    triggers, rng = torch.tensor([30, 31, 32]), np.random.default_rng(4)
+    drawn, again = run._draw(np.random.default_rng(4)), run._draw(np.random.default_rng(4))
+    batches = [[run.rows[i] for i in rng.permutation(16)[:9]] for _ in range(5)]
+    one_by_one = [parts(run.learner, prompts, [1] * 9, 9) for prompts in batches]
+    assert run.score(triggers, drawn) == pytest.approx(np.mean([run.score(triggers, each) for each in one_by_one]), abs=1e-6)
+    mean = torch.stack([run.gradient(triggers, each) for each in one_by_one]).mean(0)
+    assert torch.allclose(run.gradient(triggers, drawn), mean, atol=1e-6) and mean.abs().max() > 1e-4
+    assert all(torch.equal(a.counts, b.counts) and torch.equal(a.batch.inputs["input_ids"], b.batch.inputs["input_ids"])
+               for a, b in zip(drawn, again, strict=True))  # fmt: skip
+
+    seen: list[torch.Tensor] = []
+    handle = body.embeddings.register_forward_hook(lambda _m, given, _o: seen.append(given[0]))
+    run.score(triggers, drawn)
+    handle.remove()
+    distinct = {id(prompt): len(prompt.input_ids) for prompts in batches for prompt in prompts}
+    assert sum(map(len, seen)) == len(distinct) <= 16 and sum(int(part.counts.sum()) for part in drawn) == 45
+    plain = sum(9 * max(len(prompt.input_ids) for prompt in prompts) for prompts in batches)
+    assert sum(ids.numel() for ids in seen) < min(plain / 2, 1.3 * sum(distinct.values()))
+    assert max(map(len, seen)) <= 9  # no pass is larger than a batch
 
 
 def test_candidates_lower_the_loss_most_and_leave_out_what_is_forbidden() -> None:
@@ -88,7 +115,8 @@ def test_the_search_takes_the_loss_of_golden_value_g11(body: Backbone, monkeypat
     run = dataclasses.replace(_Run.of(tiny_task(), body, CLOZE, QUICK, 0), words=((21, 22), (20,)))
     monkeypatch.setattr("tempering.prompting.trigger_search.vocabulary_logits", lambda backbone, hidden: logits.expand(len(hidden), -1))
     bad = [p for p in run.rows if p.target == 0][:2]
-    assert float(run.loss(torch.tensor([30, 31, 32]), bad)) == pytest.approx(0.147512, abs=1e-6)
+    (part,) = parts(run.learner, bad, [1, 2], 2)
+    assert float(run.loss(torch.tensor([30, 31, 32]), part)) / 3 == pytest.approx(0.147512, abs=1e-6)
 
 
 def test_label_words_and_special_tokens_are_forbidden(body: Backbone) -> None:

@@ -15,11 +15,12 @@ import tempering
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
 from tempering.errors import DataError, RecipeError
-from tempering.fitting import fit
+from tempering.fitting import evaluator_of, fit
 from tempering.framings.cloze import Cloze
 from tempering.framings.head import Head
 from tempering.framings.masked_lm import MaskedLM
 from tempering.framings.prototypes import Prototypes
+from tempering.framings.verbalizers.proto_verb import ProtoVerb
 from tempering.plan import explain
 from tempering.recipe import Recipe, json_schema
 from tempering.stabilizers.r3f import R3F
@@ -28,6 +29,7 @@ from tempering.stages.multi_task import MultiTask, TaskSource
 from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
 from tempering.tasks import Task
+from tempering.train.evaluate import Evaluator
 from tempering.tunings.fish import FISH
 from tempering.tunings.lora import LoRA
 from tests.framings.test_masked_lm import save_masked_lm
@@ -111,6 +113,19 @@ def test_the_users_task_may_be_among_them_and_then_it_is_what_comes_out(write: A
     learner.save_pretrained(tmp_path / "model")
     again = tempering.load(tmp_path / "model")
     assert again.predictions(task.dev.examples) == learner.predictions(task.dev.examples)
+
+
+def test_the_users_rows_are_not_read_again_where_nothing_is_learned_after_training(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Any] = []
+    judged = Evaluator.__call__
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, learner: (looks.append(learner), judged(self, learner))[1])
+    task, late = tiny_task(), Cloze(words={"bad": "bad", "good": "good"}, verbalizer=ProtoVerb(d=8))
+    for framing, again in ((Head(), 0), (late, 1)):
+        looks.clear()
+        made = stage(write("other", seed=5), TaskSource(None, framing, name="mine"), max_steps=2)
+        learner = fit(Recipe("joint", (made,)), task, tiny_backbone(), metrics=("macro_f1",))
+        assert len(looks) == 2 * len(learner.record["stage"]["history"]) + again > 1
+        assert learner.record["metrics"]["dev"] == evaluator_of(learner, task, task.dev, ("macro_f1",))(learner)[0]
 
 
 def test_a_pair_cloze_among_them_is_read_the_same_way_after_a_reload(write: Any, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.laws.bench import bits, differing
-from tests.tiny import tiny_examples, tiny_task
+from tests.tiny import save_tiny, tiny_examples, tiny_task
 
 SEEDS = Seeds.of(0)
 STAGE = PET(
@@ -200,11 +200,12 @@ def test_a_killed_run_goes_on_behind_the_last_whole_model(tmp_path: Path, monkey
     recipe, task, where = Recipe("pet", (STAGE,)), tiny_task(), tmp_path / "out"
     whole = fit(recipe, task, str(tmp_path / "model"))
     trained = Teachers._trained
-    count = [0]
+    count, checkpoints = [0], list[list[Path]]()
 
     def dying(self: Any, *given: Any) -> Teacher:
         count[0] += 1
         if count[0] == 3:
+            checkpoints.extend(sorted(folder.rglob("*checkpoint-*")) for folder in where.rglob("model-*"))
             raise KeyboardInterrupt
         return trained(self, *given)
 
@@ -213,9 +214,28 @@ def test_a_killed_run_goes_on_behind_the_last_whole_model(tmp_path: Path, monkey
         fit(recipe, task, str(tmp_path / "model"), output_dir=where)
     learner = fit(recipe, task, str(tmp_path / "model"), output_dir=where, resume=True)
     assert count[0] == 5  # two models were there, the third and the fourth were trained
+    assert checkpoints == [[], []]  # the first two models' are gone before the third is trained
     assert differing(bits(whole), bits(learner)) == []
     other = fit(recipe, task, str(tmp_path / "model"), seed=1, output_dir=where)
     assert count[0] == 9 and differing(bits(other), bits(learner))  # what another run left is not taken
+
+
+def test_a_model_killed_while_it_reads_the_texts_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytewise as in one go, whether the kill came before the logits were written or right after, with the checkpoint still there."""
+    save_masked_lm("bert", tmp_path / "model")
+    recipe, task, where = Recipe("pet", (STAGE,)), tiny_task(), tmp_path / "out"
+    whole = fit(recipe, task, str(tmp_path / "model"))
+
+    def killed(*_given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for place in ("logits_of", "checkpoint.clear"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"tempering.stages.pet_models.{place}", killed)
+            fit(recipe, task, str(tmp_path / "model"), output_dir=where, resume=True)
+        assert [p.name for p in where.rglob("checkpoint-*")] == ["checkpoint-2"]
+    assert differing(bits(whole), bits(fit(recipe, task, str(tmp_path / "model"), output_dir=where, resume=True))) == []
+    assert not [p for p in where.rglob("*checkpoint-*") if "model-" in str(p.relative_to(where))]
 
 
 def test_the_classifier_is_saved_and_loaded_like_any_other(body: Backbone, tmp_path: Path) -> None:
@@ -264,7 +284,28 @@ def test_the_recipes_are_explained(name: str, tmp_path: Path) -> None:
     save_masked_lm("bert", tmp_path)
     recipe = Recipe.load(name)
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
-    assert any("trained:" in line for line in explain(recipe, str(tmp_path), tiny_task()).lines())
+    lines = explain(recipe, str(tmp_path), tiny_task()).lines()
+    count = "36 models (4 patterns x 3 repetitions x 3 generations)" if name == "ipet" else "12 models (4 patterns x 3 repetitions)"
+    (costs,) = [line for line in lines if "prompts:" in line]
+    assert f"{count} are trained before the classifier, 250 steps of 16 rows each, and each reads the 24 unlabelled texts" in costs
+    assert any("24 training rows" in line for line in lines)  # the classifier learns from all of them
+    assert "each reads all unlabelled texts" in explain(recipe, str(tmp_path)).stages[0].costs
+    assert "the first 12 of them as they are" in explain(recipe.override({"zero_shot": True}), str(tmp_path), tiny_task()).stages[0].costs
+
+
+def test_notes_on_the_patterns_come_before_and_once(tmp_path: Path) -> None:
+    base, task = str(save_tiny("bert", tmp_path / "bare")), tiny_task()
+    rows = tuple(dataclasses.replace(e, texts=(e.texts[0], "a film")) for e in task.train)
+    pairs = dataclasses.replace(task, train=dataclasses.replace(task.train, examples=rows), dev=None, test=None)
+    expected = ["'{text} it was {mask}' never shows", "holds no weights of a language-model head", "'{mask} : {text}' never shows"]
+    before = explain(Recipe("pet", (dataclasses.replace(STAGE, eval_strategy="no"),)), base, pairs).notes
+    told: list[Any] = []
+    dataclasses.replace(STAGE, eval_strategy="no", load_best_model_at_end=False).run(
+        Backbone.load(base), pairs, SEEDS, around=Surroundings(listener=told.append)
+    )
+    during = [event["text"] for event in told if event["event"] == "note" and "generation" not in event["text"]]
+    for notes in (before, during):
+        assert len(notes) == 3 and all(sum(said in note for note in notes) == 1 for said in expected), notes
 
 
 def test_new_rows_carry_the_labels_they_were_given(body: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

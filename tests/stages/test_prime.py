@@ -441,5 +441,18 @@ def test_explain_says_what_the_outer_loop_trains(write: Any, tmp_path: Any) -> N
     assert plan.passes == made.passes_per_step == 3 * made.tasks_per_step
 
 
+def test_memory_is_that_of_one_episode(write: Any, tmp_path: Any) -> None:
+    base = str(save_tiny("bert", tmp_path / "base"))
+
+    def memory(**given: Any) -> Any:
+        made = stage(write, support_rows=4, query_rows=6, inner_steps=3, **given)
+        return explain(Recipe("r", (made, Train(tuning=LIGHT))), base, tiny_task()).stages[0].memory
+
+    first, second, still = memory(), memory(second_order=True), memory(inner_learning_rate=0.0)
+    assert (first.texts, second.texts, still.texts) == (6, 3 * 4 + 6, 6)
+    assert second.activations == 3 * first.activations == 3 * still.activations
+    assert "activations of 6 texts" in first.words(8)
+
+
 def test_as_many_passes_as_it_says(write: Any) -> None:
     assert prime(made := stage(write), tiny_backbone()).record["stage"]["passes"] == 3 * made.passes_per_step

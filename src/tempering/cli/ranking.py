@@ -22,7 +22,8 @@ def rank_models(
 ) -> None:
     """Guess which model serves the data best, before any is fine-tuned.
 
-    Each model reads the texts once. How well its frozen features hold the labels is measured by LogME, H-score, NLEEP and a linear probe.
+    Each model reads the texts once. How well its frozen features hold the labels is measured by LogME, H-score, NLEEP (under LEEP) and a
+    linear probe.
     """
     from tempering.commands import ranking as command
 
@@ -45,7 +46,8 @@ def rank_tasks(
 ) -> None:
     """Guess which other labelled data is worth training on first.
 
-    A linear probe of each candidate's frozen features answers on your texts; what its answers say of your labels is measured.
+    A linear probe of each candidate's frozen features answers on your texts; what its answers say of your labels is measured. Column
+    similarity is the cosine of the mean features of both sets of texts.
     """
     from tempering.commands import ranking as command
 

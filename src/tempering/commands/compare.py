@@ -63,7 +63,7 @@ def run(request: Request, dry_run: bool, as_json: bool) -> None:
         return
     study = study_of(request, task, recipes, sizes)
     study.report(request.output_dir)
-    show(study, request.output_dir, as_json)
+    show(study, request, as_json)
 
 
 def read_sizes(words: str) -> tuple[int | None, ...]:
@@ -171,9 +171,16 @@ def cell_words(event: dict[str, Any]) -> str:
     return f"{head}: {score}in {duration(event['seconds'])}{left}"
 
 
-def show(study: Study, where: Path, as_json: bool) -> None:
-    """The answer on the screen, and where to read it in full."""
+def show(study: Study, request: Request, as_json: bool) -> None:
+    """The answer on the screen, where to read it in full, and the command that goes on from it."""
+    where = request.output_dir
     say(study.text("json" if as_json else "table").rstrip())
     if not as_json:
         say("", f"{where / 'report.html'} is the whole report; report.md and report.json lie beside it")
-        say(f"next: fit the recipe you choose on all rows:  temper fit {quoted(study.info.data)} --recipe NAME")
+        say(f"next: fit the recipe you choose on all rows:  temper fit {request.source.again} --recipe NAME{_model(request)}")
+
+
+def _model(request: Request) -> str:
+    """The model and the settings of all recipes as they were typed."""
+    packed = f" --quantize {request.quantize}" if request.quantize else ""
+    return f" --model {quoted(request.model)}{packed}" + "".join(f" {quoted(setting)}" for setting in request.settings)

@@ -220,17 +220,20 @@ def _report(place: Place, facts: dict[str, Any]) -> None:
     trained, whole = facts["trained_parameters"], facts["total_parameters"]
     say(
         score_words(scores, main) or "the last stage read no labels, so there is no score",
-        *_no_better(scores, main, facts["majority"]),
+        *_no_better(scores, main, facts["majority"], trained),
         f"trained {trained:,} of {whole:,} parameters in {duration(facts['train_seconds'])}, {duration(facts['seconds'])} with evaluation",
         f"{where} holds the model; it loads with {', '.join(facts['loads_with'])}",
         f"next: temper predict {quoted(where)} NEW.csv --output predictions.csv",
     )
 
 
-def _no_better(scores: dict[str, dict[str, float]], main: str, majority: dict[str, float]) -> list[str]:
-    """A warning where a model learned no more than which label is the most frequent."""
+def _no_better(scores: dict[str, dict[str, float]], main: str, majority: dict[str, float], trained: int) -> list[str]:
+    """A warning where a model learned, or without a ``trained`` weight knows, no more than which label is the most frequent."""
     split = "test" if "test" in scores else "dev"
     if main not in scores.get(split, {}) or split not in majority or scores[split][main] > majority[split]:
         return []
     known = f"always saying the most frequent label scores {majority[split]:.4f} on {split}"
+    if not trained:
+        hint = "give other label words, another template or more shots (where it shows examples), or take a recipe that trains"
+        return [f"this model is of no use as it stands: {known}, and its last stage trains nothing; {hint}"]
     return [f"this model learned nothing of use: {known}; train longer, raise learning_rate, or try another recipe"]

@@ -38,6 +38,16 @@ class Source:
         return Task.from_file(self.data, **names, kind=self.kind, seed=seed, hold_out_test=hold_out_test)  # type: ignore[arg-type]
 
     @property
+    def again(self) -> str:
+        """All of it as it was typed, to repeat in a command that we suggest."""
+        return f"{quoted(self.data)}{self.files}{self.words}"
+
+    @property
+    def files(self) -> str:
+        """The options for further files as they were typed."""
+        return "".join(f" {flag} {quoted(file)}" for flag, file in (("--dev", self.dev), ("--test", self.test)) if file)
+
+    @property
     def words(self) -> str:
         """The column options as they were typed, to repeat in a command that we suggest."""
         given = {"--text": self.text, "--text-pair": self.text_pair, "--label": self.label, "--kind": self.kind}
@@ -92,5 +102,4 @@ def warn(findings: Sequence[Finding], source: Source) -> None:
     for finding in grave[:SHOWN]:
         tell(f"data {finding.severity}: {finding.message}")
     if len(grave) > SHOWN:
-        others = "".join(f" {flag} {quoted(file)}" for flag, file in (("--dev", source.dev), ("--test", source.test)) if file)
-        tell(f"and {len(grave) - SHOWN} more; temper check {quoted(source.data)}{others}{source.words}  shows the rest")
+        tell(f"and {len(grave) - SHOWN} more; temper check {source.again}  shows the rest")

@@ -61,12 +61,19 @@ def run(folder: str, source: Source, output: Path | None, model: str | None = No
         return
     nested = output is not None and output.suffix.lower() in NESTED
     made = [fields(prediction, example, labels, kind, nested) for prediction, example in zip(found, examples, strict=True)]
-    replaced = sorted(set(rows[0]) & set(made[0])) if rows else []
+    replaced = _replaced(rows, made)
     if replaced:
         tell(f"note: the input has its own {', '.join(replaced)}; the new values stand in their place")
     _write([row | extra for row, extra in zip(rows, made, strict=True)], output)
     if output is not None:
         tell(f"{len(rows):,} rows predicted: {output}")
+
+
+def _replaced(rows: list[dict[str, Any]], made: list[dict[str, Any]]) -> list[str]:
+    """The input's columns in whose place other values come. What a table says in letters is the number it writes."""
+    shared = sorted(set(rows[0]) & set(made[0])) if rows else []
+    pairs = list(zip(rows, made, strict=True))
+    return [name for name in shared if any(str(_cell(row[name])) != str(_cell(extra[name])) for row, extra in pairs)]
 
 
 def _check_output(output: Path | None, data: str) -> None:

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tempering.commands.console import say, show_json, tell
-from tempering.commands.inputs import Source
+from tempering.commands.inputs import Source, quoted
 from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def run(request: Request, as_json: bool) -> None:
     if as_json:
         show_json({"model": backbone.source, "on": request.on, "prompts": [s.as_dict() for s in seen], "scores": _plain(scored)})
         return
-    say(*_prompt_lines(seen, backbone), "", *_score_lines(scored, task, f"{request.on} rows, {backbone.source}, nothing trained"))
+    where = f"{request.on} rows, {backbone.source}, nothing trained"
+    say(*_prompt_lines(seen, backbone), "", *_score_lines(scored, task, where, _typed(request)))
     for note in dict.fromkeys(note for s in scored for note in s.notes):
         tell(f"note: {note}")
 
@@ -136,7 +138,8 @@ def _begun(request: Request, recipe: str, changes: Sequence[str], output: Path |
 
 
 def _written(target: Path, request: Request) -> str:
-    return f"written: {target}; use it with  temper fit {request.source.data} --recipe {target}"
+    use = f"temper fit {request.source.again} --recipe {quoted(target)} --model {quoted(request.model)}"
+    return f"written: {target}; use it with  {use}"
 
 
 def candidates(request: Request, task: Task) -> list[Cloze]:
@@ -146,14 +149,14 @@ def candidates(request: Request, task: Task) -> list[Cloze]:
 
 
 def _cloze(template: str | None, words: Any, settings: Sequence[str]) -> Cloze:
-    from tempering.codec import checked, override
+    from tempering.codec import checked
     from tempering.framings.cloze import Cloze
+    from tempering.overriding import Change, override
     from tempering.recipe import parse_settings
 
     made: Cloze = checked(Cloze, {"template": template, "words": words}, "prompts")
-    for key, value in parse_settings(settings).items():
-        made = override(made, key.split(".")[1:], value, key)
-    return made
+    changes = [Change(tuple(key.split(".")[1:]), value, key) for key, value in parse_settings(settings).items()]
+    return override(made, changes) if changes else made
 
 
 def read_words(given: str, task: Task) -> Any:
@@ -194,8 +197,19 @@ def _prompt_lines(seen: Sequence[Shown], backbone: Backbone) -> list[str]:
     return found
 
 
-def _score_lines(scored: Sequence[Scored], task: Task, where: str) -> list[str]:
-    """A table, best first."""
+def _typed(request: Request) -> dict[str, str]:
+    """The templates that stand in files, and how the user named them: what a file holds may be many lines."""
+    from tempering.framings.cloze import readable
+    from tempering.framings.templates.reading import FILES
+    from tempering.recipe import parse_settings
+
+    more = parse_settings(request.settings).get("framing.template", ())
+    named = (*request.templates, *([more] if isinstance(more, str) else more))
+    return {readable(one): one for one in named if str(one).startswith(tuple(FILES))}
+
+
+def _score_lines(scored: Sequence[Scored], task: Task, where: str, typed: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """A table, best first; a template of ``typed`` stands under the name there, any other in one line."""
     from tempering.tasks.metrics import default_metric
 
     main = default_metric(task.kind, task.labels)
@@ -203,7 +217,8 @@ def _score_lines(scored: Sequence[Scored], task: Task, where: str) -> list[str]:
     for s in scored:
         said = " ".join(f"{label}:{share:.0%}" for label, share in s.predicted.items()) or "-"
         words = ", ".join(f"{label}={'|'.join(found)}" for label, found in s.words.items())
-        rows.append((f"{s.metrics[main]:.4f}", f"{s.metrics['loss']:.4f}", said, " + ".join(s.templates), words))
+        shown = " + ".join(typed.get(template, " ".join(template.split())) for template in s.templates)
+        rows.append((f"{s.metrics[main]:.4f}", f"{s.metrics['loss']:.4f}", said, shown, words))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
     return [f"scores on {scored[0].rows} {where}:", *(f"  {line}" for line in table)]

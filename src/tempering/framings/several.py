@@ -42,6 +42,12 @@ class Several(nn.Module):
         """The framing module of task ``name``."""
         return self.parts[TASK + name]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of all tasks."""
+        parts: list[Any] = list(self.parts.values())
+        return tuple(note for part in parts for note in part.notes)
+
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
         """What the framing of the batch's task says of it."""
         scores: Scores = self.part(batch.task).scores(backbone, batch)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering.backbone import Backbone, Encoded
-from tempering.batching import length_batches
+from tempering.batching import close_batches, length_batches, spare_on
 from tempering.contracts import Batch, Example, Prediction, Prompt, Rendered, Scores, Slab
 from tempering.errors import DataError, ModelError
 from tempering.learner import Learner, as_examples, given_texts, joined
@@ -32,9 +32,9 @@ class MixedLearner(nn.Module):
     """Several tasks over one frozen backbone, each with its own tuning and framing.
 
     Every task keeps a `Learner` of its own, whose body shares all tensors that the task did not change with ``backbone``. In a batch
-    of several tasks the backbone runs once; what each task changed acts on its own rows, and its head reads them. ``apart`` names
-    the tasks for which that is not possible (a body with matrices of its own, or whose layers are not led by rows): they run in
-    passes of their own, with equal results.
+    of several tasks the backbone runs once for all whose texts are about as long; what each task changed acts on its own rows, and
+    its head reads them. ``apart`` names the tasks for which that is not possible (a body with matrices of its own, or whose layers
+    are not led by rows): they run in passes of their own, with equal results.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -107,8 +107,16 @@ class MixedLearner(nn.Module):
                 together.setdefault(still, []).append(name)
         for still, names in together.items():
             self.backbone.train(self.training and not still)
-            found |= self._pass({name: batches[name] for name in names})
+            for close in self._close(names, batches):
+                found |= self._pass({name: batches[name] for name in close})
         return Scores(tuple(found[name]._replace(task=name) for name in batches))
+
+    def _close(self, names: Sequence[str], batches: Mapping[str, Batch]) -> list[list[str]]:
+        """Tasks that share a pass: where texts differ much in length, padding to the longest of all costs more than another pass."""
+        shapes = [tuple(batches[name].inputs["input_ids"].shape) for name in names]
+        widths = [shape[1] for shape in shapes for _ in range(shape[0])]  # of every row: a task's rows are equally wide and stay together
+        owners = np.repeat(np.arange(len(names)), [shape[0] for shape in shapes])
+        return [[names[i] for i in np.unique(owners[rows])] for rows in close_batches(widths, len(widths), spare_on(self.device))]
 
     def _pass(self, batches: Mapping[str, Batch]) -> dict[str, Slab]:
         numbers = sorted((self.index(name) for name in batches), key=lambda i: (type(self._tuning(i)).__name__, i))

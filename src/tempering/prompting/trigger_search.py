@@ -63,6 +63,13 @@ class Triggers(NamedTuple):
     accepted: tuple[tuple[float, float], ...]  # (score before, score after) of every swap, on the same batches
 
 
+class Part(NamedTuple):
+    """Rows of like length that go through the model together, and how often each was drawn [rows]."""
+
+    batch: Batch
+    counts: Tensor
+
+
 def find_triggers(
     task: Task, backbone: Backbone, cloze: Cloze, settings: Settings | None = None, seed: int = 0, listener: Listener = silent
 ) -> Triggers:
@@ -70,9 +77,10 @@ def find_triggers(
 
     *Paper*: Shin et al. 2020 (AutoPrompt). *Formula*: loss = -log sum over the words w of the class of P([MASK] = w); candidates for slot
     t are the tokens e with the largest -(E_e . g_t), g_t the gradient at the slot's embedding. *Needs*: label words of one token.
-    *Costs*: an iteration takes accumulation (1 backward pass + candidates + 1 forward passes). *Differs*: forbidden tokens and the
-    current one are left out after the sign is settled (the reference masks them before, which is right for one sign only); gradients
-    come from the embedding's output, so that any family serves; token 0 may be a label word; what is kept holds one word at least.
+    *Costs*: an iteration takes 1 backward and candidates + 1 forward passes over the distinct rows of ``accumulation`` batches.
+    *Differs*: forbidden tokens and the current one are left out after the sign is settled (the reference masks them before, which is
+    right for one sign only); gradients come from the embedding's output, so that any family serves; token 0 may be a label word; what
+    is kept holds one word at least.
     """
     run = _Run.of(task, backbone, cloze, settings or Settings(), seed)
     current, dev, accepted = run.start(), -np.inf, list[tuple[float, float]]()
@@ -84,7 +92,7 @@ def find_triggers(
             continue
         current = swapped
         accepted.append(scores)
-        found = run.on_dev(current)
+        found = run.score(current, run.dev)
         if found > dev:
             best, dev = current, found
             text = f"iteration {step + 1} of {run.settings.iterations}: {run.settings.by} on dev {abs(dev):.4f} with {run.worded(best)[0]}"
@@ -103,7 +111,7 @@ def find_triggers(
 class _Run:
     learner: Learner
     rows: Sequence[Prompt]
-    dev_rows: Sequence[Prompt]
+    dev: Sequence[Part]
     words: tuple[tuple[int, ...], ...]
     banned: Tensor
     settings: Settings
@@ -123,7 +131,7 @@ class _Run:
         words = tuple(tuple(word[0] for word in row) for row in learner.framing.verbalizer.table)
         banned = forbidden(WordCoder.of(backbone), words, settings.lower_case)
         train, dev = (_prompts(learner, list(split)) for split in (task.train, task.dev))
-        return cls(learner, train, dev, words, banned, settings, pieces)
+        return cls(learner, train, parts(learner, dev, np.ones(len(dev), np.int64), ROWS), words, banned, settings, pieces)
 
     def start(self) -> Tensor:
         """Masks in every slot."""
@@ -140,57 +148,57 @@ class _Run:
         slot = int(rng.integers(len(current)))
         table = self.learner.backbone.embeddings.get_parameter("weight").detach()
         tried = proposals(table, gradient[slot], int(current[slot]), self.banned, self.settings.candidates)
-        batches = self._draw(rng)
-        before = self.score(current, batches)
+        drawn = self._draw(rng)
+        before = self.score(current, drawn)
         scores = []
         for token in tried.tolist():
             other = current.clone()
             other[slot] = token
-            scores.append((self.score(other, batches), other))
+            scores.append((self.score(other, drawn), other))
         best, chosen = max(scores, key=lambda found: found[0])
         return (chosen, (before, best)) if best > before else (None, (before, before))
 
-    def _draw(self, rng: np.random.Generator) -> list[list[Prompt]]:
+    def _draw(self, rng: np.random.Generator) -> list[Part]:
+        """``accumulation`` batches of rows. They are equally large, so that their mean is that of all rows as often as each was drawn,
+        which a pass need not read more than once.
+        """
         size = min(self.settings.batch_size, len(self.rows))
-        return [[self.rows[i] for i in rng.permutation(len(self.rows))[:size]] for _ in range(self.settings.accumulation)]
+        drawn = np.concatenate([rng.permutation(len(self.rows))[:size] for _ in range(self.settings.accumulation)])
+        rows, counts = np.unique(drawn, return_counts=True)
+        return parts(self.learner, [self.rows[i] for i in rows], counts, size)
 
-    def logs(self, triggers: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+    def logs(self, triggers: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """(log P of each class [rows, classes], classes [rows]) with ``triggers`` in the slots."""
-        backbone, module = self.learner.backbone, self.learner.framing
-        batch = filled(module.collate(list(prompts), np.random.default_rng(0)), triggers).to(self.learner.device)
+        backbone, module, batch = self.learner.backbone, self.learner.framing, filled(part.batch, triggers)
         said = vocabulary_logits(backbone, hidden_of(module, backbone, batch)[:, 0]).float()
         assert batch.targets is not None  # prompts were made of labelled rows
         return -torch.stack([label_nll(said, torch.tensor(row, device=said.device)) for row in self.words], -1), batch.targets
 
-    def loss(self, triggers: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """Mean over rows of -log P(class)."""
-        logs, targets = self.logs(triggers, prompts)
-        return -logs.gather(1, targets.unsqueeze(1)).mean()
+    def loss(self, triggers: Tensor, part: Part) -> Tensor:
+        """Sum over rows, each as often as it was drawn, of -log P(class)."""
+        logs, targets = self.logs(triggers, part)
+        return -(logs.gather(1, targets.unsqueeze(1)).squeeze(1) * part.counts).sum()
 
-    def gradient(self, triggers: Tensor, batches: Sequence[Sequence[Prompt]]) -> Tensor:
-        """The gradient of the mean loss by the embedding in each slot [slots, width]."""
+    def gradient(self, triggers: Tensor, drawn: Sequence[Part]) -> Tensor:
+        """The gradient of the mean loss over what was ``drawn`` by the embedding in each slot [slots, width]."""
         total = torch.zeros(len(triggers), self.learner.backbone.embeddings.get_parameter("weight").shape[1])
-        for prompts in batches:
-            places, slots = _places(self.learner, prompts)
+        for part in drawn:
+            places, slots = part.batch.extra[SOFT].cpu(), part.batch.extra[VECTORS].cpu()
             with torch.enable_grad(), seen_embeddings(self.learner.backbone) as seen:
-                (g,) = torch.autograd.grad(self.loss(triggers, prompts), [seen()])
+                (g,) = torch.autograd.grad(self.loss(triggers, part), [seen()])
             at = g.cpu().gather(1, places.unsqueeze(-1).expand(-1, -1, g.shape[-1])).flatten(0, 1)
             total.index_add_(0, slots.flatten(), at.float())
-        return total / len(batches)
+        return total / sum(int(part.counts.sum()) for part in drawn)
 
     @torch.no_grad()
-    def score(self, triggers: Tensor, batches: Sequence[Sequence[Prompt]]) -> float:
-        """Mean accuracy, or negative mean loss, over ``batches``: higher is better."""
-        if self.settings.by == "loss":
-            return -float(np.mean([float(self.loss(triggers, prompts)) for prompts in batches]))
-        found = [self.logs(triggers, prompts) for prompts in batches]
-        return float(np.mean([float((logs.argmax(-1) == targets).float().mean()) for logs, targets in found]))
+    def score(self, triggers: Tensor, drawn: Sequence[Part]) -> float:
+        """Accuracy, or negative mean loss, over what was ``drawn``: higher is better."""
+        gain = self._right if self.settings.by == "accuracy" else lambda *given: -self.loss(*given)
+        return sum(float(gain(triggers, part)) for part in drawn) / sum(int(part.counts.sum()) for part in drawn)
 
-    def on_dev(self, triggers: Tensor) -> float:
-        """As `score`, over all development rows."""
-        cuts = close_batches([len(prompt.input_ids) for prompt in self.dev_rows], ROWS, spare_on(self.learner.device))
-        parts = [[self.dev_rows[i] for i in cut] for cut in cuts]
-        return sum(len(part) * self.score(triggers, [part]) for part in parts) / len(self.dev_rows)
+    def _right(self, triggers: Tensor, part: Part) -> Tensor:
+        logs, targets = self.logs(triggers, part)
+        return ((logs.argmax(-1) == targets) * part.counts).sum()
 
     def worded(self, triggers: Tensor) -> tuple[str, bool]:
         """The template with the triggers as words, without slots that still hold a mask, and whether it encodes to the same tokens."""
@@ -220,15 +228,18 @@ def replace_slots(cloze: Cloze) -> Cloze:
 
 
 def filled(batch: Batch, triggers: Tensor) -> Batch:
-    """The batch with ``triggers`` as tokens in its slots, and no vectors there any more."""
-    places, slots = batch.extra.pop(SOFT), batch.extra.pop(VECTORS)
-    batch.inputs["input_ids"] = batch.inputs["input_ids"].scatter(1, places, triggers[slots])
-    return batch
+    """A batch as ``batch`` with ``triggers`` as tokens in its slots, and no vectors there any more."""
+    ids = batch.inputs["input_ids"]
+    told = ids.scatter(1, batch.extra[SOFT], triggers.to(ids.device)[batch.extra[VECTORS]])
+    rest = {name: value for name, value in batch.extra.items() if name not in (SOFT, VECTORS)}
+    return replace(batch, inputs={**batch.inputs, "input_ids": told}, extra=rest)
 
 
-def _places(learner: Learner, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-    extra = learner.framing.collate(list(prompts), np.random.default_rng(0)).extra
-    return extra[SOFT], extra[VECTORS]
+def parts(learner: Learner, prompts: Sequence[Prompt], counts: Sequence[int] | np.ndarray, size: int) -> list[Part]:
+    """``prompts``, each as often as ``counts`` says, in passes of at most ``size`` rows."""
+    cuts = close_batches([len(prompt.input_ids) for prompt in prompts], size, spare_on(learner.device))
+    rows = [learner.framing.collate([prompts[i] for i in cut], np.random.default_rng(0)).to(learner.device) for cut in cuts]
+    return [Part(batch, torch.tensor([int(counts[i]) for i in cut], device=learner.device)) for batch, cut in zip(rows, cuts, strict=True)]
 
 
 def _prompts(learner: Learner, examples: Sequence[Example]) -> list[Prompt]:

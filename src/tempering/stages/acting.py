@@ -31,6 +31,7 @@ class Acting(ABC):
     framing: Any
     tuning: Any
     stabilizers: tuple[Any, ...]
+    per_device_train_batch_size: int
     gradient_accumulation_steps: int
 
     @property
@@ -49,6 +50,11 @@ class Acting(ABC):
         """Stochastic passes of one micro-batch: as many as any method reads, and one for the supervised loss unless it is replaced."""
         plain = 0 if any("base" in s.touches for s in self.live) else 1
         return max([plain, *(getattr(s, "students", 0) for s in self.live)])
+
+    @property
+    def at_once(self) -> tuple[int, int]:
+        """(rows, student passes of each) whose activations are kept until gradients are taken: a whole micro-batch."""
+        return self.per_device_train_batch_size, self.students
 
     @property
     def micro_batches(self) -> int:

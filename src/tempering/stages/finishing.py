@@ -22,12 +22,13 @@ _TORCH = frozenset({"training", "_parameters", "_buffers", "_modules"})  # a pas
 
 
 def close(learner: Learner, stage: Train, evaluator: Evaluator | None, run: Run, examples: Sequence[Example], seeds: Seeds) -> None:
-    """Finish ``learner``, choose its thresholds on the development rows, and note in its record what training it took."""
+    """Finish ``learner``, choose its thresholds on the development rows, and note in its record what training it took, with the metrics
+    under thresholds that were chosen (``settled``).
+    """
     finished = finish(learner, examples, seeds)
-    if evaluator is not None and stage.framing.supervised:
-        fit_thresholds(learner, evaluator)
+    settled = fit_thresholds(learner, evaluator) if evaluator is not None and stage.framing.supervised else {}
     notes = dropout_notes(stage, learner)
-    more = {"cached": stage.cached, "facts": run.facts, "notes": notes, "finished": finished}
+    more = {"cached": stage.cached, "facts": run.facts, "notes": notes, "finished": finished, "settled": settled}
     learner.record["stage"] = account(stage, run, len(examples), run.split, **more)
 
 
@@ -60,10 +61,13 @@ def as_kept(stage: Mapping[str, Any]) -> dict[str, float] | None:
     return {name.removeprefix(own): value for name, value in kept.items() if name == "step" or name.startswith(own)}
 
 
-def finish(learner: Learner, examples: Sequence[Example], seeds: Seeds) -> bool:
-    """Let the framing finish on the training rows; whether it may predict otherwise now than in the evaluations while training."""
+def finish(learner: Learner, examples: Sequence[Example], seeds: Seeds, *name: str) -> bool:
+    """Let the framing finish on the training rows; whether it may predict otherwise now than in the evaluations while training.
+
+    ``name`` is that of its task, where the stage has several.
+    """
     numbers, rest = _numbers(learner.framing), _rest(learner.framing)
-    learner.framing.finish(learner, examples, numpy_stream(seeds.sampling, "framing", "finish"))
+    learner.framing.finish(learner, examples, numpy_stream(seeds.sampling, "framing", "finish", *name))
     after, now = _numbers(learner.framing), _rest(learner.framing)
     same = numbers.keys() == after.keys() and all(torch.equal(numbers[name], after[name]) for name in after)
     return not same or rest.keys() != now.keys() or any(rest[name] is not now[name] for name in now)

@@ -13,6 +13,7 @@ from tempering.framings.module import FramingBase
 from tempering.framings.several import Several
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.finishing import finish
 from tempering.stages.live_dropout import dropout_notes
 from tempering.stages.row_weights import check_weights, row_weights, weighable
 from tempering.stages.setup import Surroundings, check_carried, compares_scores, positive_class, rows_of, tell_notes
@@ -21,7 +22,6 @@ from tempering.streams import numpy_stream, torch_stream
 from tempering.tasks.task import Task
 from tempering.train.device import place
 from tempering.train.evaluate import Evaluator, fit_thresholds
-from tempering.train.progress import Listener
 from tempering.train.several import SeveralEvaluator, SeveralFeed, shares
 
 
@@ -101,10 +101,15 @@ class Group:
             for name, stage, task, can in zip(self.names, stages, self.tasks, able, strict=True)
         }
 
-    def evaluator(self, listener: Listener) -> Any:
-        """What evaluates all tasks; None where none has rows for it. It stands for a `tempering.train.evaluate.Evaluator` in the loop."""
-        for evaluator in self.views.evaluators.values():
-            evaluator.listener = listener
+    def evaluator(self, around: Surroundings) -> Any:
+        """What evaluates all tasks; None where none has rows for it. It stands for a `tempering.train.evaluate.Evaluator` in the loop.
+
+        The user's further metrics are of the user's own task.
+        """
+        for i, name in enumerate(self.names):
+            if name in self.views.evaluators:
+                evaluator = self.views.evaluators[name]
+                evaluator.listener, evaluator.metrics = around.listener, around.metrics if i == self.stage.own else ()
         return self.views if self.views.evaluators else None
 
     def prepare(self, around: Surroundings) -> None:
@@ -115,13 +120,14 @@ class Group:
             self.learner.framing.part(name).prepare(self.view(i), self.rows[name], rng)
             tell_notes(self.view(i), around, () if i else dropout_notes(self.stage, self.learner))
 
-    def finish(self) -> None:
-        """The same with the trained weights; thresholds of tasks with sets of labels are set."""
+    def finish(self) -> bool:
+        """The same with the trained weights; thresholds of tasks with sets of labels are set. Whether any may predict otherwise since."""
+        changed = []
         for i, name in enumerate(self.names):
-            rng = numpy_stream(self.seeds.sampling, "framing", "finish", name)
-            self.learner.framing.part(name).finish(self.view(i), self.rows[name], rng)
+            changed.append(finish(self.view(i), self.rows[name], self.seeds, name))
             if name in self.views.evaluators:
-                fit_thresholds(self.view(i), self.views.evaluators[name])
+                changed.append(bool(fit_thresholds(self.view(i), self.views.evaluators[name])))
+        return any(changed)
 
 
 def _learner(stage: Any, framings: Sequence[Any], backbone: Backbone, tasks: Sequence[Task], names: Sequence[str], seeds: Seeds) -> Learner:

@@ -35,8 +35,8 @@ ENOUGH = 15  # tasks; Muppet was worse than none with fewer, and better with eac
 class TaskSource:
     """One task of several: its ``data`` by path (none: the user's own task), its framing, and the factor ``weight`` on its loss.
 
-    ``name`` is what metrics call it (default: the name of its file). ``keep_head`` is a name under which its framing's weights wait for a
-    later stage.
+    In a list of tasks a path alone stands for its settings, and ``{}`` for the user's own task: ``tasks: [{}, films.csv]``. ``name`` is
+    what metrics call it (default: the name of its file). ``keep_head`` is a name under which its framing's weights wait for a later stage.
     """
 
     data: str | None = Field(default=None, min_length=1)
@@ -143,7 +143,7 @@ class MultiTask(Loop, Acting):
         """Train on ``backbone`` (changed in place); the learner of the user's own task where it is among them, else of all."""
         around: Surroundings = context.get("around") or Surroundings()
         group = Group.of(self, backbone, self.learns(task), seeds)
-        learner, evaluator, feed = group.learner, group.evaluator(around.listener), group.feed()
+        learner, evaluator, feed = group.learner, group.evaluator(around), group.feed()
         group.prepare(around)
         metric = self.metric_for_best_model or (MEAN if evaluator is not None and group.judged else "loss")
         backbone.recompute(self.gradient_checkpointing)
@@ -152,12 +152,12 @@ class MultiTask(Loop, Acting):
         if not (around.resume and around.folder and latest(around.folder)):
             plan = prepared(self, learner, feed, plan, seeds)
         run = fit(learner, feed, plan)
-        group.finish()
+        finished = group.finish()
         for i, source in enumerate(self.tasks):
             if source.keep_head:
                 around.kept[source.keep_head] = keep_head(group.view(i), group.framings[i], group.under_head(i))
         done = learner if self.own is None else group.view(self.own)
-        done.record["stage"] = _account(run, group)
+        done.record["stage"] = _account(run, group, finished)
         return done.eval()
 
 
@@ -189,8 +189,9 @@ def _few(stage: MultiTask, where: str) -> list[str]:
     return [f"{where}: {said}, so compare with a recipe without this stage"]
 
 
-def _account(run: Run, group: Group) -> dict[str, Any]:
+def _account(run: Run, group: Group, finished: bool) -> dict[str, Any]:
     tasks = {name: {"rows": len(rows), "share": share} for (name, rows), share in zip(group.rows.items(), group.chances, strict=True)}
-    told = account(group.stage, run, sum(map(len, group.rows.values())), run.split, notes=dropout_notes(group.stage, group.learner))
+    more = {"notes": dropout_notes(group.stage, group.learner), "finished": finished}
+    told = account(group.stage, run, sum(map(len, group.rows.values())), run.split, **more)
     own = {} if group.stage.own is None else {"own": group.names[group.stage.own]}
-    return told | {"finished": True, "tasks": tasks} | own
+    return told | {"tasks": tasks} | own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -20,7 +21,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.acting import Acting
 from tempering.stages.checks import check_train
-from tempering.stages.pet_models import Teachers, distilled
+from tempering.stages.pet_models import Teachers, distilled, foretold
 from tempering.stages.pet_sets import Weighting
 from tempering.stages.setup import Surroundings
 from tempering.stages.sources import read_source
@@ -102,6 +103,22 @@ class PET(Loop, Acting):
     def cloze(self, pattern: str) -> Cloze:
         """The framing of one pattern."""
         return Cloze(template=pattern, words=self.words, verbalizer=self.verbalizer, max_length=self.pattern_max_length)
+
+    def foretold(self, backbone: Backbone, task: Any) -> tuple[str, ...]:
+        """Notes on the patterns, as far as ``backbone`` and the rows of ``task`` (None: unknown) tell; one that cannot serve is refused."""
+        return foretold([self.cloze(pattern) for pattern in self.patterns], backbone, task)
+
+    def costs(self, rows: Sequence[Example]) -> str:
+        """The models that are made before the classifier, in words; ``rows`` are the unlabelled texts, none where they are not known."""
+        each = len(self.patterns) * self.repetitions
+        generations = f" x {self.generations + 1} generations" if self.generations else ""
+        untrained = f", the first {each} of them as they are" if self.zero_shot else ""
+        texts = f"the {len(rows):,} unlabelled texts" if rows else "all unlabelled texts"
+        return (
+            f"{each * (self.generations + 1)} models ({len(self.patterns)} patterns x {self.repetitions} repetitions{generations}) are"
+            f" trained before the classifier, {self.pattern_steps:,} steps of {self.pattern_batch_size} rows each{untrained}, and each"
+            f" reads {texts}"
+        )
 
     def check(self, where: str, last: bool) -> list[str]:
         """Refuse what cannot work or means nothing, before any weight is loaded; notes worth printing."""

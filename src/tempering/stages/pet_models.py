@@ -18,6 +18,8 @@ from torch import Tensor
 
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
+from tempering.errors import RecipeError
+from tempering.framings.cloze import Cloze
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.finishing import account
@@ -26,7 +28,8 @@ from tempering.stages.pet_sets import Labelled, draw, ensemble, others, sizes
 from tempering.stages.pet_training import AuxiliaryLM, Distill
 from tempering.stages.setup import Surroundings, assemble, evaluator_of, metric_of, prepared, tell_notes
 from tempering.streams import key_of, numpy_stream
-from tempering.tasks.task import Task
+from tempering.tasks.task import Split, Task
+from tempering.train import checkpoint
 from tempering.train.device import place
 from tempering.train.feed import Feed
 from tempering.train.fit import Plan, fit
@@ -55,6 +58,7 @@ class Teachers:
     seeds: Seeds
     around: Surroundings
     account: list[dict[str, Any]] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)  # notes of models before: another model of the same pattern tells them no second time
 
     @property
     def count(self) -> int:
@@ -99,6 +103,8 @@ class Teachers:
             found = self._trained(pattern, generation, number, new, folder)
             if done is not None and first_process():
                 _write(done, found, self._identity)
+        if folder is not None and first_process():
+            checkpoint.clear(folder)  # its logits are there; a model with its optimizer is several times as large as the pretrained one
         self.account.append({"generation": generation, "pattern": pattern, "weight": found.weight, "new_rows": len(new)})
         return found
 
@@ -120,6 +126,7 @@ class Teachers:
         added = [dataclasses.replace(self.pool[n.row], label=task.labels[n.label]) for n in new]
         rows = [*self.labelled, *added]
         learner.framing.prepare(learner, self.labelled, numpy_stream(seeds.sampling, "framing"))
+        tell_notes(learner, self.around, known=self.told)
         weight = accuracy(learner, self.labelled)
         if rows:
             prompts = [p for found in learner.framing.render(self.pool, (), np.random.default_rng(0)) for p in found]
@@ -129,6 +136,21 @@ class Teachers:
             plan = Plan(settings, named, seeds.dropout, None, "loss", folder, self.around.resume, identity, self.around.listener)
             fit(learner, feed, prepared(parts, learner, feed, plan, seeds))
         return Teacher(logits_of(learner, self.pool, settings.per_device_eval_batch_size), weight)
+
+
+def foretold(patterns: Sequence[Cloze], backbone: Backbone, task: Task | None) -> tuple[str, ...]:
+    """The notes of the framings of ``patterns``, each once. Without a task the labels are those that the patterns name words for."""
+    if not patterns or (task is not None and task.kind not in patterns[0].kinds):
+        return ()
+    named = patterns[0].named
+    known = task or Task("task", "classification", tuple(map(str, named or ("a", "b"))), Split("train", ()))
+    body = copy.deepcopy(backbone)  # a language-model head is put in place
+    try:
+        return tuple(dict.fromkeys(note for pattern in patterns for note in pattern.build(known, body).notes))
+    except RecipeError:
+        if task is None and not named:
+            return ()  # labels that stand in for those of the data need be no words of the model
+        raise
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,16 @@ class Prime:
         return 1 + (self.inner_steps if self.inner_learning_rate else 0)
 
     @property
+    def at_once(self) -> tuple[int, int]:
+        """(rows, passes of each) whose activations are kept until gradients are taken: to first order one pass of an episode, to second
+        order all of one, as its outer gradient goes through them.
+        """
+        inner = self.students - 1
+        if self.second_order:
+            return inner * self.support_rows + self.query_rows, 1
+        return max(self.support_rows if inner else 0, self.query_rows), 1
+
+    @property
     def micro_batches(self) -> int:
         """The tasks of one outer step."""
         return self.tasks_per_step

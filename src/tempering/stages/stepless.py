@@ -22,6 +22,7 @@ class Stepless(ABC):
     live: ClassVar[tuple[Any, ...]] = ()
     text: ClassVar[str] = "labeled"
     students: ClassVar[int] = 0
+    at_once: ClassVar[tuple[int, int]] = (0, 0)
     micro_batches: ClassVar[int] = 1
     passes_per_step: ClassVar[int] = 0
     per_device_train_batch_size: ClassVar[int] = 0

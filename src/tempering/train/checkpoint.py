@@ -27,10 +27,15 @@ def write(folder: Path, step: int, tensors: dict[str, Weights], state: dict[str,
     (part / "state.json").write_text(json.dumps(state | {"step": step, "groups": sorted(tensors)}, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
-    for old in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):  # what a kill left half written too
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+    clear(folder, but=target)
     return target
+
+
+def clear(folder: Path, but: Path | None = None) -> None:
+    """Remove the checkpoints under ``folder``, all of them or all ``but`` one."""
+    for old in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):  # what a kill left half written too
+        if old != but:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def latest(folder: Path) -> Path | None:

@@ -70,14 +70,17 @@ class Evaluator:
     def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Prediction]]:
         """(metrics with the loss as ``loss``, predictions); of unlabelled text only the loss."""
         if learner.framing.keeps_scores and self.kind != "text":
-            scores = self.scores(learner)
-            loss = float(learner.framing.loss(scores, None))
-        else:
-            with telling(learner, self.listener):
-                scores, loss = None, learner.mean_loss(self.asked(learner).prompts, self.batch_size)
-            unjudged = learner.framing.keeps_scores or not getattr(learner.framing, "predicts_labels", True)
-            if unjudged or self.ready is not None or any(e.label is None for e in self.examples):
-                return {"loss": loss}, []
+            return self.judged(learner, self.scores(learner))
+        with telling(learner, self.listener):
+            loss = learner.mean_loss(self.asked(learner).prompts, self.batch_size)
+        unjudged = learner.framing.keeps_scores or not getattr(learner.framing, "predicts_labels", True)
+        if unjudged or self.ready is not None or any(e.label is None for e in self.examples):
+            return {"loss": loss}, []
+        return self.judged(learner, None, loss)
+
+    def judged(self, learner: Learner, scores: Scores | None, loss: float = 0.0) -> tuple[dict[str, float], list[Prediction]]:
+        """What a call says, from ``scores`` that are there already, or where none are kept from the ``loss``."""
+        loss = loss if scores is None else float(learner.framing.loss(scores, None))
         predictions = list(learner.framing.predictions(learner, self.asked(learner), scores, self.batch_size))
         gold = [e.label for e in self.examples]
         probabilities = [p.probabilities for p in predictions] if self.kind != "regression" else None
@@ -93,19 +96,23 @@ class Evaluator:
         return {"loss": loss} | found, predictions
 
 
-def fit_thresholds(learner: Learner, evaluator: Evaluator) -> None:
+def fit_thresholds(learner: Learner, evaluator: Evaluator) -> dict[str, float]:
     """Multi-label: choose on the development split the threshold of each label that gives the best F1, and keep it.
 
     Question answering: the same of the threshold by which "no answer" must exceed the best answer, where questions may have none.
+    Returns the metrics of the split from then on; none where there is no threshold to choose.
     """
     if evaluator.kind == "question_answering" and hasattr(learner.framing, "margins"):
-        if bool(learner.framing.threshold.isfinite()):
-            found = learner.framing.margins(evaluator.asked(learner), evaluator.scores(learner))
-            learner.framing.threshold.fill_(best_margin(found, [e.label for e in evaluator.examples]))
-        return
+        if not bool(learner.framing.threshold.isfinite()):
+            return {}
+        scores = evaluator.scores(learner)
+        found = learner.framing.margins(evaluator.asked(learner), scores)
+        learner.framing.threshold.fill_(best_margin(found, [e.label for e in evaluator.examples]))
+        return evaluator.judged(learner, scores)[0]
     if evaluator.kind != "multilabel" or not hasattr(learner.framing, "thresholds"):
-        return
-    slab = evaluator.scores(learner).only
-    probabilities = slab.logits.mean(0).sigmoid().numpy()
+        return {}
+    scores = evaluator.scores(learner)
+    probabilities = scores.only.logits.mean(0).sigmoid().numpy()
     gold = np.array([[label in e.label for label in evaluator.labels] for e in evaluator.examples], dtype=float)
     learner.framing.thresholds.copy_(torch.tensor(choose_thresholds(gold, probabilities)))
+    return evaluator.judged(learner, scores)[0]

@@ -32,6 +32,14 @@ class Walk(Protocol):
         """All of them once, in an order drawn from ``rng``."""
 
 
+@runtime_checkable
+class Drawn(Protocol):
+    """Prompts of which an epoch has a part only."""
+
+    def draw(self, rng: np.random.Generator) -> None:
+        """Draw anew which ones the epoch has."""
+
+
 @dataclass
 class Feed:
     """The training rows of one stage, as micro-batches by optimizer step.
@@ -88,6 +96,8 @@ class Feed:
         if isinstance(prompts, Walk):
             self._plan, self._epoch = prompts.batches(size, rng), epoch
             return
+        if isinstance(prompts, Drawn):
+            prompts.draw(rng)
         lengths = prompts.lengths if isinstance(prompts, Lazy) else [len(p.input_ids) for p in prompts]
         self._plan = length_batches(lengths, size, rng) if self.settings.group_by_length else random_batches(len(prompts), size, rng)
         self._epoch = epoch

@@ -198,6 +198,10 @@ class PromptedModule(FramingBase):
         """What ``asked`` begins with that others begin with too."""
         return self.fixed(asked.shown) + self.pattern.opening
 
+    def begun(self, prompt: Prompt) -> str:
+        """Instruction and demonstrations, whose keys and values are kept for the queries after them."""
+        return self.common_text(prompt.extra)
+
     def state_text(self) -> str:
         """Pattern, words and everything else that prompts depend on beside the data, for `trunk_key`."""
         return f"{self.value!r} pattern={self.pattern.source!r} words={self.words!r} limit={self.reader.limit}"

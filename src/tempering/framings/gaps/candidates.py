@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,11 @@ class Sentence:
         first, last = stretch
         return self.text[self.words[first][0] : self.words[last - 1][1]]
 
+    def size(self, stretch: Stretch) -> int:
+        """The tokens of a stretch."""
+        first, last = stretch
+        return self.tokens[last - 1][1] - self.tokens[first][0]
+
     def around(self, stretch: Stretch, room: int) -> str:
         """The text; where its tokens are more than ``room``, as many words on both sides of ``stretch`` as fit."""
         if self.total <= room:
@@ -60,21 +66,32 @@ def how_many(words: int, most: int) -> int:
 class SpanWalk(Made[Prompt]):
     """What an epoch goes through: every entity of at most ``most`` words, and ``negatives`` times as many stretches that are none.
 
-    Those are drawn over all texts together, each stretch as likely as another and none twice, anew for every epoch (`batches`). Prompts
-    are made by ``lay`` as they are asked for.
+    Those are drawn over all texts together, each stretch as likely as another and none twice, anew for every epoch (`draw`). Prompts
+    are made by ``lay`` as they are asked for; ``size`` says how long one is, without making it.
     """
 
-    def __init__(self, sentences: Sequence[Sentence], lay: Callable[[Sentence, Stretch], Prompt], most: int, negatives: float) -> None:
-        self._sentences, self._lay, self._most = sentences, lay, most
+    def __init__(
+        self,
+        sentences: Sequence[Sentence],
+        lay: Callable[[Sentence, Stretch], Prompt],
+        size: Callable[[Sentence, Stretch], int],
+        most: int,
+        negatives: float,
+    ) -> None:
+        self._sentences, self._lay, self._size, self._most = sentences, lay, size, most
         self.true = [(s, x) for s in sentences for x in sorted(s.entities or {}) if x[1] - x[0] <= most]
         known = [sum(x[1] - x[0] <= most for x in s.entities or {}) for s in sentences]
         self._ends = np.cumsum([how_many(len(s.words), most) - n for s, n in zip(sentences, known, strict=True)], dtype=np.int64)
         self.others = int(self._ends[-1]) if len(self._ends) else 0
         self.share = min(self.others, round(negatives * len(self.true)))
-        self._drawn = self._draw(np.random.default_rng(0))
+        self._drawn = np.zeros(0, np.int64)
+        self.draw(np.random.default_rng(0))
 
-    def _draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        return rng.choice(self.others, self.share, replace=False) if self.share else np.zeros(0, np.int64)
+    def draw(self, rng: np.random.Generator) -> None:
+        """Draw the stretches that are no entity anew."""
+        self.__dict__.pop("lengths", None)
+        if self.share:
+            self._drawn = rng.choice(self.others, self.share, replace=False)
 
     def __len__(self) -> int:
         return len(self.true) + self.share
@@ -95,11 +112,10 @@ class SpanWalk(Made[Prompt]):
         """The prompt of a number."""
         return self._lay(*self.at(index))
 
-    def batches(self, size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """All numbers once in an order of this epoch's own, with stretches that are no entity drawn anew."""
-        self._drawn = self._draw(rng)
-        order = rng.permutation(len(self))
-        return [order[start : start + size] for start in range(0, len(order), size)]
+    @cached_property
+    def lengths(self) -> list[int]:
+        """What each prompt is grouped by."""
+        return [self._size(*self.at(i)) for i in range(len(self))]
 
 
 def apart(found: Sequence[Stretch], chances: Floats) -> list[int]:

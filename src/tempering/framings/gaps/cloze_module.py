@@ -17,7 +17,7 @@ from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import language_head
 from tempering.framings.templates import lm_bff
-from tempering.framings.templates.checking import boundaries, check_causal, check_fields, check_labels, check_masks
+from tempering.framings.templates.checking import boundaries, check_causal, check_fields, check_labels, check_masks, unread
 from tempering.framings.templates.coding import PieceCoder
 from tempering.framings.templates.encoder import NAMES, TemplateEncoder
 from tempering.framings.templates.laying import Laid, Places
@@ -62,7 +62,7 @@ class ClozeModule(FramingBase):
         self.texts = tuple(self._encoder(cloze, template, task, backbone) for template in templates)
         self.renders_anew = len(templates) > 1 and cloze.trains_on == "one"
         self.windows = len(templates) > 1 and cloze.trains_on == "all"
-        self.notes = _notes(cloze, self.text, backbone, self.reads_lm_head)
+        self.notes = _notes(cloze, self.texts, backbone, self.reads_lm_head, _texts(task))
         if self.kind == "regression":
             self.register_buffer("bounds", torch.tensor(_bounds(cloze, task), dtype=torch.float32))
 
@@ -80,7 +80,7 @@ class ClozeModule(FramingBase):
         if backbone.layout.kind == "decoder":
             check_causal(template, "cloze", backbone.source, backbone.layout.family)
         names = cloze.fields or NAMES
-        texts = max((len(e.texts) for e in list(task.train)[:1]), default=len(names))
+        texts = _texts(task) or len(names)
         check_fields(template, (*names[:texts], *(name for name, _ in cloze.marks)))
         check_labels(template, len(self.words))
         masks = check_masks(template, self.verbalizer.masks)
@@ -227,11 +227,17 @@ def _bounds(cloze: Cloze, task: Any) -> tuple[float, float]:
     return low, high
 
 
-def _notes(cloze: Cloze, text: TemplateEncoder, backbone: Backbone, reads_head: bool) -> tuple[str, ...]:
-    """What is worth saying before anything is trained."""
-    found = [boundaries(text.template.skeleton())]
+def _texts(task: Any) -> int:
+    """How many texts a row has; 0 where there are no rows."""
+    return max((len(e.texts) for e in list(task.train)[:1]), default=0)
+
+
+def _notes(cloze: Cloze, made: Sequence[TemplateEncoder], backbone: Backbone, reads_head: bool, texts: int) -> tuple[str, ...]:
+    """What is worth saying before anything is trained. What stands between marks may come from any text of a row."""
+    found = [boundaries(made[0].template.skeleton())]
+    found += [unread(one.template, one.template.fields(), one.names, texts) for one in made if not cloze.marks]
     if cloze.template is None:
-        found.append(f"no template given: {str(text.template)!r} is used; one that says what the labels are about will do better")
+        found.append(f"no template given: {str(made[0].template)!r} is used; one that says what the labels are about will do better")
     if reads_head and getattr(backbone.lm_head, "fresh", False):
         found.append(
             f"{backbone.source} holds no weights of a language-model head; one was drawn at random, and its words mean nothing yet: put a"

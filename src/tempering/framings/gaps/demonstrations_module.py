@@ -81,8 +81,10 @@ class DemonstrationsModule(Around):
         return [Beside(whole, alone, self.value.place, self.value.floor) for whole, alone in zip(self._whole, self._alone, strict=True)]
 
     def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
-        """From here on the trained model says what is alike."""
-        self._first, self._vectors = (), None
+        """From here on the trained model says what is alike, unless an encoder does."""
+        self._first = ()
+        if self.value.encoder is None:
+            self._vectors = None
         self.cloze.finish(learner, examples, rng)
 
     def _show(self, examples: Sequence[Example]) -> None:

@@ -103,9 +103,15 @@ class ClozeNERModule(Around):
         label = None if known is None else self.classes[known.get(stretch, 0)]
         if stretch == NOTHING:
             return Example((sentence.text if sentence.total <= self.cloze.text.room else "", ""), label, sentence.row)
-        inside = sentence.tokens[stretch[1] - 1][1] - sentence.tokens[stretch[0]][0]
-        room = (self.cloze.text.room - self._own - self._spans * inside) // max(1, self._texts)
-        return Example((sentence.around(stretch, room), sentence.says(stretch)), label, sentence.row)
+        return Example((sentence.around(stretch, self._room(sentence, stretch)), sentence.says(stretch)), label, sentence.row)
+
+    def _room(self, sentence: Sentence, stretch: Stretch) -> int:
+        """Tokens of the text that fit beside the stretch."""
+        return (self.cloze.text.room - self._own - self._spans * sentence.size(stretch)) // max(1, self._texts)
+
+    def _size(self, sentence: Sentence, stretch: Stretch) -> int:
+        """Tokens that the text takes in a prompt. Not those of the stretch: entities are short, and batches would be of one class."""
+        return self._texts * min(sentence.total, self._room(sentence, stretch))
 
     def walk(self, prompts: Sequence[Prompt]) -> SpanWalk:
         """The entities of all texts, and other stretches drawn from them. Texts without a single entity are a `DataError`."""
@@ -118,7 +124,7 @@ class ClozeNERModule(Around):
         return found
 
     def _walk(self, sentences: Sequence[Sentence]) -> SpanWalk:
-        return SpanWalk(sentences, lambda s, x: self._laid([(s, x)])[0], self.value.max_span, self.value.negatives)
+        return SpanWalk(sentences, lambda s, x: self._laid([(s, x)])[0], self._size, self.value.max_span, self.value.negatives)
 
     def costs(self, examples: Sequence[Example]) -> str:
         """How many prompts an epoch and a prediction make of ``examples``."""

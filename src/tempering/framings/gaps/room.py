@@ -17,6 +17,7 @@ from tempering.framings.templates.laying import size
 if TYPE_CHECKING:
     from tempering.framings.demonstrations import Demonstrations
 
+_SHORTER = "framing.framing.max_length, a smaller framing.floor"  # settings of the cloze inside, and of the demonstrations
 ROWS = 256  # training rows whose prompts are looked at
 
 
@@ -31,7 +32,7 @@ def check_room(value: Demonstrations, way: Beside, pool: Pool, queries: Sequence
         raise RecipeError(
             f"demonstrations: in template {str(way.whole.template)!r} the shortest query takes {query} tokens and {what} {least}, and"
             f" {way.whole.room} fit beside special ones in {way.whole.length}, so that no prompt would show any; let queries and examples"
-            " be shorter (framing.max_length, floor), give a larger max_length where the model can read it, or use framing cloze"
+            f" be shorter ({_SHORTER}), let the prompt be longer (framing.max_length) where the model can read it, or use framing cloze"
         )
 
 
@@ -48,6 +49,7 @@ def losses(
     none = f", {bare} of them for a single one" if (bare := int((stay == 0).sum())) else ""
     told = (
         f"{fewer} of {len(chosen)} training rows ({fewer / len(chosen):.0%}) have no room for all their examples{none}, in prompts of"
-        f" {ways[0].whole.length} tokens: let queries and examples be shorter (framing.max_length, floor), or give a larger max_length"
+        f" {ways[0].whole.length} tokens: let queries and examples be shorter ({_SHORTER}), or the prompt longer (framing.max_length) where"
+        " the model can read it"
     )
     return (told,)

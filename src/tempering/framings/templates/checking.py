@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from tempering.errors import ModelError, RecipeError
@@ -64,6 +64,18 @@ def check_causal(template: AnyTemplate, method: str, source: str, family: str) -
     raise ModelError(
         f"{method} cannot serve {source} ({family}) with template {str(template)!r}: the model reads from left to right and so cannot see"
         " what follows the mask; give a template that ends with its one mask, or choose an encoder such as roberta-base"
+    )
+
+
+def unread(template: object, shown: Collection[str], names: Sequence[str], texts: int) -> str:
+    """A note where rows have ``texts`` texts, called ``names``, of which one is not among the fields ``shown``: nothing reads it."""
+    missing = [i for i, name in enumerate(names[:texts]) if name not in shown]
+    if texts < 2 or not missing:
+        return ""
+    which = ("first", "second")[missing[0]]
+    return (
+        f"the rows are pairs, and template {str(template)!r} never shows {{{names[missing[0]]}}}: the {which} text is not read; give a"
+        " template that shows both"
     )
 
 
