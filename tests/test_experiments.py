@@ -367,7 +367,7 @@ def test_lm_bff_searches_templates_without_the_manual_one(
     def find(task: Task, model: str, cloze: Any, settings: Any, base: Recipe, seed: int) -> SimpleNamespace:
         begun.append(cloze)
         made = replace(base, stages=(replace(base.stages[-1], framing=replace(cloze, template="{text} so {mask}")),))
-        return SimpleNamespace(recipe=made, notes=(), candidates=())
+        return SimpleNamespace(recipe=made, notes=(), candidates=(), tuned=())
 
     monkeypatch.setattr(runner, "find_prompts", find)
     args = module.parsed(["--tasks", "sst2", "--output", str(tmp_path)])
@@ -375,6 +375,38 @@ def test_lm_bff_searches_templates_without_the_manual_one(
     found = runner.Runner(opened(module, tmp_path), args).search("sst2", Task.from_examples(rows), 0)
     assert begun[0].templates == () and dict(begun[0].words) == {"negative": ("terrible",), "positive": ("great",)}
     assert found["template"] == "{text} so {mask}" and found["words"] == [["negative", ["terrible"]], ["positive", ["great"]]]
+
+
+@pytest.mark.parametrize(("dev", "rates"), [(0.6, [2e-5]), (0.8, [2e-5, 1e-4])])
+def test_lm_bff_does_not_fit_the_found_template_again_at_the_setting_of_the_search(
+    dev: float, rates: list[float], script: Loader, few: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fit there is a point of the grid by the same recipe; where that is the best one, its learner is made again for the test."""
+    module = script("run in lm-bff")
+    import arms
+    import runner
+
+    fits, tested = watched(monkeypatch)
+    keys: list[str] = []
+    watching = runner.fit
+    monkeypatch.setattr(runner, "fit", lambda recipe, *rest, **more: (keys.append(recipe.key()), watching(recipe, *rest, **more))[1])
+
+    def find(task: Task, model: str, cloze: Any, settings: Any, base: Recipe, seed: int) -> SimpleNamespace:
+        words = label_words.resolved(cloze.words, task, None, ())
+        best = replace(begun(base, cloze), words=tuple(words.items()), template="{text} so {mask}")
+        keys.append(with_cloze(base, best).key())
+        made = with_cloze(base, replace(best, template=(best.template,)))
+        tuned = tuple(Tuned(best, {"accuracy": score, "loss": 0.5}, 3.0) for score in (dev, 0.1))
+        return SimpleNamespace(recipe=made, notes=(), candidates=(), tuned=tuned)
+
+    monkeypatch.setattr(runner, "find_prompts", find)
+    args = module.parsed(["--tasks", "sst2", "--seeds", "1", "--output", str(tmp_path)])
+    rows = [replace(e, label={"a": "negative", "b": "positive"}[e.label]) for e in few.train]
+    cells = opened(module, tmp_path)
+    runner.Runner(cells, args, {"sst2": Task.from_examples(rows, rows[:4], rows[:6])}).run("sst2", arms.ARMS["automatic templates"], 0)
+    assert fits == rates and tested == rates[-1:]
+    assert cells["sst2/automatic templates/0/0.0001 x 8"] == {"dev": dev, "loss": 0.5, "seconds": 3.0}
+    assert dev < 0.7 or keys[0] == keys[-1]
 
 
 def test_lm_bff_tables(script: Loader, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ HOUSE = """
 WRITTEN = ("saving", "restoring", "base_model", "exporting", "exporting_text", "publishing")
 ONE_UNIT = dict.fromkeys(WRITTEN, "learner") | {"schema": "codec", "overriding": "codec"}
 METHODS = {"tunings", "framings", "stabilizers"}
-METHODS_MAY = {"batching", "contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout", "tags"}
+METHODS_MAY = {"contracts", "values", "layout", "backbone", "layouts", "streams", "passes", "learner", "errors", "dropout", "tags"}
+METHODS_MAY |= {"batching"}  # which rows go through the model together is theirs to say where they draw them
 
 FLOOR = {
     unit.strip(): -height for height, floor in enumerate(line for line in HOUSE.splitlines() if line.strip()) for unit in floor.split("|")
