@@ -18,6 +18,8 @@ import pytest
 
 from tempering.contracts import Example
 from tempering.errors import TemperingError
+from tempering.framings.gaps import label_words
+from tempering.prompting.selecting import Tuned, begun, with_cloze
 from tempering.recipe import Recipe
 from tempering.tasks import Task
 

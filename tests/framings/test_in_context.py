@@ -90,7 +90,7 @@ def test_several_contexts_are_several_draws_whose_probabilities_are_averaged() -
 
 
 def test_what_a_context_begins_with_is_run_once_and_its_queries_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More contexts than are kept, in batches that hold no whole context: each prefix is run once, and scores are those of one row alone."""
+    """More contexts than are kept, in batches that hold no whole context: each prefix is run once; scores are as for a row alone."""
     learner, rows = learner_of(contexts=KEPT + 2), tuple(tiny_examples(9, seed=7))
     asked = prompts(learner, rows)
     alone = torch.cat([learner.score([p], 1).only.logits[0] for p in asked])

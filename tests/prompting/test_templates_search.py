@@ -19,6 +19,7 @@ from tempering.contracts import Example
 from tempering.errors import ModelError, RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.framings.templates.coding import PieceCoder
+from tempering.framings.templates.encoder import TemplateEncoder
 from tempering.framings.verbalizers.auto_words import AutoWords
 from tempering.prompting.beam import aggregated, shared_beam
 from tempering.prompting.fillers import MaskFiller, SpanFiller
@@ -28,6 +29,7 @@ from tempering.prompting.selecting import begun, fine_tuned, with_cloze
 from tempering.prompting.sketches import Form, Words, in_fields, words_of
 from tempering.prompting.templates_search import search
 from tempering.recipe import Recipe
+from tempering.train.evaluate import Evaluator
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.tiny import VOCAB, tiny_backbone, tiny_config, tiny_model, tiny_task, tiny_whole
 
@@ -278,6 +280,28 @@ def test_zero_shot_scores_are_ranked_and_never_of_test_rows(tmp_path: Path) -> N
     assert keys == sorted(keys) and found[0].rows == 9 and sum(found[0].predicted.values()) == pytest.approx(1)
     with pytest.raises(RecipeError, match="dev or train rows, found 'test'"):
         rows_on(task, "test", 5)
+
+
+def test_no_more_training_rows_are_read_than_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless something is chosen from them; what is scored stays the same."""
+    save_masked_lm("bert", tmp_path)
+    backbone, task = Backbone.load(str(tmp_path)), tiny_task(40)
+    rows = rows_on(task, "train", 5)
+    cloze = Cloze("{text} {mask}", words=WORDS, max_length=8)
+    whole = Evaluator(rows, task.kind, task.labels)(untrained(cloze, task, backbone))[0]
+    read: list[Any] = []
+    encode = TemplateEncoder.encode
+    monkeypatch.setattr(TemplateEncoder, "encode", lambda self, examples: (read.extend(examples), encode(self, examples))[1])
+    found = score(cloze, task, backbone, rows)
+    assert found.metrics == whole and read == [*rows, *rows]  # for the note, and to be scored
+    assert any("of 5 training rows" in note and "were shortened to 8 tokens" in note for note in found.notes)
+    for given, of in (
+        (dataclasses.replace(cloze, verbalizer=AutoWords()), task),
+        (dataclasses.replace(cloze, words={"low": "bad", "high": "good"}), tiny_task(40, "regression")),
+    ):
+        read.clear()
+        score(given, of, backbone, of.train.examples[:5])
+        assert len(read) > 40
 
 
 def test_models_that_cannot_fill_are_refused(tmp_path: Path) -> None:

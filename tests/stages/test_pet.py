@@ -30,6 +30,8 @@ from tempering.stages.pet_sets import Labelled, distillation_loss, draw, ensembl
 from tempering.stages.pet_training import AuxiliaryLM, masked_loss
 from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
+from tempering.tunings.full import Full
+from tempering.tunings.houlsby import Houlsby
 from tests.framings.test_masked_lm import save_masked_lm
 from tests.laws.bench import bits, differing
 from tests.tiny import save_tiny, tiny_examples, tiny_task
@@ -195,6 +197,23 @@ def test_every_pattern_is_trained_and_accounted_for(body: Backbone, monkeypatch:
     assert all(torch.allclose(before[n], body.state_dict()[n], atol=1e-6) for n in moved)  # patterns were trained on copies
 
 
+@pytest.mark.parametrize(("tuning", "fresh", "readings"), [(Full(), False, 2), (Houlsby(m=4), False, 4), (Full(), True, 4)])
+def test_untrained_models_that_are_the_same_read_the_texts_once(
+    body: Backbone, tuning: Any, fresh: bool, readings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two patterns and two repetitions: these are the same model, unless adapters or a language-model head are drawn for each."""
+    given = Backbone.load(str(save_tiny("bert", tmp_path / "bare"))) if fresh else body
+    stage = dataclasses.replace(STAGE, zero_shot=True, tuning=tuning)
+    whole = dataclasses.replace(teachers(stage), backbone=given)
+    alone = [dataclasses.replace(teachers(stage), backbone=given)._model(0, m, ()).logits for m in range(4)]
+    read: list[int] = []
+    logits_of = pet_models.logits_of
+    monkeypatch.setattr(pet_models, "logits_of", lambda *asked: (read.append(1), logits_of(*asked))[1])
+    assert torch.equal(whole.soft_labels(), ensemble(alone)) and len(read) == readings
+    assert [m["pattern"] for m in whole.account] == [p for p in STAGE.patterns for _ in range(2)]
+    assert torch.equal(alone[0], alone[1]) is (readings == 2)
+
+
 def test_a_killed_run_goes_on_behind_the_last_whole_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_masked_lm("bert", tmp_path / "model")
     recipe, task, where = Recipe("pet", (STAGE,)), tiny_task(), tmp_path / "out"
@@ -230,9 +249,10 @@ def test_a_model_killed_while_it_reads_the_texts_goes_on_from_its_checkpoint(tmp
         raise KeyboardInterrupt
 
     for place in ("logits_of", "checkpoint.clear"):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(f"tempering.stages.pet_models.{place}", killed)
-            fit(recipe, task, str(tmp_path / "model"), output_dir=where, resume=True)
+            with pytest.raises(KeyboardInterrupt):
+                fit(recipe, task, str(tmp_path / "model"), output_dir=where, resume=True)
         assert [p.name for p in where.rglob("checkpoint-*")] == ["checkpoint-2"]
     assert differing(bits(whole), bits(fit(recipe, task, str(tmp_path / "model"), output_dir=where, resume=True))) == []
     assert not [p for p in where.rglob("*checkpoint-*") if "model-" in str(p.relative_to(where))]

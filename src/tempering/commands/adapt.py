@@ -181,7 +181,8 @@ def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
         say(f"{words} on held-out text: {facts['before'][name]:.4g} before, {facts['after'][name]:.4g} after{_rests_on(recipe, facts)}")
     else:
         nothing = "loss of it" if name == "loss" else "perplexity"
-        say(f"no text was held out, so there is no {nothing}: fewer than 20 documents, or eval_strategy=no; see also documents=paragraph")
+        also = "; see also documents=paragraph" if recipe.stages[0].documents == "file" else ""
+        say(f"no text was held out, so there is no {nothing}: fewer than 20 documents, or eval_strategy=no{also}")
     if facts["notes"]:
         say(*(f"note: {note}" for note in facts["notes"]))
     trained, whole = facts["trained_parameters"], facts["total_parameters"]

@@ -90,7 +90,7 @@ class FramingBase(nn.Module, ABC):
         """Pad prompts into a batch."""
 
     def begun(self, prompt: Prompt) -> str:
-        """What ``prompt`` begins with that is computed once for all that begin alike: in evaluation they come together. Default: nothing."""
+        """What ``prompt`` begins with that is computed once for all that begin alike: they are evaluated together. Default: nothing."""
         return ""
 
     def part(self, batch: Batch, rows: slice) -> Batch:

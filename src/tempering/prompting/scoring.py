@@ -93,13 +93,23 @@ def check_head(backbone: Backbone) -> None:
 def score(cloze: Cloze, task: Task, backbone: Backbone, examples: Sequence[Example], seed: int = 0) -> Scored:
     """Zero-shot metrics of ``cloze`` on ``examples``; a verbalizer that chooses from training rows does."""
     told: list[str] = []
-    learner = untrained(cloze, task, backbone, seed, lambda event: told.append(event["text"]) if event["event"] == "note" else None)
+    read = _enough(cloze, task, len(examples), seed)
+    learner = untrained(cloze, read, backbone, seed, lambda event: told.append(event["text"]) if event["event"] == "note" else None)
     metrics, predictions = Evaluator(examples, task.kind, task.labels)(learner)
     said = Counter(str(p.label) for p in predictions) if task.kind == "classification" else Counter()
     shares = {str(label): said[str(label)] / len(examples) for label in task.labels} if said else {}
     words = {str(label): list(given) for label, given in learner.framing.words.items()}
     templates = tuple(str(text.template) for text in learner.framing.texts)
     return Scored(templates, words, metrics, shares, len(examples), tuple(told))
+
+
+def _enough(cloze: Cloze, task: Task, rows: int, seed: int) -> Task:
+    """``task`` with as many training rows as are scored, drawn as those are, for a note on how many are too long. All where the verbalizer
+    chooses from them, or their values tell the ends of a scale.
+    """
+    if task.kind == "regression" or getattr(cloze.verbalizer, "reads_rows", True):
+        return task
+    return task.with_train(sorted(numpy_stream(seed, "prompts").permutation(len(task.train))[:rows].tolist()), seed)
 
 
 def ranked(found: Sequence[Judged], task: Task, metric: str | None = None) -> list[Judged]:

@@ -20,6 +20,7 @@ from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
 from tempering.errors import RecipeError
 from tempering.framings.cloze import Cloze
+from tempering.hashing import hashed
 from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.finishing import account
@@ -58,6 +59,7 @@ class Teachers:
     seeds: Seeds
     around: Surroundings
     account: list[dict[str, Any]] = field(default_factory=list)
+    standing: dict[tuple[str, str, str], Teacher] = field(default_factory=dict)  # of models that were not trained: see `_as_it_stands`
     told: set[str] = field(default_factory=set)  # notes of models before: another model of the same pattern tells them no second time
 
     @property
@@ -128,14 +130,25 @@ class Teachers:
         learner.framing.prepare(learner, self.labelled, numpy_stream(seeds.sampling, "framing"))
         tell_notes(learner, self.around, known=self.told)
         weight = accuracy(learner, self.labelled)
-        if rows:
-            prompts = [p for found in learner.framing.render(self.pool, (), np.random.default_rng(0)) for p in found]
-            named = [("auxiliary_lm", auxiliary)] if not (auxiliary := AuxiliaryLM(stage.alpha, prompts)).neutral else []
-            feed = Feed(learner.framing, rows, settings, seeds)
-            identity = dict(self.around.identity) | {"pet": f"{generation} {number}"}
-            plan = Plan(settings, named, seeds.dropout, None, "loss", folder, self.around.resume, identity, self.around.listener)
-            fit(learner, feed, prepared(parts, learner, feed, plan, seeds))
+        if not rows:
+            return self._as_it_stands(learner, pattern, weight)
+        prompts = [p for found in learner.framing.render(self.pool, (), np.random.default_rng(0)) for p in found]
+        named = [("auxiliary_lm", auxiliary)] if not (auxiliary := AuxiliaryLM(stage.alpha, prompts)).neutral else []
+        feed = Feed(learner.framing, rows, settings, seeds)
+        identity = dict(self.around.identity) | {"pet": f"{generation} {number}"}
+        plan = Plan(settings, named, seeds.dropout, None, "loss", folder, self.around.resume, identity, self.around.listener)
+        fit(learner, feed, prepared(parts, learner, feed, plan, seeds))
         return Teacher(logits_of(learner, self.pool, settings.per_device_eval_batch_size), weight)
+
+    def _as_it_stands(self, learner: Learner, pattern: str, weight: float) -> Teacher:
+        """A model that is not trained. Repetitions of a pattern differ in what they draw alone: where that is nothing, one reads the texts
+        for all of them.
+        """
+        weights = {f"{part}.{name}": w for part in ("backbone", "framing") for name, w in getattr(learner, part).state_dict().items()}
+        key = pattern, hashed(learner.backbone.config, weights, None).words, json.dumps(learner.framing.keep(), sort_keys=True, default=str)
+        if key not in self.standing:
+            self.standing[key] = Teacher(logits_of(learner, self.pool, self.stage.per_device_eval_batch_size), weight)
+        return self.standing[key]
 
 
 def foretold(patterns: Sequence[Cloze], backbone: Backbone, task: Task | None) -> tuple[str, ...]:

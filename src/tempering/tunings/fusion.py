@@ -51,7 +51,8 @@ class Fusion(FeedForwardTuning):
 
     ``adapters`` are folders that were fitted with tuning pfeiffer on the same backbone; ``m``, ``reduction`` and ``activation`` are
     theirs. ``new`` adds so many fresh adapters that are trained along. The folders are read when training begins; the model that is
-    saved holds all it needs. ``drop_layers`` and ``robust``: see `tempering.tunings.adapter_drop`.
+    saved holds all it needs. ``drop_layers`` leaves out the adapters of so many lowest blocks, ``robust`` of a number drawn in every
+    training pass (AdapterDrop, Rücklé et al. 2021).
 
     *Paper*: Pfeiffer et al. 2021. *Formula*: at the place of Pfeiffer's adapter, which reads h [..., d] and adds v_k: a = softmax over k of
     (Q h) . (K v_k), not scaled; added is sum over k of a_k V v_k. Q and K normal with 0.02, V the identity with 1e-6 beside its

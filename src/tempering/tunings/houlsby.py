@@ -18,9 +18,10 @@ class Houlsby(AdapterTuning):
     """Adds a bottleneck after the attention and after the feed-forward sub-layer of every block, and trains all norms.
 
     *Paper*: Houlsby et al. 2019. *Formula*: h + U act(D h + b_D) + b_U before the residual addition, D (m, d) and U (d, m) normal
-    with ``init_std``, cut at two of them: 2L(2md + m + d) numbers, and the norms' own with ``layer_norm``. ``drop_layers`` and
-    ``robust``: see `tempering.tunings.adapter_drop`. *Needs*: a family in the table of architectures. *Costs*: one pass, two thin
-    products a sub-layer, also when used: it does not merge. *Differs*: ``init_std`` 1e-3 is that of the authors' code, the paper says
+    with ``init_std``, cut at two of them: 2L(2md + m + d) numbers, and the norms' own with ``layer_norm``. ``drop_layers`` leaves out the
+    adapters of so many lowest blocks, ``robust`` of a number drawn in every training pass (AdapterDrop, Rücklé et al. 2021).
+    *Needs*: a family in the table of architectures. *Costs*: one pass, two thin products a sub-layer, also when used: it does not
+    merge. *Differs*: ``init_std`` 1e-3 is that of the authors' code, the paper says
     1e-2. Where blocks share weights they share one pair of adapters; norms without a bias train their gain; norms below the lowest
     adapter are frozen with ``drop_layers``.
     """

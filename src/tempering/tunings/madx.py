@@ -71,7 +71,8 @@ class MADX(FeedForwardTuning):
     ``language`` is a folder that was fitted with tuning pfeiffer (reduction 2, ``invertible``) under masked_lm on texts of the task's
     language; ``language_m``, ``language_reduction`` and ``invertible`` are its own. It is read when training begins; what is saved holds
     it, and `speak` puts another language in its place. Without a folder a fresh language adapter is trained along with the task's.
-    ``drop_layers`` and ``robust`` leave out task adapters only (`tempering.tunings.adapter_drop`).
+    ``drop_layers`` leaves out the task adapters of so many lowest blocks, ``robust`` of a number drawn in every training pass
+    (AdapterDrop, Rücklé et al. 2021).
 
     *Paper*: Pfeiffer et al. 2020. *Formula*: with h the feed-forward sub-layer's result and n what Pfeiffer's adapter reads:
     l = h + U_l act(D_l n), and U_t act(D_t l) is added to the residual sum; L(2md + m + d) numbers. The invertible adapter of the

@@ -18,7 +18,8 @@ class Pfeiffer(FeedForwardTuning):
 
     ``m`` is the bottleneck's width, by default the hidden size over ``reduction``. With ``invertible`` an invertible adapter follows
     the embeddings (`tempering.tunings.invertible`): with reduction 2, trained under masked_lm, that is MAD-X's language adapter.
-    ``drop_layers`` and ``robust``: see `tempering.tunings.adapter_drop`.
+    ``drop_layers`` leaves out the adapters of so many lowest blocks, ``robust`` of a number drawn in every training pass (AdapterDrop,
+    Rücklé et al. 2021).
 
     *Paper*: Pfeiffer et al. 2021 (AdapterFusion), 2020 (MAD-X). *Formula*: with x the sub-layer's input, h its result, U (d, m),
     D (m, d): families that normalize after the addition: LN(x + h + U act(D n + b_D) + b_U), n = LN(x + h), the same pretrained norm

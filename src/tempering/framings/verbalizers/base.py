@@ -33,7 +33,9 @@ MASKS = "mask_positions"  # the entry of a batch's ``extra``: where the masks of
 
 
 class Verbalizer(Protocol):
-    """A verbalizer value. ``trains`` tells whether it has weights of its own that the optimizer moves."""
+    """A verbalizer value. ``trains`` tells whether it has weights of its own that the optimizer moves; one with a ``reads_rows`` that is
+    False chooses nothing from training rows.
+    """
 
     @property
     def trains(self) -> bool:

@@ -31,6 +31,7 @@ class Composed:
     """
 
     trains: ClassVar[bool] = False
+    reads_rows: ClassVar[bool] = False
     asks_words: ClassVar[bool] = True
 
     def build(self, task: Any, backbone: Backbone, words: Words) -> ComposedModule:

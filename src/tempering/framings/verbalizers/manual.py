@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import ConfigDict
@@ -39,6 +39,8 @@ class Manual:
 
     aggregation: Aggregation = "mean_logit"
     pieces: Pieces = "error"
+
+    reads_rows: ClassVar[bool] = False
 
     @property
     def trains(self) -> bool:

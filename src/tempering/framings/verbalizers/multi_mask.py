@@ -44,6 +44,7 @@ class MultiMask:
     average: bool = False
 
     trains: ClassVar[bool] = False
+    reads_rows: ClassVar[bool] = False
     why_not_cached: ClassVar[str] = "label words of several tokens are read in several passes"
 
     def build(self, task: Any, backbone: Backbone, words: Words) -> MultiMaskModule:
