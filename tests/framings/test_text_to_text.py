@@ -499,5 +499,5 @@ def test_a_text_of_a_pair_that_the_source_leaves_out_is_told() -> None:
     rows = [Example((e.texts[0], "a film"), e.label, e.row) for e in tiny_examples(8)]
     pairs = Task("pairs", "classification", ("bad", "good"), Split("train", tuple(rows)))
     (note,) = learner(TextToText("very {text} is"), task=pairs).framing.notes
-    assert note.startswith("the rows are pairs, and template 'very {text} is' never shows {text_pair}: the second text is not read")
+    assert note.startswith("the rows are pairs, and source 'very {text} is' never shows {text_pair}: the second text is not read")
     assert not learner(TextToText(), task=pairs).framing.notes and not learner(TextToText("very {text} is")).framing.notes

@@ -67,15 +67,15 @@ def check_causal(template: AnyTemplate, method: str, source: str, family: str) -
     )
 
 
-def unread(template: object, shown: Collection[str], names: Sequence[str], texts: int) -> str:
+def unread(template: object, shown: Collection[str], names: Sequence[str], texts: int, what: str = "template") -> str:
     """A note where rows have ``texts`` texts, called ``names``, of which one is not among the fields ``shown``: nothing reads it."""
     missing = [i for i, name in enumerate(names[:texts]) if name not in shown]
     if texts < 2 or not missing:
         return ""
     which = ("first", "second")[missing[0]]
     return (
-        f"the rows are pairs, and template {str(template)!r} never shows {{{names[missing[0]]}}}: the {which} text is not read; give a"
-        " template that shows both"
+        f"the rows are pairs, and {what} {str(template)!r} never shows {{{names[missing[0]]}}}: the {which} text is not read; give a"
+        f" {what} that shows both"
     )
 
 

@@ -61,7 +61,7 @@ class Writing(FramingBase, ABC):
         output_head(backbone)
         self._check_words(task)
         texts = max((len(e.texts) for e in list(task.train)[:1]), default=0)
-        note = unread(framing.source, fields_of(framing.source), NAMES, texts) if framing.source else ""
+        note = unread(framing.source, fields_of(framing.source), NAMES, texts, "source") if framing.source else ""
         self.notes = (note,) if note else ()
 
     def _check_words(self, task: Any) -> None:
