@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from typing import Any
 
 from cells import Cells, carry_out, few, last_stage, markdown
 from options import LAST, MODEL, basic, names, with_last_stage, with_settings, with_store
+from published import beside_project
 from scipy.stats import kendalltau, pearsonr
 
 from tempering.cache import TrunkCache
@@ -32,16 +34,21 @@ from tempering.recipe import Recipe
 from tempering.tasks import Task, nested_subsets
 
 
+def called(model: str) -> str:
+    """The model in the names of cells: a path as seen from the project's folder, there or not."""
+    return os.path.relpath(model, Path(__file__).parents[1]) if Path(model).is_absolute() else beside_project(model)
+
+
 def measured(task: Task, models: Sequence[str], rows: int) -> dict[str, Any]:
     """Every measure of every model, of how many rows, and the seconds it took."""
     start = time.perf_counter()
     found = rank_models(list(models), task, rows=rows)
-    scores = {c.name: c.scores for c in found.candidates}
+    scores = {called(c.name): c.scores for c in found.candidates}
     return {
         "scores": scores,
         "rows": found.candidates[0].rows,
         "seconds": time.perf_counter() - start,
-        "by_model": {c.name: c.seconds for c in found.candidates},
+        "by_model": {called(c.name): c.seconds for c in found.candidates},
     }
 
 
@@ -67,11 +74,15 @@ def run(cells: Cells, args: argparse.Namespace) -> None:
             for model in args.models:
                 for seed in range(args.seeds):
                     given = (small, model, recipes[recipe], seed, cache)
-                    cells.get(f"{name}/{recipe}/{model}/{seed}", lambda given=given: tuned(*given))
+                    cells.get(_run(name, recipe, model, seed), lambda given=given: tuned(*given))
 
 
 def _measures(name: str, args: argparse.Namespace) -> str:
-    return f"{name}/measures/{','.join(args.models)}"
+    return f"{name}/measures/{','.join(map(called, args.models))}"
+
+
+def _run(task: str, recipe: str, model: str, seed: int) -> str:
+    return f"{task}/{recipe}/{called(model)}/{seed}"
 
 
 def agreement(measure: Sequence[float], scores: Sequence[float]) -> dict[str, float]:
@@ -85,13 +96,13 @@ def agreement(measure: Sequence[float], scores: Sequence[float]) -> dict[str, fl
 
 def report(cells: Cells, args: argparse.Namespace) -> str:
     """Tuned scores and measures, and how well they agree, of the tasks that are finished."""
-    keys = {t: [f"{t}/{r}/{m}/{s}" for r in args.recipes for m in args.models for s in range(args.seeds)] for t in args.tasks}
+    keys = {t: [_run(t, r, m, s) for r in args.recipes for m in args.models for s in range(args.seeds)] for t in args.tasks}
     tasks = [t for t in args.tasks if all(key in cells for key in [_measures(t, args), *keys[t]])]
     if not tasks:
         return "No task is finished.\n"
     measures = {t: cells[_measures(t, args)]["scores"] for t in tasks}
     mean = {
-        (t, r): [sum(cells[f"{t}/{r}/{m}/{s}"]["score"] for s in range(args.seeds)) / args.seeds for m in args.models]
+        (t, r): [sum(cells[_run(t, r, m, s)]["score"] for s in range(args.seeds)) / args.seeds for m in args.models]
         for t in tasks
         for r in args.recipes
     }
@@ -124,7 +135,7 @@ def scores_table(tasks: Sequence[str], measures: Measures, mean: Scores, args: a
     rows = []
     for task in tasks:
         for i, model in enumerate(args.models):
-            shown = [_number(measures[task][model][name]) for name in MEASURES]
+            shown = [_number(measures[task][called(model)][name]) for name in MEASURES]
             rows.append([task, Path(model).name, *shown, *(f"{100 * mean[task, recipe][i]:.1f}" for recipe in args.recipes)])
     return markdown(["task", "model", *MEASURES, *args.recipes], rows)
 
@@ -134,7 +145,7 @@ def agreement_table(tasks: Sequence[str], measures: Measures, mean: Scores, args
     rows = []
     for recipe in args.recipes:
         for name in MEASURES:
-            values = {t: [v for m in args.models if (v := measures[t][m][name]) is not None] for t in tasks}
+            values = {t: [v for m in args.models if (v := measures[t][called(m)][name]) is not None] for t in tasks}
             found = [agreement(values[t], mean[t, recipe]) for t in tasks if len(values[t]) == len(args.models)]
             if found:
                 of = {key: _nanmean([f[key] for f in found]) for key in found[0]}
