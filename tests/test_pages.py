@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 
 import tempering as tp
 from tempering import demo
+from tempering.pretrained import locate, tokenizer_of
 from tests.test_readme import ROOT, blocks, needs_weights, parsed, temper_lines
 from tests.tiny import save_tiny, tiny_backbone
 
@@ -79,12 +81,19 @@ def test_control_by_prefix_runs_as_shown(tmp_path: Path, monkeypatch: pytest.Mon
     assert capsys.readouterr().out == "['it is very lovely', 'it is very lovely'] ['it is very awful', 'it is very awful']\n"
 
 
+def save_with_head(source: str, folder: Path) -> None:
+    """``source`` as a masked language model, whose head is drawn: what a page calls a pretrained one."""
+    transformers.AutoModelForMaskedLM.from_pretrained(locate(source)).save_pretrained(folder)
+    tokenizer_of(locate(source)).save_pretrained(folder)
+
+
 @pytest.mark.slow
 @needs_weights
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks("python", text)])
 def test_its_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     save_tiny("t5", tmp_path / "t5")
+    save_with_head("minilm", tmp_path / "roberta")
     (tmp_path / "messages.csv").write_bytes((Path(demo.path()) / "train.csv").read_bytes())
     if 'Study.open("study")' in PAGES[page]:
         tp.compare(["head"], tmp_path / "messages.csv", model="minilm", sizes=(32,), seeds=2, output_dir="study", workers=0)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tempering.contracts import Seeds
 from tempering.errors import ModelError, RecipeError
 from tempering.fitting import fit
 from tempering.footprint import Memory, size_words
+from tempering.framings.output_head import language_head
 from tempering.plan import explain, outline, token_lengths
 from tempering.recipe import Recipe
-from tests.tiny import save_tiny, tiny_examples, tiny_task
+from tests.tiny import save_tiny, tiny_examples, tiny_model, tiny_task
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +231,29 @@ def test_what_a_framing_takes_for_granted_is_told_before(bert: str, tmp_path: Pa
         f"{bert} holds no weights of a language-model head"[:40],
     ]
     assert any("no template given" in note for note in explain("cloze", bert, task).notes)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "llama"])
+def test_a_head_that_the_checkpoint_holds_is_seen_without_its_weights(family: str, tmp_path: Path) -> None:
+    """Of a body a head would be drawn, which is told of; where the weights are not on this machine, nothing is known, and nothing said."""
+    causal = family == "llama"
+    loader = "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM"
+    body, whole = save_tiny(family, tmp_path / "body"), save_tiny(family, tmp_path / "whole")
+    state = {name: weight.clone() for name, weight in tiny_model(family, loader=loader).state_dict().items()}
+    save_file({name: weight for name, weight in state.items() if name != "lm_head.decoder.weight"}, whole / "model.safetensors")
+    if causal:  # a matrix of its own, which is too large in a real model to be read for a plan
+        for folder in (body, whole):
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}), encoding="utf-8")
+
+    def drawn(folder: Path) -> bool:
+        before, backbone = torch.get_rng_state(), outline(str(folder))
+        head = language_head(backbone)
+        assert {p.device.type for p in head.parameters()} == {"meta"} and before.equal(torch.get_rng_state())
+        told = any("drawn at random" in note for note in explain("cloze", str(folder), tiny_task(24)).notes) if not causal else head.fresh
+        assert told == head.fresh
+        return told
+
+    assert drawn(body) and not drawn(whole)
+    (body / "model.safetensors").unlink()
+    assert not drawn(body)

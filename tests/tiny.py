@@ -12,6 +12,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from tempering.backbone import Backbone
+from tempering.framings.output_head import language_head
 from tempering.layouts import LAYOUTS, layout_of
 from tempering.streams import torch_stream
 
@@ -180,6 +181,15 @@ def tiny_backbone(family: str = "bert", seed: int = 0, spaced: bool = False) -> 
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return Backbone(model, tokenizer, f"tiny-{family}", whole=partial(tiny_whole, family, seed) if layout.decoder else None)
+
+
+def tiny_speaker(family: str = "bert", seed: int = 0) -> Backbone:
+    """`tiny_backbone` with a language-model head that counts as read from its checkpoint: random as the body is, it speaks as well."""
+    backbone = tiny_backbone(family, seed)
+    with torch_stream(seed, "tiny", "head", family):
+        head = language_head(backbone)
+    head.fresh = False
+    return backbone
 
 
 def save_tiny(family: str, folder: Path | str, seed: int = 0) -> Path:

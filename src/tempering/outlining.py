@@ -18,7 +18,8 @@ from tempering.quantizing import checked
 def outline(source: str, quantize: str | None = None) -> Backbone:
     """``source`` as a backbone whose weights have shapes and no content; its tokenizer and length limit are real.
 
-    With ``quantize`` it says so, and its matrices are whole: there is nothing to pack.
+    It knows where its checkpoint is, so that what is asked of it tells which heads are stored there. With ``quantize`` it says so, and its
+    matrices are whole: there is nothing to pack.
     """
     import transformers
 
@@ -32,7 +33,7 @@ def outline(source: str, quantize: str | None = None) -> Backbone:
             model = auto.from_config(config, dtype=torch.float32, **options)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    backbone = Backbone(model, tokenizer, source, whole=whole)
+    backbone = Backbone(model, tokenizer, source, where, whole)
     backbone.quantized = method
     return backbone
 

@@ -129,7 +129,7 @@ def test_settings_of_the_cloze_are_read_without_a_search(here: Path, masked: str
 def test_a_search_keeps_what_the_recipe_says_of_its_cloze(here: Path, masked: str, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "templates.yaml").write_text(
         "dataset: d\ntemplates:\n  1:\n    name: wast\n    answer_choices: sad ||| great\n"
-        "    jinja: '{{sentence}} It was ||| {{answer_choices[label]}}'\n",
+        "    jinja: '{{sentence}} It was ||| {{answer_choices[label == \"good\"]}}'\n",
         encoding="utf-8",
     )
     one = ("--template", "promptsource:templates.yaml#wast", "--show", "1")
@@ -183,8 +183,25 @@ def test_mistakes_are_told(words: tuple[str, ...], said: str, here: Path, masked
     refuses("prompts", *DATA[:1], *settings, *DATA[1:], "--model", masked, *rest, said=said, capsys=capsys)
 
 
-def test_a_model_without_masks_or_without_their_head_is_refused(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
-    refuses("prompts", *DATA, "--model", bert, *WORDS, said="holds no weights of a language-model head", capsys=capsys)
+def test_without_a_head_prompts_are_shown_and_not_scored(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """So it is with the default model: rows, words and counts of tokens ask for none."""
+    done("prompts", *DATA, "--model", bert, *WORDS, "--show", "1")
+    said = capsys.readouterr().out
+    assert "[mask: sad]" in said and " of 64 tokens" in said and "scores on" not in said
+    assert f"no zero-shot scores: {bert} (bert) holds no weights of a language-model head" in said and "--model roberta-base" in said
+    done("prompts", *DATA, "--model", bert, *WORDS, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["prompts"]) == 3 and found["scores"] == [] and "holds no weights" in found["notes"][0]
+    refuses("prompts", *DATA, "--model", bert, "--words", "the film,good", said="is 2 tokens", capsys=capsys)
+    refuses("prompts", *DATA, "--model", bert, *WORDS, "--search", said="holds no weights of a language-model head", capsys=capsys)
+
+
+@pytest.mark.parametrize("method", ["fill", "autoprompt"])
+def test_a_folder_that_is_not_there_is_told_before_the_search(
+    method: str, here: Path, masked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--search", "--method", method, "--output", "nodir/x.yaml")
+    refuses("prompts", *DATA, "--model", masked, *WORDS, *more, said="--output nodir/x.yaml: there is no folder nodir", capsys=capsys)
 
 
 def test_words_are_read_in_either_form() -> None:

@@ -203,13 +203,14 @@ def test_words_however_they_are_given() -> None:
     assert Cloze("{text} {mask}").build(tiny_task(), backbone).words == {"bad": ("bad",), "good": ("good",)}  # the labels' own names
     promptsource = Cloze("{{text}} so ||| {{ answer_choices[label] }}")
     assert promptsource.build(tiny_task(), backbone).words == {"bad": ("bad",), "good": ("good",)}
-    entry = "jinja: '{{text}} so {{mask}}'\nanswer_choices: sad ||| happy"
-    assert Cloze(entry).build(tiny_task(), backbone).words == {"bad": ("sad",), "good": ("happy",)}
+    entry = "jinja: '{{text}} so {{mask}}'\nanswer_choices: happy ||| bad"  # the order of names says nothing
+    assert Cloze(entry).build(tiny_task(), backbone).words == {"bad": ("bad",), "good": ("happy",)}
+    assert Cloze(entry).named == ("happy", "bad")
 
 
 def test_a_file_of_promptsource_becomes_its_text(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
-    path.write_text("templates:\n  a: !Template\n    name: n\n    jinja: '{{text}} was {{mask}}'\n    answer_choices: sad ||| happy\n")
+    path.write_text("templates:\n  a: !Template\n    name: n\n    jinja: '{{text}} was {{mask}}'\n    answer_choices: happy ||| bad\n")
     value = Cloze(f"promptsource:{path}#n")
     path.unlink()
     assert value.build(tiny_task(), tiny_backbone("bert")).words["good"] == ("happy",)
@@ -253,6 +254,9 @@ def test_other_refusals(task_of: TaskOf) -> None:
     backbone = tiny_backbone("bert")
     with pytest.raises(RecipeError, match="cannot serve a task of kind 'multilabel'.*use framing head"):
         Cloze().build(task_of("multilabel"), backbone)
+    tags = Task.from_examples([Example(("Ada x",), ("B-PER", "O"), words=((0, 3), (4, 5)))] * 3, kind="tagging")
+    with pytest.raises(RecipeError, match="cannot serve a task of kind 'tagging'.*use framing cloze_ner, head or text_to_text"):
+        Cloze().build(tags, backbone)
     with pytest.raises(RecipeError, match="label 0 is no word.*give words"):
         Cloze().build(task_of(labels=(0, 1)), backbone)
     backbone.tokenizer.mask_token = None
@@ -302,7 +306,10 @@ def test_the_labels_it_names() -> None:
 
 def test_notes_say_what_was_taken_for_granted() -> None:
     told: list[dict[str, Any]] = []
-    Use(Cloze(max_length=12)).run(tiny_backbone("bert"), tiny_task(), Seeds.of(0), around=Surroundings(listener=told.append))
+    quick: dict[str, Any] = {"max_steps": 1, "eval_strategy": "no"}
+    Train(framing=Cloze(max_length=12), **quick).run(
+        tiny_backbone("bert"), tiny_task(), Seeds.of(0), around=Surroundings(listener=told.append)
+    )
     texts = " ".join(event["text"] for event in told if event["event"] == "note")
     assert "no template given: '{text} It was {mask}.' is used" in texts
     assert "holds no weights of a language-model head" in texts

@@ -43,7 +43,7 @@ from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
 from tempering.stages.use import Use
 from tempering.tunings.frozen import Frozen
-from tests.tiny import NEGATIVE, POSITIVE, ROLE, VOCAB, WORDS, save_tiny, tiny_backbone, tiny_task
+from tests.tiny import NEGATIVE, POSITIVE, ROLE, VOCAB, WORDS, save_tiny, tiny_backbone, tiny_speaker, tiny_task
 
 CLOZE = Cloze("{text} it was {mask}", words=("bad", "good"))
 RNG = np.random.default_rng
@@ -51,7 +51,7 @@ RNG = np.random.default_rng
 
 def prepared(value: Demonstrations, task: Any = None, family: str = "bert") -> Learner:
     """The learner of the stage ``use``."""
-    return Use(value).run(tiny_backbone(family), task or tiny_task(), Seeds.of(0))
+    return Use(value).run(tiny_speaker(family), task or tiny_task(), Seeds.of(0))
 
 
 def texts(ids: Any) -> list[str]:
@@ -323,7 +323,7 @@ def test_the_label_words_a_verbalizer_chose_are_shown() -> None:
 def test_words_are_chosen_by_the_cloze_alone_and_then_shown(around: Any) -> None:
     """A search under prompts that already answer would see the stand-ins; and what is shown is what is read at the mask."""
     cloze, task = dataclasses.replace(CLOZE, verbalizer=around(AutoWords(k=8)), words=()), tiny_task(16)
-    alone = Use(cloze).run(tiny_backbone("bert"), task, Seeds.of(0)).framing.verbalizer
+    alone = Use(cloze).run(tiny_speaker("bert"), task, Seeds.of(0)).framing.verbalizer
     framing = prepared(Demonstrations(cloze, filter=None, contexts=3), task).framing
     theirs, mine = (v if isinstance(v, AutoWordsModule) else v.inner for v in (alone, framing.cloze.verbalizer))
     (bad,), (good,) = mine.words.values()

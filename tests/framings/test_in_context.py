@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import tempering
+from tempering import saving
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Prediction, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
@@ -21,6 +23,7 @@ from tempering.framings.asked.in_context_module import InContextModule
 from tempering.framings.asked.left_to_right import KEPT, log_probabilities, run_prefix
 from tempering.framings.asked.retrieval import embedded, nearness
 from tempering.framings.in_context import InContext
+from tempering.framings.output_head import language_head
 from tempering.learner import Learner
 from tempering.plan import explain
 from tempering.recipe import Recipe
@@ -28,16 +31,18 @@ from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
 from tempering.stages.use import Use
 from tempering.tasks import Task
-from tests.tiny import NEGATIVE, POSITIVE, save_tiny, tiny_backbone, tiny_examples, tiny_task
+from tests.framings.test_masked_lm import save_masked_lm
+from tests.tiny import NEGATIVE, POSITIVE, save_tiny, tiny_backbone, tiny_examples, tiny_speaker, tiny_task
 
 TEMPLATE = "the {text} was {answer}"
 CAUSAL = ("gpt2", "llama", "qwen2")
 WRITTEN: dict[str, Any] = {"search": "vocabulary", "calibration": "additive", "max_new_tokens": 2}
+CHOSEN: dict[str, Any] = {"search": "candidates", "candidates": ("awful", "good"), "calibration": "batch", "decode": "sample", "seed": 3}
 GIVEN: dict[str, Any] = {"template": TEMPLATE, "separator": " and ", "shots": 2}
 
 
 def learner_of(family: str = "gpt2", task: Any = None, seed: int = 0, **given: Any) -> Learner:
-    return Use(InContext(**(GIVEN | given))).run(tiny_backbone(family), task or tiny_task(24), Seeds.of(seed))
+    return Use(InContext(**(GIVEN | given))).run(tiny_speaker(family), task or tiny_task(24), Seeds.of(seed))
 
 
 def dev() -> tuple[Example, ...]:
@@ -121,8 +126,11 @@ def test_the_record_holds_prompt_and_rows_and_the_user_is_told() -> None:
 
 
 def test_a_head_that_was_drawn_is_told_about() -> None:
-    assert any("holds no language-model head" in note for note in learner_of("bert").framing.notes)
-    assert not any("holds no language-model head" in note for note in learner_of("gpt2").framing.notes)  # tied: the embeddings themselves
+    for family, drawn in (("bert", True), ("gpt2", False)):  # tied: the embeddings themselves
+        backbone = tiny_backbone(family)
+        language_head(backbone)  # as an earlier stage leaves one
+        notes = Use(InContext(**GIVEN)).run(backbone, tiny_task(24), Seeds.of(0)).framing.notes
+        assert any("holds no language-model head" in note for note in notes) == drawn
 
 
 # What fits
@@ -353,7 +361,66 @@ def test_candidates_that_are_no_label_may_win() -> None:
     words = ["bad", "good", *POSITIVE[1:], *NEGATIVE[1:]]
     assert [p.label for p in found] == [words[i] for i in top]
     assert learner.record["out_of_label"] == sum(p.label not in ("bad", "good") for p in found) / len(found) > 0
-    assert all(set(p.probabilities) == {"bad", "good"} for p in found)
+    assert all(list(p.probabilities) == words and sum(p.probabilities.values()) == pytest.approx(1) for p in found)
+
+
+def among(**given: Any) -> Learner:
+    return learner_of(search="candidates", candidates=("awful", "good", "dull"), words={"bad": ["bad", "awful"], "good": ["good"]}, **given)
+
+
+@pytest.mark.parametrize("scoring", ["sum", "mean", "pmi"])
+def test_labels_and_candidates_have_one_distribution(scoring: str) -> None:
+    """A candidate that is a class's word counts for the class; of the others each is by itself."""
+    learner = among(scoring=scoring)
+    score = dict(zip(("bad", "awful", "good", "dull"), learner.score(prompts(learner, dev())).only.features.T, strict=True))
+    want = torch.stack([torch.logaddexp(score["bad"], score["awful"]), score["good"], score["dull"]], -1).softmax(-1)
+    found = learner.predictions(dev())
+    torch.testing.assert_close(torch.tensor([list(p.probabilities.values()) for p in found]), want, rtol=0, atol=1e-5)
+    assert [p.label for p in found] == [("bad", "good", "dull")[i] for i in want.argmax(-1)]
+
+
+def test_candidates_are_drawn_with_the_labels_and_not_only_where_they_are_likeliest() -> None:
+    def where(learner: Learner, seed: int = 0) -> set[int]:
+        object.__setattr__(learner.framing.given, "seed", seed)
+        return {i for i, p in enumerate(learner.predictions(dev())) if p.label == "dull"}
+
+    drawing = among(decode="sample", temperature=50.0)
+    likeliest, *drawn = where(among()), *(where(drawing, seed) for seed in (1, 2))
+    assert drawn[0] != drawn[1] and all(rows - likeliest and len(rows) < len(dev()) for rows in drawn)
+
+
+@pytest.mark.parametrize("form", ["contextual", "additive", "domain", "batch"])
+def test_the_prior_is_of_labels_and_candidates(form: str) -> None:
+    learner = among(calibration=form, contexts=2, **({"placeholders": ("film",)} if form in ("contextual", "additive") else {}))
+    assert learner.framing.get_buffer("prior").shape == (2, 3)
+    assert learner.framing.get_buffer("prior").exp().sum(-1).tolist() == pytest.approx([1, 1])
+    plain, found = ([list(p.probabilities.values()) for p in made.predictions(dev())] for made in (among(contexts=2), learner))
+    assert not np.allclose([row[2] for row in plain], [row[2] for row in found], atol=1e-4)
+    if form == "contextual":
+        assert list(learner.predictions([Example(("film",))])[0].probabilities.values()) == pytest.approx([1 / 3] * 3, abs=1e-5)
+
+
+def test_a_prior_of_the_labels_alone_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    base = save_tiny("gpt2", tmp_path / "base")
+    given = GIVEN | {"search": "candidates", "candidates": ("dull",), "calibration": "contextual"}
+    folder = tempering.fit(Recipe("mine", (Use(InContext(**given)),)), tiny_task(24), str(base)).save_pretrained(tmp_path / "model")
+    path = folder / saving.KEPT
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "prior"}))
+    with pytest.raises(ModelError, match="a prior of its labels and none of its candidates; fit it again"):
+        tempering.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "note"),
+    [
+        ("gpt2", {"search": "candidates", "candidates": ("good", "bad")}, "search: labels says the same"),
+        ("bert", {"search": "vocabulary", "max_new_tokens": 3}, "answers in one token: max_new_tokens=3 writes no more"),
+        ("bert", {"order": "local_entropy"}, "order local_entropy asks about training rows, and probe_tokens does nothing"),
+    ],
+)
+def test_what_does_nothing_on_this_task_and_model_is_told(family: str, given: dict[str, Any], note: str) -> None:
+    assert any(note in found for found in learner_of(family, **given).framing.notes)
+    assert not any(note in found for found in learner_of(family).framing.notes)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
@@ -384,9 +451,10 @@ def test_free_text_is_one_of_the_candidates_or_what_the_model_writes() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
-@pytest.mark.parametrize("given", [{"calibration": "contextual", "contexts": 2}, {"retrieval": "knn"}, {"scoring": "pmi"}, WRITTEN])
+@pytest.mark.parametrize("given", [{"calibration": "contextual", "contexts": 2}, {"retrieval": "knn"}, {"scoring": "pmi"}, WRITTEN, CHOSEN])
 def test_it_is_saved_by_name_and_predicts_the_same_again(family: str, given: dict[str, Any], tmp_path: Path) -> None:
-    base = save_tiny(family, tmp_path / "base")
+    base = tmp_path / "base"
+    (save_masked_lm if family == "bert" else save_tiny)(family, base)
     recipe = Recipe("mine", (Use(InContext(**(GIVEN | given))),))
     learner = tempering.fit(recipe, tiny_task(24), str(base))
     folder = learner.save_pretrained(tmp_path / "model")
@@ -447,6 +515,19 @@ def test_a_pair_gets_the_plain_format_of_pairs() -> None:
         ({"temperature": 2.0}, "temperature acts on drawn answers only; set decode: sample"),
         ({"top_k": 5, "decode": "sample"}, "top_k draws among the likeliest tokens .* set search: vocabulary and decode: sample"),
         ({"top_k": 5, "search": "vocabulary"}, "top_k draws among the likeliest tokens"),
+        ({"contexts": 3, "search": "vocabulary"}, "contexts=3 do nothing: with search: vocabulary the model writes after one prompt alone"),
+        ({"sensitivity": 4, "search": "vocabulary"}, "sensitivity judges given answers, and search: vocabulary writes one"),
+        ({"sensitivity": 1}, "give at least 2, or 0 for none"),
+        ({"sensitivity": 4, "shots": 1}, "sensitivity orders demonstrations; give at least 2 shots"),
+        ({"contexts": 3, "shots": 0}, "contexts=3 of 0 shots are all the same"),
+        ({"order": "random", "retrieval": "bm25"}, "set it to nearest_last or nearest_first"),
+        ({"search": "candidates", "candidates": ("x", "x")}, "name each once"),
+        ({"permutations": 6}, "permutations acts with order: global_entropy or local_entropy only"),
+        ({"probe_tokens": 6}, "probe_tokens acts with order: global_entropy or local_entropy only"),
+        ({"metric": "euclidean", "retrieval": "bm25"}, "metric acts with retrieval: knn only"),
+        ({"placeholders": ("x",), "calibration": "batch"}, "placeholders acts with calibration: contextual or additive only"),
+        ({"max_new_tokens": 4}, "max_new_tokens acts with search: vocabulary only"),
+        ({"seed": 1}, "seed acts with decode: sample .the seed of the run draws demonstrations. only"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_loaded(given: dict[str, Any], complaint: str) -> None:
@@ -471,11 +552,37 @@ def test_contradictions_are_refused_before_anything_is_loaded(given: dict[str, A
             "24 different",
         ),
         ("gpt2", {"shots": 24, "retrieval": "bm25"}, RecipeError, "24 shots are to be retrieved from 24 training rows"),
+        (
+            "gpt2",
+            {"words": {"bad": "awful", "good": "good"}, "search": "candidates", "candidates": ("bad",)},
+            RecipeError,
+            "'bad' is also the name of a label, which words call 'awful'",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(family: str, given: dict[str, Any], error: type, complaint: str) -> None:
     with pytest.raises(error, match=complaint):
         learner_of(family, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"order": "global_entropy"}, "order global_entropy measures .* set order to random, or search to candidates"),
+        ({"order": "local_entropy"}, "order local_entropy measures"),
+        ({"per_class": True}, "per_class shows rows of each class, and a task of free text with search: vocabulary has none"),
+    ],
+)
+def test_what_needs_given_answers_is_refused_of_free_text(given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        learner_of(task=text_task(), search="vocabulary", **given)
+    if "order" in given:
+        assert learner_of(task=text_task(), search="candidates", candidates=("great", "awful"), **given).framing.contexts
+
+
+def test_the_sensitivity_to_order_needs_rows_that_are_not_shown() -> None:
+    with pytest.raises(RecipeError, match="found 4 of 4 rows shown and 0 to ask about; change shots"):
+        learner_of(task=Task.from_examples(train=tiny_examples(4)), shots=4, sensitivity=4)
 
 
 def test_other_kinds_of_task_are_refused() -> None:

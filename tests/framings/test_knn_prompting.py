@@ -16,7 +16,8 @@ from tempering.errors import RecipeError
 from tempering.framings.knn_prompting import KNNPrompting, divergences, votes
 from tempering.learner import Learner
 from tempering.stages.use import Use
-from tests.tiny import save_tiny, tiny_backbone, tiny_task
+from tests.framings.test_masked_lm import save_masked_lm
+from tests.tiny import tiny_backbone, tiny_speaker, tiny_task
 
 ANCHORS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]).log()
 QUERY = torch.tensor([[0.5, 0.4, 0.1]]).log()
@@ -25,7 +26,7 @@ TEMPLATE = "the {text} was {answer}"
 
 def learner_of(family: str = "gpt2", **given: Any) -> Learner:
     framing = KNNPrompting(**({"template": TEMPLATE, "separator": " and ", "anchors": 12} | given))
-    return Use(framing).run(tiny_backbone(family), tiny_task(24), Seeds.of(0))
+    return Use(framing).run(tiny_speaker(family), tiny_task(24), Seeds.of(0))
 
 
 def test_demonstrations_count_in_the_length_that_is_planned_for() -> None:
@@ -115,7 +116,8 @@ def test_distances_are_those_of_the_whole_distributions() -> None:
 
 
 def test_it_is_saved_by_name_and_comes_back(tmp_path: Path) -> None:
-    base = save_tiny("bert", tmp_path / "base")
+    base = tmp_path / "base"
+    save_masked_lm("bert", base)
     task = tiny_task(24)
     learner = Use(KNNPrompting(template=TEMPLATE, separator=" and ", anchors=10, top_tokens=5)).run(
         Backbone.load(str(base)), task, Seeds.of(0)

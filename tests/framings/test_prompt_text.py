@@ -71,7 +71,12 @@ def test_the_formats_of_zhao_and_others() -> None:
         ("Ab",), ("Description",), ("Entity",), ("Person",), ("Location",), ("Number",)
     ]  # fmt: skip
     assert label_words((), ["3", "0"], FORMATS["ag_news"]) == [("Technology", "Science"), ("World",)]
-    assert FORMATS["dbpedia"].words[3] == (("athlete", "3"), ("Ath",))
+    assert label_words((), ["business", "sci_tech", "sports", "world"], FORMATS["ag_news"])[1] == ("Technology", "Science")
+    assert label_words((), ["Athlete", "OfficeHolder", "WrittenWork", "1"], FORMATS["dbpedia"]) == [
+        ("Ath",), ("Polit",), ("Book",), ("School",)
+    ]  # fmt: skip
+    for name, labels in (("sst2", "negative positive"), ("rte", "entailment not_entailment"), ("cb", "contradiction entailment neutral")):
+        assert all(shown != (label,) for shown, label in zip(label_words((), labels.split(), FORMATS[name]), labels.split(), strict=True))
     assert label_words((), ["joy", "sad_ness"], FORMATS["sst2"]) == [("joy",), ("sad ness",)]  # labels it does not know: their names
 
 

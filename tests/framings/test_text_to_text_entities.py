@@ -17,7 +17,7 @@ from tempering.tags import joined
 from tempering.tasks.metrics import compute
 from tempering.tasks.task import Split, Task
 from tempering.tunings.full import Full
-from tests.tiny import NEGATIVE, POSITIVE, tiny_backbone, tiny_task
+from tests.tiny import NEGATIVE, POSITIVE, tiny_speaker, tiny_task
 
 QUICK: dict[str, Any] = {"num_train_epochs": 1, "per_device_train_batch_size": 16, "warmup_steps": 0.1, "eval_strategy": "no"}
 NAMES = {"PER": POSITIVE[:3], "LOC": NEGATIVE[:3]}
@@ -25,7 +25,7 @@ NAMES = {"PER": POSITIVE[:3], "LOC": NEGATIVE[:3]}
 
 def trained(framing: TextToText, family: str, task: Task, steps: int, rate: float) -> Learner:
     stage = Train(framing=framing, tuning=Full(), max_steps=steps, learning_rate=rate, load_best_model_at_end=False, **QUICK)
-    return stage.run(tiny_backbone(family), task, Seeds.of(0))
+    return stage.run(tiny_speaker(family), task, Seeds.of(0))
 
 
 def sentence(rng: random.Random, row: int) -> Example:
@@ -81,7 +81,7 @@ def test_questions_are_learned_and_answered_freely_or_in_the_words_of_the_contex
 def test_an_answer_may_stand_anywhere_in_a_context_longer_than_a_target(family: str) -> None:
     """Within the context every stretch may be written, also behind the tokens that a target has room for, and after what it begins with."""
     task = questions(8, before=3)
-    module = Use(TextToText(answers="trie", max_target_length=4)).run(tiny_backbone(family), task, Seeds.of(0)).framing
+    module = Use(TextToText(answers="trie", max_target_length=4)).run(tiny_speaker(family), task, Seeds.of(0)).framing
     limits = module._limits(task.train.examples)
     for tree, example in zip(limits.tries, task.train.examples, strict=True):
         target = module.ids(example.label[0][1])
@@ -93,6 +93,6 @@ def test_numbers_that_a_vocabulary_cannot_tell_apart_are_refused_with_what_may_h
     """A vocabulary of whole words: all numbers are the unknown word."""
     task = tiny_task(24, "regression")
     with pytest.raises(RecipeError, match=r"same tokens to this model's tokenizer; give a larger step, or answers: free") as told:
-        Use(TextToText()).run(tiny_backbone(family), task, Seeds.of(0))
+        Use(TextToText()).run(tiny_speaker(family), task, Seeds.of(0))
     assert "words" not in str(told.value)
-    Use(TextToText(answers="free")).run(tiny_backbone(family), task, Seeds.of(0))  # what it says may be done
+    Use(TextToText(answers="free")).run(tiny_speaker(family), task, Seeds.of(0))  # what it says may be done

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from tempering.backbone import Backbone
 from tempering.contracts import Example
-from tempering.errors import ModelError, RecipeError
+from tempering.errors import ModelError, RecipeError, TemperingError
 from tempering.framings.cloze import Cloze
 from tempering.framings.templates.coding import PieceCoder
 from tempering.framings.templates.encoder import TemplateEncoder
@@ -27,11 +27,12 @@ from tempering.prompting.scoring import ranked, rows_on, score, untrained
 from tempering.prompting.search import Settings, find_prompts
 from tempering.prompting.selecting import begun, fine_tuned, with_cloze
 from tempering.prompting.sketches import Form, Words, in_fields, words_of
-from tempering.prompting.templates_search import search
+from tempering.prompting.templates_search import Candidate, search
 from tempering.recipe import Recipe
+from tempering.tasks import Task
 from tempering.train.evaluate import Evaluator
 from tests.framings.test_masked_lm import save_masked_lm
-from tests.tiny import VOCAB, tiny_backbone, tiny_config, tiny_model, tiny_task, tiny_whole
+from tests.tiny import VOCAB, save_tiny, tiny_backbone, tiny_config, tiny_model, tiny_task, tiny_whole
 
 WORDS = {"bad": ("bad",), "good": ("good",)}
 SENTINELS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
@@ -302,6 +303,79 @@ def test_no_more_training_rows_are_read_than_are_scored(tmp_path: Path, monkeypa
         read.clear()
         score(given, of, backbone, of.train.examples[:5])
         assert len(read) > 40
+
+
+def test_what_a_search_must_refuse_is_refused_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing templates takes most of the time."""
+    save_masked_lm("bert", tmp_path / "m")
+    save_tiny("bert", tmp_path / "body")
+    save_tiny("gpt2", tmp_path / "causal")
+    t5 = save_span_filler(tmp_path / "t5")
+    monkeypatch.setattr("tempering.prompting.search.search", lambda *given: pytest.fail("searched"))
+    task, cloze = tiny_task(), Cloze(words=WORDS)
+    one, two = ([Example((*e.texts, "the day"), e.label) for e in split] for split in (task.train, task.dev))
+    pairs = Task.from_examples(train=one, dev=two)
+    fill, words = Settings(filler=t5), Settings(auto_words=True)
+    several = Cloze(words={"bad": ("the film",), "good": ("good",)})
+    for name, given, asked, settings, said in (
+        ("m", task, several, fill, "label word 'the film' of class 'bad' is 2 tokens"),
+        ("m", dataclasses.replace(task, dev=None), cloze, fill, "has no development rows"),
+        ("m", dataclasses.replace(task, dev=None), Cloze(), words, "has no development rows"),
+        ("m", task, Cloze("{text} {soft:2} {mask}", words=WORDS), fill, "weights of its own that would stay as they are drawn"),
+        ("body", task, cloze, fill, "name words at random"),
+        ("body", task, Cloze(), words, "name words at random"),
+        ("causal", pairs, cloze, fill, "the mask must stand last"),
+    ):
+        with pytest.raises(TemperingError, match=said):
+            find_prompts(given, str(tmp_path / name), asked, settings, Recipe.load("cloze").override(QUICK))
+    wrong = Recipe.load("cloze").override(QUICK | {"metric_for_best_model": "spearman"})
+    with pytest.raises(RecipeError, match="spearman"):
+        find_prompts(task, str(tmp_path / "m"), cloze, fill, wrong)
+
+
+def test_templates_that_the_model_cannot_read_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny("gpt2", tmp_path / "causal")
+    written = [Candidate(f"{{text}} {words}", 0.0, "after") for words in ("it was {mask}", "it {mask} .", "{mask} was")]
+    monkeypatch.setattr("tempering.prompting.search.search", lambda *given: written)
+    told: list[Any] = []
+    settings = Settings(finalists=1, filler=save_span_filler(tmp_path / "t5"))
+    find = partial(find_prompts, tiny_task(), str(tmp_path / "causal"), Cloze(words=WORDS), settings, listener=told.append)
+    found = find()
+    assert {t for c in found.candidates for t in c.templates} == {"{text} it was {mask}", "{text} It was {mask}"}
+    (said,) = [event["text"] for event in told if "left out" in event["text"]]
+    assert said.startswith("2 of 3 templates cannot be used and are left out; the first: ") and "'{text} it {mask} .'" in said
+    del written[0]
+    with pytest.raises(RecipeError, match="none of 2 templates that were written can be used"):
+        find()
+
+
+def test_the_template_of_the_words_competes_with_those_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words were fine-tuned under it, so that what it reaches is known, and no worse recipe is written; it is not tuned again."""
+    save_masked_lm("bert", tmp_path / "m")
+    seen: list[str] = []
+
+    def fake(recipe: Recipe, task: Any, model: str, seed: int, metrics: tuple[str, ...]) -> Any:
+        template = recipe.stages[-1].framing.template
+        seen.append(template)
+        dev = {metrics[0]: 0.9 if template == "{text} It was {mask}." else 0.5, "loss": 0.5}
+        return type("L", (), {"record": {"metrics": {"dev": dev}, "seconds": 1.0}})
+
+    monkeypatch.setattr("tempering.prompting.selecting.fit", fake)
+    for kind, by in (("classification", "zero-shot training accuracy"), ("regression", "Pearson's r")):
+        seen.clear()
+        settings = Settings(candidates=2, beam=3, finalists=2, auto_words=True)
+        found = find_prompts(tiny_task(kind=kind), str(tmp_path / "m"), Cloze(), settings, Recipe.load("cloze").override(QUICK))
+        assert any(c.templates == ("{text} It was {mask}.",) for c in found.candidates)
+        assert seen[:2] == ["{text} It was {mask}."] * 2 and "{text} It was {mask}." not in seen[2:]
+        assert found.recipe.stages[-1].framing.templates == ("{text} It was {mask}.",) == (found.tuned[0].template,)
+        assert by in found.notes[0]
+
+
+def test_the_generic_template_speaks_of_the_fields_there_are(tmp_path: Path) -> None:
+    save_masked_lm("bert", tmp_path / "m")
+    settings = Settings(candidates=1, beam=2, finalists=1)
+    found = find_prompts(tiny_task(), str(tmp_path / "m"), Cloze(words=WORDS, fields=("sentence",)), settings)
+    assert "{sentence} It was {mask}." in {t for c in found.candidates for t in c.templates}
 
 
 def test_models_that_cannot_fill_are_refused(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tempering.commands.console import say, show_json, tell
 from tempering.commands.inputs import Source, quoted
+from tempering.commands.prompt_lines import prompt_lines, score_lines, search_lines
 from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tempering.framings.cloze import Cloze
     from tempering.prompting.autoprompt import Settings as AutoPrompt
     from tempering.prompting.scoring import Scored
-    from tempering.prompting.search import Search, Settings
+    from tempering.prompting.search import Settings
     from tempering.prompting.showing import Shown
     from tempering.prompting.trigger_search import By
     from tempering.recipe import Recipe
@@ -43,24 +43,40 @@ class Request:
 
 
 def run(request: Request, as_json: bool) -> None:
-    """Show a few prompts and the zero-shot scores of every candidate."""
+    """Show a few prompts and the zero-shot scores of every candidate; prompts alone where the model has no head to score them by."""
     from tempering.backbone import Backbone
-    from tempering.prompting.scoring import ranked, rows_on, score, untrained
+    from tempering.prompting.scoring import built, ranked, reads_drawn_head, rows_on, score, untrained
     from tempering.prompting.showing import shown
 
     task = _task(request)
     clozes = candidates(request, task)
     rows = rows_on(task, request.on, request.rows, request.seed)
     backbone = Backbone.load(request.model, request.seed)
+    learners = [built(cloze, task, backbone, request.seed) for cloze in clozes]
+    if any(map(reads_drawn_head, learners)):
+        _unscored(request, backbone, [s for learner in learners for s in shown(learner, rows[: request.show])], as_json)
+        return
     seen = [s for cloze in clozes for s in shown(untrained(cloze, task, backbone, request.seed), rows[: request.show])]
     scored = ranked([score(cloze, task, backbone, rows, request.seed) for cloze in clozes], task)
     if as_json:
         show_json({"model": backbone.source, "on": request.on, "prompts": [s.as_dict() for s in seen], "scores": _plain(scored)})
         return
     where = f"{request.on} rows, {backbone.source}, nothing trained"
-    say(*_prompt_lines(seen, backbone), "", *_score_lines(scored, task, where, _typed(request)))
+    say(*prompt_lines(seen, backbone), "", *score_lines(scored, task, where, _typed(request)))
     for note in dict.fromkeys(note for s in scored for note in s.notes):
         tell(f"note: {note}")
+
+
+def _unscored(request: Request, backbone: Backbone, seen: Sequence[Shown], as_json: bool) -> None:
+    """Show prompts, and say why they are not scored."""
+    why = (
+        f"no zero-shot scores: {backbone.source} ({backbone.layout.family}) holds no weights of a language-model head, and one drawn at"
+        " random would name words at random; give a masked language model, as in  --model roberta-base"
+    )
+    if as_json:
+        show_json({"model": backbone.source, "on": request.on, "prompts": [s.as_dict() for s in seen], "scores": [], "notes": [why]})
+        return
+    say(*prompt_lines(seen, backbone), "", why)
 
 
 def search(request: Request, settings: Settings, recipe: str, changes: Sequence[str], output: Path | None, as_json: bool) -> None:
@@ -73,7 +89,7 @@ def search(request: Request, settings: Settings, recipe: str, changes: Sequence[
     if as_json:
         show_json(found.as_dict() | {"output": str(target)})
         return
-    say(*_search_lines(found, task), _written(target, request))
+    say(*search_lines(found, task), _written(target, request))
 
 
 def triggers(request: Request, settings: AutoPrompt, recipe: str, changes: Sequence[str], output: Path | None, as_json: bool) -> None:
@@ -87,7 +103,7 @@ def triggers(request: Request, settings: AutoPrompt, recipe: str, changes: Seque
     if as_json:
         show_json(found.as_dict() | {"output": str(target)})
         return
-    lines = _score_lines(found.candidates, task, f"dev rows, {request.model}, nothing trained, with the words found and without them")
+    lines = score_lines(found.candidates, task, f"dev rows, {request.model}, nothing trained, with the words found and without them")
     say(*lines, "", *found.notes, _written(target, request))
 
 
@@ -130,6 +146,8 @@ def _begun(request: Request, recipe: str, changes: Sequence[str], output: Path |
     target = output or FILE
     if target.exists():
         raise RecipeError(f"--output {target}: there is such a file; name another, or remove it")
+    if not target.parent.is_dir():
+        raise RecipeError(f"--output {target}: there is no folder {target.parent}; make it first")
     task = _task(request)
     clozes = candidates(request, task)
     if len(clozes) > 1:
@@ -189,14 +207,6 @@ def _task(request: Request) -> Task:
     return dataclasses.replace(task, test=None)
 
 
-def _prompt_lines(seen: Sequence[Shown], backbone: Backbone) -> list[str]:
-    found = [f"prompts as {backbone.source} reads them:"]
-    for s in seen:
-        cut = f", {s.cut} tokens of the texts cut" if s.cut else ""
-        found += [f"  row {s.row}, label {s.label}, {s.tokens} of {s.limit} tokens{cut}", f"    {s.text}"]
-    return found
-
-
 def _typed(request: Request) -> dict[str, str]:
     """The templates that stand in files, and how the user named them: what a file holds may be many lines."""
     from tempering.framings.cloze import readable
@@ -206,36 +216,6 @@ def _typed(request: Request) -> dict[str, str]:
     more = parse_settings(request.settings).get("framing.template", ())
     named = (*request.templates, *([more] if isinstance(more, str) else more))
     return {readable(one): one for one in named if str(one).startswith(tuple(FILES))}
-
-
-def _score_lines(scored: Sequence[Scored], task: Task, where: str, typed: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """A table, best first; a template of ``typed`` stands under the name there, any other in one line."""
-    from tempering.tasks.metrics import default_metric
-
-    main = default_metric(task.kind, task.labels)
-    rows = [(main, "loss", "predicted", "template", "words")]
-    for s in scored:
-        said = " ".join(f"{label}:{share:.0%}" for label, share in s.predicted.items()) or "-"
-        words = ", ".join(f"{label}={'|'.join(found)}" for label, found in s.words.items())
-        shown = " + ".join(typed.get(template, " ".join(template.split())) for template in s.templates)
-        rows.append((f"{s.metrics[main]:.4f}", f"{s.metrics['loss']:.4f}", said, shown, words))
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(cell.ljust(w) for cell, w in zip(row, wide, strict=True)).rstrip() for row in rows]
-    return [f"scores on {scored[0].rows} {where}:", *(f"  {line}" for line in table)]
-
-
-def _search_lines(found: Search, task: Task) -> list[str]:
-    from tempering.prompting.selecting import told
-
-    main = found.metric
-    lines = _score_lines(found.candidates[:10], task, "training rows, nothing trained, the ten best candidates")
-    if found.worded:
-        lines += ["", "label words fine-tuned, on the development rows:"]
-        lines += [f"  {main} {t.metrics[main]:.4f}  loss {t.metrics['loss']:.4f}  {told(t.words)}" for t in found.worded]
-    if found.tuned:
-        lines += ["", "templates fine-tuned, on the development rows:"]
-        lines += [f"  {main} {t.metrics[main]:.4f}  loss {t.metrics['loss']:.4f}  {t.template}" for t in found.tuned]
-    return [*lines, "", *found.notes]
 
 
 def _plain(scored: Sequence[Scored]) -> list[dict[str, Any]]:

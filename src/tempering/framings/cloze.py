@@ -37,12 +37,12 @@ class Cloze:
     ``template`` is our plain form, LM-BFF's, OpenPrompt's or Jinja (`tempering.framings.templates`), ``lm-bff/sst2`` of LM-BFF's own
     table, ``promptsource:FILE#NAME`` or ``lm-eval:FILE``; by default a generic one. Several templates are an ensemble: a row is trained
     on under one of them, drawn anew in every epoch (``trains_on`` "one"), or under all of them, and predicted under all. ``words`` maps
-    each label to its word or words (or lists them in the order of the labels); by default those that come with the (first) template, else
-    the labels' own names. ``verbalizer`` makes class scores of the words. Prompts too long for ``max_length`` are shortened by
-    ``truncation``, after each text was cut to its entry of ``limits``; ``fields`` says what the texts are called in the template;
-    ``marks`` names parts of the texts by what stands before and after them, as in {subject: ['<e1>', '</e1>']}, and takes those marks
-    out. Of a value, ``bounds`` are the ends of its scale (by default those of the training values), and ``words`` are those of its poles
-    ``low`` and ``high``.
+    each label to its word or words (or lists them in the order of the labels); by default those that come with the (first) template,
+    given to labels by name or as the template numbers them, else the labels' own names. ``verbalizer`` makes class scores of the words.
+    Prompts too long for ``max_length`` are shortened by ``truncation``, after each text was cut to its entry of ``limits``; ``fields``
+    says what the texts are called in the template, in the order of the data; ``marks`` names parts of the texts by what stands before
+    and after them, as in {subject: ['<e1>', '</e1>']}, and takes those marks out. Of a value, ``bounds`` are the ends of its scale (by
+    default those of the training values), and ``words`` are those of its poles ``low`` and ``high``.
 
     *Paper*: Schick and Schütze 2021 (PET); Gao, Fisch, Chen 2021 (LM-BFF), whose settings `lm_bff` holds. *Formula*: s_y = class
     scores of the verbalizer at the mask, with one word a class the logit of that word; loss = cross entropy over the classes alone.
@@ -120,7 +120,8 @@ class Cloze:
     @property
     def named(self) -> tuple[Any, ...]:
         """The labels it names words for: they stand for those of the data where there is none. Empty where it names none."""
-        return label_words.labels_of(self.words, self.first)
+        choices = () if self.first is None else _parsed(self.first).choices
+        return label_words.labels_of(self.words, self.first, choices)
 
     @property
     def soft(self) -> bool:
@@ -164,8 +165,10 @@ class Cloze:
     def build(self, task: Any, backbone: Backbone) -> ClozeModule:
         """The module for ``task``. What cannot work is refused: a model without masks, a template without one, words it does not know."""
         if task.kind not in self.kinds:
+            others = "cloze_ner, head" if task.kind == "tagging" else "head"
             raise RecipeError(
-                f"cloze cannot serve a task of kind {task.kind!r}: it reads one class or value off a mask; use framing head or text_to_text"
+                f"cloze cannot serve a task of kind {task.kind!r}: it reads one class or value off a mask; use framing {others} or"
+                " text_to_text"
             )
         refuse(backbone, "cloze")
         self._check_words(task, backbone)

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from tempering.framings.asked.calibration import Calibration
-from tempering.framings.asked.ordering import orders_of
+from tempering.framings.asked.ordering import SEARCHED, orders_of
 from tempering.framings.asked.prompt_text import paired
 from tempering.framings.asked.retrieval import Metric, Retrieval
 from tempering.framings.asked.scoring import Scoring
@@ -24,6 +24,8 @@ _COMPARES = "compares given answers, and search: vocabulary writes one; set sear
 _DIVIDES = "divides by what the prompt says anyway, which lifts the rarest tokens of a vocabulary; with search: vocabulary use additive"
 _BEST = "contexts are the best of so many orders; give contexts of at most that, or more"
 _NOTHING = "with search: vocabulary asks a query without content, which has no neighbors; set calibration or retrieval to none"
+_FIRST = "with search: vocabulary the model writes after one prompt alone; set contexts to 1, or search: labels or candidates"
+_JUDGES = "judges given answers, and search: vocabulary writes one; set it to 0, or search: labels or candidates"
 _AMONG = "draws among the likeliest tokens of the vocabulary; set search: vocabulary and decode: sample with it, or drop it"
 
 
@@ -36,8 +38,9 @@ class InContext:
     al. 2024; with masks the in-context row of Gao et al. 2021.
     *Formula*: prompt = instruction + sep + demo_1 + sep + ... + demo_k + sep + query; score(w) = sum_t log P(w_t | prompt, w_<t),
     divided or compared as ``scoring`` says (`tempering.framings.asked.scoring.normalized`); log p_y = log sum over its words w of exp
-    score(w), normalized over the classes; calibrated: p / p_cf or p - p_cf (`tempering.framings.asked.calibration`). An answer searched
-    in the vocabulary is written token by token; of the first one's candidates p - p_cf chooses with ``calibration`` additive.
+    score(w), normalized over the classes and the ``candidates`` that are no class's word; calibrated: p / p_cf or p - p_cf
+    (`tempering.framings.asked.calibration`); the answer is the likeliest of these, or drawn. An answer searched in the vocabulary is
+    written token by token; of the first one's candidates p - p_cf chooses with ``calibration`` additive.
     *Needs*: a causal language model, or one with a mask token. ``template``: a format of
     `tempering.framings.asked.prompt_text.FORMATS` or a string with {text}, {text_pair} and {answer}; ``words``: label -> word or words,
     by default the label's name. Rows for ``shots`` (in all, or of each class with ``per_class``) come from the training split alone.
@@ -97,19 +100,36 @@ class InContext:
     @model_validator(mode="after")
     def _means_something(self) -> InContext:
         """Refuse settings that contradict each other, before any weight is loaded."""
-        for wrong, why in self._contradictions():
+        for wrong, why in (*self._contradictions(), *self._unread()):
             if wrong:
                 raise ValueError(why)
         return self
 
+    def _unread(self) -> list[tuple[bool, str]]:
+        """Settings that only another setting reads, given where that one does not."""
+        searched = (self.order in SEARCHED, "order: global_entropy or local_entropy")
+        read_by = {
+            "permutations": searched,
+            "probe_tokens": searched,
+            "metric": (self.retrieval == "knn", "retrieval: knn"),
+            "placeholders": (self.calibration in ("contextual", "additive"), "calibration: contextual or additive"),
+            "max_new_tokens": (self.search == "vocabulary", "search: vocabulary"),
+            "seed": (self.decode == "sample", "decode: sample (the seed of the run draws demonstrations)"),
+        }
+        return [
+            (not read and getattr(self, name) != getattr(InContext, name), f"{name} acts with {where} only; set that, or drop it")
+            for name, (read, where) in read_by.items()
+        ]
+
     def _contradictions(self) -> list[tuple[bool, str]]:
-        retrieved, searched = self.retrieval != "none", self.order in ("global_entropy", "local_entropy")
+        retrieved, searched = self.retrieval != "none", self.order in SEARCHED
         orders = orders_of(self.shots, self.permutations)
         near = self.order in ("nearest_last", "nearest_first")
         free = self.calibration in ("contextual", "additive", "domain")
         writes, draws = self.search == "vocabulary", self.decode == "sample"
         return [
             (near and not retrieved, f"order {self.order} ranks what retrieval finds; set retrieval to knn or bm25"),
+            (retrieved and self.order == "random", "order random is no order of neighbors; set it to nearest_last or nearest_first"),
             (searched and retrieved, f"order {self.order} needs the same demonstrations for every query; set retrieval to none"),
             (searched and self.shots < 2, f"order {self.order} needs at least 2 shots"),
             (
@@ -121,15 +141,21 @@ class InContext:
                 f"{self.shots} shots have {orders} different orders: {_BEST} shots",
             ),
             (retrieved and self.sensitivity > 0, "sensitivity orders the same demonstrations anew, and retrieval has none; set it to 0"),
+            (self.sensitivity == 1, "sensitivity compares orders; give at least 2, or 0 for none"),
+            (self.sensitivity > 0 and self.shots < 2 - self.per_class, "sensitivity orders demonstrations; give at least 2 shots"),
+            (self.contexts > 1 and not self.shots, f"contexts={self.contexts} of 0 shots are all the same; set contexts to 1"),
             (retrieved and not self.shots, "retrieval needs shots of at least 1"),
             (retrieved and self.contexts > 1, "contexts of more than 1 are draws of demonstrations, and retrieval draws none; set it to 1"),
             (retrieved and writes and self.calibration != "none", f"calibration {self.calibration} {_NOTHING}"),
             (retrieved and free, f"calibration {self.calibration} asks a query without content, which has no neighbors; use batch"),
             ((self.search == "candidates") != bool(self.candidates), "search: candidates and a list of candidates go together; give both"),
+            (len(set(self.candidates)) < len(self.candidates), "candidates name an answer twice; name each once"),
             (self.premise is not None and self.scoring != "pmi", "premise is what scoring: pmi compares with; set that, or drop it"),
             (self.scoring == "channel" and self.search != "labels", "scoring: channel scores texts, not answers; set search: labels"),
             (self.encoder is not None and self.retrieval != "knn", "encoder embeds texts for retrieval: knn; set that, or drop it"),
             (writes and self.scoring not in ("auto", "channel"), f"scoring: {self.scoring} {_COMPARES}"),
+            (writes and self.contexts > 1, f"contexts={self.contexts} do nothing: {_FIRST}"),
+            (writes and self.sensitivity > 0, f"sensitivity {_JUDGES}"),
             (writes and self.calibration in ("contextual", "domain", "batch"), f"calibration {self.calibration} {_DIVIDES}"),
             (self.alpha != 1 and self.scoring != "length_norm", "alpha is the power of scoring: length_norm; set that, or drop it"),
             (self.temperature != 1 and not draws, "temperature acts on drawn answers only; set decode: sample with it, or drop it"),

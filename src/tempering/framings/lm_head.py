@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,20 +68,33 @@ def read_rows(features: Tensor, matrix: Tensor, bias: Tensor | None, ids: Tensor
 
 def ensure_lm_head(backbone: Backbone) -> LMHead:
     """The head at ``backbone.lm_head``, put there if there is none: from the checkpoint the backbone came from where it holds one,
-    else drawn from torch's generator.
+    else drawn from torch's generator. That of an outline has shapes and no content.
     """
     if not isinstance(backbone.lm_head, LMHead):
         table: Any = backbone.embeddings.weight
-        head, spec, layout = LMHead(backbone.config, *table.shape), backbone.layout.lm or GENERIC, backbone.layout
+        spec, layout = backbone.layout.lm or GENERIC, backbone.layout
+        with outlined(table):
+            head = LMHead(backbone.config, *table.shape)
         classifiers = [one.dense for one in (layout.head, layout.tokens, layout.spans) if one is not None]
         read = stored_tensors if spec.dense in classifiers else stored_head  # of ModernBERT's the bias alone tells which head it is
-        stored = read(backbone.where, _names(head, spec))
+        stored = read(backbone.where, _names(head, spec), table.is_meta)
         if stored is not None:
             _fill(head, stored, backbone.source)
+        head.fresh = stored is None and known(backbone)
         backbone.lm_head = head.to(table.device)
     found: LMHead = backbone.lm_head
     found.tied = (backbone.embeddings,)
     return found
+
+
+def outlined(table: Tensor) -> AbstractContextManager[Any]:
+    """Where what is made beside the embeddings ``table`` has shapes alone, as ``table`` has in an outline."""
+    return torch.device("meta") if table.is_meta else nullcontext()
+
+
+def known(backbone: Backbone) -> bool:
+    """Whether it can be told which heads its checkpoint holds: not of an outline whose weights are not on this machine."""
+    return not backbone.embeddings.get_parameter("weight").is_meta or bool(_tensor_files(backbone.where))
 
 
 def drawn_note(backbone: Backbone, ensure: Callable[[Backbone], Any]) -> tuple[str, ...]:
@@ -107,18 +121,18 @@ def _names(head: LMHead, spec: LanguageModelSpec) -> dict[str, str]:
     return {name: spec.bias if module == "bias" else f"{modules[module]}.{leaf}" for name, (module, _, leaf) in parts}
 
 
-def stored_head(where: str, names: dict[str, str]) -> dict[str, Tensor] | None:
+def stored_head(where: str, names: dict[str, str], shapes: bool = False) -> dict[str, Tensor] | None:
     """`stored_tensors` of a head, without its ``bias`` over the vocabulary where the checkpoint lacks that alone.
 
     Such a head is a pretrained one: the bias stays zero, as transformers leaves it too, and adds nothing to what the matrix says.
     """
-    found = stored_tensors(where, names)
+    found = stored_tensors(where, names, shapes)
     rest = {ours: theirs for ours, theirs in names.items() if ours != "bias"}
-    return stored_tensors(where, rest) if found is None and rest else found
+    return stored_tensors(where, rest, shapes) if found is None and rest else found
 
 
-def stored_tensors(where: str, names: dict[str, str]) -> dict[str, Tensor] | None:
-    """The weights under our names, if the safetensors checkpoint at ``where`` holds all of them."""
+def stored_tensors(where: str, names: dict[str, str], shapes: bool = False) -> dict[str, Tensor] | None:
+    """The weights under our names, if the safetensors checkpoint at ``where`` holds all of them; their ``shapes`` alone read no weight."""
     files = _tensor_files(where)
     found = {ours: next((n for n in _spellings(theirs) if n in files), None) for ours, theirs in names.items()}
     if not files or None in found.values():
@@ -128,7 +142,8 @@ def stored_tensors(where: str, names: dict[str, str]) -> dict[str, Tensor] | Non
     out = {}
     for ours, name in found.items():
         with safe_open(files[str(name)], framework="pt") as file:
-            out[ours] = file.get_tensor(name).float()
+            stored = file.get_slice(name)
+            out[ours] = torch.empty(stored.get_shape(), device="meta") if shapes else file.get_tensor(name).float()
     return out
 
 
@@ -175,4 +190,3 @@ def _fill(head: LMHead, stored: dict[str, Tensor], source: str) -> None:
                 f" {tuple(weight.shape)}; embeddings and head do not belong together, load the model as it was published"
             )
     head.load_state_dict(stored, strict=False)
-    head.fresh = False

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tempering.framings.initial import draw
-from tempering.framings.lm_head import LMHead, ensure_lm_head, read_rows, stored_head, stored_tensors
+from tempering.framings.lm_head import LMHead, ensure_lm_head, known, outlined, read_rows, stored_head, stored_tensors
 from tempering.layouts import OutputSpec
 
 if TYPE_CHECKING:
@@ -67,19 +67,20 @@ def _untie(head: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
 
 
 def ensure_output_head(backbone: Backbone) -> OutputHead:
-    """The output matrix at ``backbone.lm_head``, put there if there is none."""
+    """The output matrix at ``backbone.lm_head``, put there if there is none. That of an outline has a shape and no content."""
     if not isinstance(backbone.lm_head, OutputHead):
         table: Any = backbone.embeddings.weight
         spec = backbone.layout.output or GENERIC
-        head = OutputHead(backbone.config, len(table), table.shape[1], spec)
-        odd = spec.says_tied and head.scale == 1.0 and stored_tensors(backbone.where, {"own.weight": spec.weight}) is not None
+        with outlined(table):
+            head = OutputHead(backbone.config, len(table), table.shape[1], spec)
+        odd = spec.says_tied and head.scale == 1.0 and stored_tensors(backbone.where, {"own.weight": spec.weight}, True) is not None
         names = {"own.weight": spec.weight} if head.own is not None or odd else {}
         names |= {"bias": spec.bias} if head.bias is not None else {}
-        stored = stored_head(backbone.where, names) if names else {}
+        stored = stored_head(backbone.where, names, table.is_meta) if names else {}
         if stored is not None:
             state = {name: value.reshape(-1) if name == "bias" else value for name, value in stored.items()}
             head.load_state_dict(state, strict=False)
-            head.fresh = False
+        head.fresh = head.fresh and stored is None and known(backbone)
         backbone.lm_head = head.to(table.device)
     found: OutputHead = backbone.lm_head
     return found

@@ -22,7 +22,7 @@ from tempering.framings.templates.reading import parse
 from tempering.framings.verbalizers.base import vocabulary_logits
 from tempering.framings.verbalizers.words import WordCoder
 from tempering.framings.writing.states import rows_of
-from tempering.prompting.scoring import check_head
+from tempering.stages.use import check_head
 
 ROWS = 32
 

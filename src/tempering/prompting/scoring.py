@@ -9,11 +9,11 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from tempering.backbone import Backbone
 from tempering.contracts import Example, Seeds
-from tempering.errors import DataError, ModelError, RecipeError
+from tempering.errors import DataError, RecipeError
 from tempering.framings.cloze import Cloze
 from tempering.learner import Learner
-from tempering.stages.setup import Surroundings
-from tempering.stages.use import Use
+from tempering.stages.setup import Surroundings, assemble
+from tempering.stages.use import Use, check_head
 from tempering.streams import numpy_stream
 from tempering.tasks.metrics import default_metric, higher_is_better
 from tempering.tasks.task import Task
@@ -81,13 +81,16 @@ def untrained(cloze: Cloze, task: Task, backbone: Backbone, seed: int = 0, liste
     return learner
 
 
-def check_head(backbone: Backbone) -> None:
-    """Refuse a language-model head that was drawn at random."""
-    if getattr(backbone.lm_head, "fresh", False):
-        raise ModelError(
-            f"{backbone.source} ({backbone.layout.family}) holds no weights of a language-model head and would name words at random; choose"
-            " a masked language model such as roberta-base, or train a head by a stage with framing masked_lm"
-        )
+def built(cloze: Cloze, task: Task, backbone: Backbone, seed: int = 0) -> Learner:
+    """As `untrained`, but no row is read: what is refused is refused here already. Its language-model head may be drawn at random."""
+    stage = Use(cloze)
+    stage.check("prompts", last=True)
+    return assemble(stage, backbone, task, Seeds.of(seed)).eval()
+
+
+def reads_drawn_head(learner: Learner) -> bool:
+    """Whether it names words by a language-model head that was drawn at random."""
+    return learner.framing.reads_lm_head and bool(getattr(learner.backbone.lm_head, "fresh", False))
 
 
 def score(cloze: Cloze, task: Task, backbone: Backbone, examples: Sequence[Example], seed: int = 0) -> Scored:

@@ -55,8 +55,7 @@ def fine_tuned(
     What is best is said by its metric_for_best_model, if that is a metric, else by the task's main one. Every run has the same seeds and
     rows. The test split is taken off the task before. ``what`` they differ in is told of each.
     """
-    if task.dev is None:
-        raise RecipeError(f"{task.name} has no development rows, and prompts are chosen on them; give --dev")
+    check_dev(task)
     rows, found = dataclasses.replace(task, test=None), list[Tuned]()
     metrics = (deciding(recipe, task),)
     for i, cloze in enumerate(clozes, start=1):
@@ -65,6 +64,12 @@ def fine_tuned(
         record = fit(with_cloze(recipe, cloze), rows, model, seed=seed, metrics=metrics).record
         found.append(dataclasses.replace(one, metrics=record["metrics"]["dev"], seconds=record["seconds"]))
     return ranked(found, task, *metrics)
+
+
+def check_dev(task: Task) -> None:
+    """Refuse a task without development rows: prompts are chosen on them."""
+    if task.dev is None:
+        raise RecipeError(f"{task.name} has no development rows, and prompts are chosen on them; give --dev")
 
 
 def deciding(recipe: Recipe, task: Task) -> str:

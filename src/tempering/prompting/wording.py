@@ -19,6 +19,7 @@ from tempering.train.progress import Listener
 
 WAYS = {
     "lm_bff": "by zero-shot training accuracy",
+    "values": "by Pearson's r of what they say zero-shot of the training rows",
     "petal": "by likelihood ratio",
     "autoprompt": "by a linear map of the states at the mask",
 }
@@ -53,7 +54,8 @@ def best_words(
     tuned = fine_tuned(tried, recipe, task, model, seed, listener, "words") if len(tried) > 1 else []
     best = tuned[0].cloze if tuned else tried[0]
     ranked = f", then on {len(task.dev or ())} development rows among the best {len(tuned)}, fine-tuned" if tuned else ""
-    return best, tuned, [f"label words chosen {WAYS['lm_bff']}{ranked}: {Tuned(best, {}, 0.0).words}"]
+    way = WAYS["values" if task.kind == "regression" else "lm_bff"]
+    return best, tuned, [f"label words chosen {way}{ranked}: {Tuned(best, {}, 0.0).words}"]
 
 
 def _reads(ids: Sequence[int], coder: WordCoder) -> bool:

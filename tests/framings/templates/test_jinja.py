@@ -242,7 +242,7 @@ def test_a_file_of_promptsource(tmp_path: Path) -> None:
     path = tmp_path / "templates.yaml"
     path.write_text(FILE)
     found = parse(f"promptsource:{path}#does this imply")
-    assert found.choices == ("yes", "no") and found.fields() == ("hypothesis", "premise")
+    assert found.choices == ("yes", "no") and found.fields() == ("premise", "hypothesis")  # in the order of their use
     pieces = found.fill({"premise": "It rains.", "hypothesis": "It is wet."})
     assert [text for _, text in pieces] == ["It rains.", "\nQuestion:", "It is wet.", "True or False?", ""]
     with pytest.raises(RecipeError, match="no template of that name; did you mean promptsource:.*#mask inside"):

@@ -23,7 +23,7 @@ from tempering.recipe import Recipe
 from tempering.stages.use import Use
 from tempering.tasks import Task
 from tests.framings.test_masked_lm import save_masked_lm
-from tests.tiny import NEGATIVE, POSITIVE, tiny_backbone, tiny_task
+from tests.tiny import NEGATIVE, POSITIVE, tiny_backbone, tiny_speaker, tiny_task
 
 TWO = normal_marks({"subject": ["<<", ">>"], "object": ["[[", "]]"]})
 RNG = np.random.default_rng(0)
@@ -149,7 +149,7 @@ def test_calibration_puts_its_inputs_into_marked_fields_too(demonstrations: bool
     )
     task = Task.from_examples(related(12), kind="classification")
     framing = Demonstrations(cloze, filter=None, contexts=1) if demonstrations else cloze
-    learner = Use(framing).run(tiny_backbone("bert"), task, Seeds.of(0))
+    learner = Use(framing).run(tiny_speaker("bert"), task, Seeds.of(0))
     module = learner.framing.cloze if demonstrations else learner.framing
     verbalizer = module.verbalizer
     assert bool(verbalizer.log_prior.any())

@@ -25,8 +25,9 @@ from tempering.recipe import Recipe
 from tempering.stages.train import Train
 from tempering.stages.use import Use
 from tempering.tasks import Task
+from tests.framings.test_masked_lm import save_masked_lm
 from tests.laws.settings import Row, rows
-from tests.tiny import save_tiny, tiny_backbone, tiny_task
+from tests.tiny import tiny_backbone, tiny_speaker, tiny_task
 
 WORDS = {"bad": ("awful", "dull"), "good": ("great", "fine")}
 TEMPLATE = "{text} it was {mask}"
@@ -36,8 +37,10 @@ RECIPES = ("cloze-soft-verbalizer", "warp", "kpt-zero-shot", "kpt", "proto-verb"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny pretrained model on disk."""
-    return str(save_tiny("bert", tmp_path_factory.mktemp("base") / "bert"))
+    """A tiny pretrained model on disk, with its language-model head."""
+    folder = tmp_path_factory.mktemp("base")
+    save_masked_lm("bert", folder)
+    return str(folder)
 
 
 def same_after_a_reload(stage: Any, base: str, folder: Path) -> None:
@@ -76,10 +79,10 @@ def test_labels_that_are_no_words_need_none_where_words_are_found() -> None:
     numbers = {"bad": 1, "good": 2}
     train = [Example(e.texts, numbers[e.label], e.row) for e in tiny_task(16).train]
     task = Task.from_examples(train=train, dev=train[:4], kind="classification")
-    learner = Use(framing=Cloze(TEMPLATE, verbalizer=AutoWords(k=5))).run(tiny_backbone(), task, Seeds.of(0))
+    learner = Use(framing=Cloze(TEMPLATE, verbalizer=AutoWords(k=5))).run(tiny_speaker(), task, Seeds.of(0))
     assert {p.label for p in learner.predictions(task.train.examples)} == {1, 2}
     with pytest.raises(RecipeError, match="label 1 is no word"):
-        Use(framing=Cloze(TEMPLATE)).run(tiny_backbone(), task, Seeds.of(0))
+        Use(framing=Cloze(TEMPLATE)).run(tiny_speaker(), task, Seeds.of(0))
 
 
 def test_words_of_several_tokens_are_refused_where_there_are_no_masks() -> None:
@@ -102,7 +105,7 @@ def test_what_would_stay_as_drawn_is_not_used_untrained() -> None:
 def test_a_value_is_read_between_two_poles(value: Any) -> None:
     task = tiny_task(16, "regression")
     framing = Cloze(TEMPLATE, words={"low": "awful", "high": "great"}, verbalizer=value)
-    learner = Train(framing=framing, **STEPS).run(tiny_backbone(), task, Seeds.of(0))  # type: ignore[arg-type]
+    learner = Train(framing=framing, **STEPS).run(tiny_speaker(), task, Seeds.of(0))  # type: ignore[arg-type]
     low, high = (f(e.label for e in task.train) for f in (min, max))
     assert all(low <= p.label <= high for p in learner.predictions(task.dev.examples))
 

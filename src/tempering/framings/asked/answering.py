@@ -28,22 +28,17 @@ def over_contexts(log_probabilities: Tensor, counts: Sequence[int]) -> Tensor:
 
 def chosen(module: InContextModule, scores: Scores, asked: Rendered, said: Sequence[str] | None) -> list[Prediction]:
     """One prediction an example. ``said`` is what the model wrote where it could write anything."""
-    slab = scores.only
-    logp = over_contexts(slab.logits.detach().float().mean(0).log_softmax(-1), asked.counts)
+    logp = over_contexts(scores.only.logits.detach().float().mean(0).log_softmax(-1), asked.counts)
     best = [_pick(module, row, e) for row, e in zip(logp, asked.examples, strict=True)]
-    labels: list[Any] = [module.answers[i] for i in best]
-    if module.given.candidates and module.labels:
-        assert slab.features is not None  # the scores of all answers
-        top = over_contexts(slab.features.float().log_softmax(-1), asked.counts).argmax(-1).tolist()
-        labels = [label if module.owners[i] >= 0 else module.scored[i] for label, i in zip(labels, top, strict=True)]
+    labels: list[Any] = [module.outcomes[i] for i in best]
     if said is not None:
         labels = [_label(module, text) for text in said]
     rows = logp.exp().tolist()
-    return [Prediction(label, dict(zip(module.answers, row, strict=True))) for label, row in zip(labels, rows, strict=True)]
+    return [Prediction(label, dict(zip(module.outcomes, row, strict=True))) for label, row in zip(labels, rows, strict=True)]
 
 
 def _pick(module: InContextModule, logp: Tensor, example: Example) -> int:
-    """The likeliest class, or one drawn with p^(1 / temperature): the same for the same text, whatever it is predicted with."""
+    """The likeliest outcome, or one drawn with p^(1 / temperature): the same for the same text, whatever it is predicted with."""
     if module.given.decode == "argmax":
         return int(logp.argmax())
     rng = numpy_stream(module.given.seed, "answer", *example.texts)
@@ -57,9 +52,8 @@ def _label(module: InContextModule, text: str) -> Any:
 
 
 def written(module: InContextModule, learner: Learner, asked: Rendered, batch_size: int) -> list[str]:
-    """What the model writes after the first prompt of each example, up to the end of the line."""
-    firsts = np.cumsum([0, *asked.counts[:-1]])
-    return learner.each([asked.prompts[i] for i in firsts], batch_size, lambda batch, _: _written(module, learner, batch))
+    """What the model writes after the one prompt of each example, up to the end of the line."""
+    return learner.each(asked.prompts, batch_size, lambda batch, _: _written(module, learner, batch))
 
 
 def _written(module: InContextModule, learner: Learner, batch: Batch) -> list[str]:

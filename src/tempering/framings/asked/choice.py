@@ -35,6 +35,18 @@ def measure_premise(module: InContextModule, learner: Learner) -> None:
     module.get_buffer("unconditional").copy_(module.reader.totals(learner.backbone, [asked], "")[0])
 
 
+def draw_contexts(module: InContextModule, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+    """Draw the demonstrations of every context, tell how much their order matters, and search the order, as the value says."""
+    value, searched = module.given, module.given.order in ordering.SEARCHED
+    draws = [module.draw(examples, rng) for _ in range(1 if searched else value.contexts)]
+    used = sorted({i for draw in draws for i in draw})
+    module.pool = tuple(examples[i] for i in used)
+    module.contexts = [tuple(used.index(i) for i in draw) for draw in draws]
+    module.found = sensitivity(module, learner, examples, rng) if value.sensitivity else {}
+    if searched:
+        search_order(module, learner, examples, rng)
+
+
 def search_order(module: InContextModule, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
     """Keep the orders that leave the model most undecided over probes that it wrote itself (Lu et al. 2022).
 
@@ -76,7 +88,10 @@ def sensitivity(module: InContextModule, learner: Learner, examples: Sequence[Ex
     rows = [rows[i] for i in rng.permutation(len(rows))[:HELD]]
     orders = ordering.some_permutations(len(before[0]), module.given.sensitivity, rng)[: module.given.sensitivity]
     if not rows or len(orders) < 2:
-        return {}
+        raise RecipeError(
+            "in_context: sensitivity compares orders of at least 2 demonstrations on training rows that are not shown, found"
+            f" {len(before[0])} of {len(examples)} rows shown and {len(rows)} to ask about; change shots, give more rows, or drop it"
+        )
     gold = torch.tensor([module.index_of(e) for e in rows])
     module.contexts = [tuple(before[0][i] for i in order) for order in orders]
     found = [float((answered(module, learner, [e.texts for e in rows], c).argmax(-1) == gold).float().mean()) for c in range(len(orders))]
@@ -104,7 +119,7 @@ def written_probes(module: InContextModule, learner: Learner, rng: np.random.Gen
 
 
 def answered(module: InContextModule, learner: Learner, texts: Sequence[Sequence[str]], context: int) -> Tensor:
-    """log p of the classes, not calibrated, for ``texts`` asked under one context: [texts, classes] in main memory."""
+    """log p of the outcomes, not calibrated, for ``texts`` asked under one context: [texts, outcomes] in main memory."""
     return gathered(module, learner, under(module, texts, context))
 
 
@@ -116,12 +131,12 @@ def under(module: InContextModule, texts: Sequence[Sequence[str]], context: int)
 
 
 def gathered(module: InContextModule, learner: Learner, prompts: Sequence[Prompt], batch_size: int = 64) -> Tensor:
-    """log p of the classes of ``prompts``, not calibrated: [prompts, classes] in main memory."""
+    """log p of the outcomes of ``prompts``, not calibrated: [prompts, outcomes] in main memory."""
     return learner.outputs(prompts, batch_size, lambda batch: module.log_probabilities(module.trunk(learner.backbone, batch)))
 
 
 def prior(module: InContextModule, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> Tensor:
-    """log p_cf of every context [contexts, classes]."""
+    """log p_cf of every context [contexts, outcomes]."""
     how = module.given.calibration
     texts = list(without_content(module, examples, rng))
     form: Literal["mean", "min"] = "min" if how == "additive" else "mean"

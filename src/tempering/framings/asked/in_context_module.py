@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Kind, Prediction, Rendered, Scores, Slab
-from tempering.errors import RecipeError
+from tempering.errors import ModelError, RecipeError
 from tempering.framings.asked import answering, calibration, choice
 from tempering.framings.asked.asking import Asked
 from tempering.framings.asked.drawing import prompt_length
 from tempering.framings.asked.first_token import first_prior
 from tempering.framings.asked.prompted import PromptedModule
-from tempering.framings.asked.refusing import refuse
+from tempering.framings.asked.refusing import idle, refuse
 from tempering.framings.asked.retrieval import Neighbors, embedded, joined
 from tempering.framings.asked.scoring import classes_from, lengths_of, normalized
 from tempering.framings.losses import supervised_loss
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 
 class InContextModule(PromptedModule):
-    """Scores of answers under the backbone. Buffers: ``prior`` [contexts, classes], log p_cf; ``first`` [vocabulary], that of the first
+    """Scores of answers under the backbone. Buffers: ``prior`` [contexts, outcomes], log p_cf; ``first`` [vocabulary], that of the first
     token (vocabulary); ``unconditional`` [answers] (pmi); ``embeddings`` [rows, dim] of the rows that may be retrieved (knn).
+
+    ``outcomes`` are what scores have a column for: the classes, then every candidate that is no class's word.
     """
 
     method: ClassVar[str] = "in_context"
@@ -48,9 +50,10 @@ class InContextModule(PromptedModule):
         self.scored = tuple(dict.fromkeys([*words, *value.candidates]))
         self.reader.check_words(value.candidates, self.method)
         self.reader.limit -= value.max_new_tokens if value.search == "vocabulary" else 0
-        index = {w: c for c, found in enumerate(self.words) for w in found} if words else {w: c for c, w in enumerate(value.candidates)}
-        self.owners = torch.tensor([index.get(w, -1) for w in self.scored])
-        self.register_buffer("prior", torch.zeros(value.contexts, len(self.answers) or 1))
+        index = {w: c for c, found in enumerate(self.words) for w in found}
+        self.outcomes: tuple[Any, ...] = (*self.labels, *(w for w in self.scored if w not in index))
+        self.owners = torch.tensor([index[w] if w in index else self.outcomes.index(w) for w in self.scored])
+        self.register_buffer("prior", torch.zeros(value.contexts, len(self.outcomes) or 1))
         if value.search == "vocabulary" and value.calibration != "none":
             table: Any = backbone.embeddings.weight
             self.register_buffer("first", torch.zeros(len(table)))
@@ -112,12 +115,12 @@ class InContextModule(PromptedModule):
         return f"in_context {self.state_text()}"
 
     def log_probabilities(self, words: Tensor) -> Tensor:
-        """log p of the classes [rows, classes] from scores of answers, not calibrated."""
-        owners = self.owners.to(words.device)
-        return (classes_from(words, owners, len(self.answers)) + self.bias).log_softmax(-1)
+        """log p of the outcomes [rows, outcomes] from scores of answers, not calibrated; candidates have no bias."""
+        found = classes_from(words, self.owners.to(words.device), len(self.outcomes))
+        return (found + F.pad(self.bias, (0, len(self.outcomes) - len(self.answers)))).log_softmax(-1)
 
     def scores(self, backbone: Backbone, batch: Batch) -> Scores:
-        """One slab: calibrated log-probabilities of the classes, and the scores of all answers as features."""
+        """One slab: calibrated log-probabilities of the outcomes, and the scores of all answers as features."""
         cached = batch.inputs.get("features")
         words = self.trunk(backbone, batch) if cached is None else cached
         if self.free:
@@ -130,7 +133,7 @@ class InContextModule(PromptedModule):
         return Scores((Slab(logits[None], batch.targets, batch.weights, words, self.kind, batch.task),))
 
     def loss(self, scores: Scores, batch: Batch) -> Tensor:
-        """Cross entropy of the classes; of free text, minus the log-likelihood of the answer as it is scored."""
+        """Cross entropy of the outcomes; of free text, minus the log-likelihood of the answer as it is scored."""
         slab = scores.only
         if self.free:
             return -slab.logits.mean()
@@ -141,6 +144,11 @@ class InContextModule(PromptedModule):
         return supervised_loss(slab, self.smoothing if self.training else 0.0)
 
     # What is chosen from the training rows
+
+    def prepare(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        """As all such framings, with notes on settings that do nothing on this task and model."""
+        super().prepare(learner, examples, rng)
+        self.notes += tuple(idle(self))
 
     def _choose(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         v = self.given
@@ -155,16 +163,7 @@ class InContextModule(PromptedModule):
                 self._first = (copy.deepcopy(learner.backbone).requires_grad_(False),)
             self._look(learner)
             return
-        searched = v.order in ("global_entropy", "local_entropy")
-        draws = [self.draw(examples, rng) for _ in range(1 if searched else v.contexts)]
-        used = sorted({i for draw in draws for i in draw})
-        self.pool = tuple(examples[i] for i in used)
-        self.contexts = [tuple(used.index(i) for i in draw) for draw in draws]
-        self.found = {}
-        if v.sensitivity and not self.free:
-            self.found |= choice.sensitivity(self, learner, examples, rng)
-        if searched:
-            choice.search_order(self, learner, examples, rng)
+        choice.draw_contexts(self, learner, examples, rng)
 
     def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
         """Find neighbors by the trained model, and measure what the prompt makes it say by itself."""
@@ -223,14 +222,16 @@ class InContextModule(PromptedModule):
         return found
 
     def keep(self) -> dict[str, Any]:
-        """What all such framings keep, whether it is calibrated, and how many rows are embedded."""
+        """What all such framings keep, whether it is calibrated and over how many outcomes, and how many rows are embedded."""
         shape = list(self.get_buffer("embeddings").shape) if "embeddings" in self._buffers else None
-        return super().keep() | {"calibrated": self.calibrated, "embeddings": shape}
+        return super().keep() | {"calibrated": self.calibrated, "prior": list(self.get_buffer("prior").shape), "embeddings": shape}
 
     def recall(self, kept: dict[str, Any]) -> None:
         """Take them back; the embeddings themselves come with the weights."""
         super().recall(kept)
         self.calibrated = bool(kept["calibrated"])
+        if kept.get("prior", [0, len(self.answers) or 1])[1] != (len(self.outcomes) or 1):  # a folder that names none: over the labels
+            raise ModelError("in_context: this model was saved with a prior of its labels and none of its candidates; fit it again")
         if kept["embeddings"]:
             self.register_buffer("embeddings", torch.zeros(kept["embeddings"]))
         if self.given.retrieval != "none":

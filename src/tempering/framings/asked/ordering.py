@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tempering.framings.asked.prompt_text import Pattern
 
+SEARCHED = ("global_entropy", "local_entropy")  # orders that are searched for
 SMOOTHING = 1e-5  # added to the histogram of labels, as in the code of Lu et al.
 LEAST_WORDS = 5  # a probe of fewer words is dropped
 

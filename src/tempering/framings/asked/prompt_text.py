@@ -55,6 +55,13 @@ class Format:
 
 _TOPICS = "Company School Artist Athlete Politician Transportation Building Nature Village Animal Plant Album Film Book".split()
 _CUT = {"Athlete": "Ath", "Politician": "Polit"}  # labels of several tokens in GPT-2's vocabulary
+_ONTOLOGY = {  # what DBpedia itself calls them
+    "School": "educationalinstitution",
+    "Politician": "officeholder",
+    "Transportation": "meanoftransportation",
+    "Nature": "naturalplace",
+    "Book": "writtenwork",
+}
 
 # The manual formats of Zhao et al. 2021 (their code's, with labels cut where one token was wanted), and two plain ones.
 FORMATS: dict[str, Format] = {
@@ -72,7 +79,7 @@ FORMATS: dict[str, Format] = {
             (("world", "0"), ("World",)),
             (("sports", "1"), ("Sports",)),
             (("business", "2"), ("Business",)),
-            (("sci/tech", "technology", "3"), ("Technology", "Science")),
+            (("sci/tech", "sci_tech", "technology", "3"), ("Technology", "Science")),
         ),
         "Classify the news articles into the categories of World, Sports, Business, and Technology.",
     ),
@@ -98,7 +105,7 @@ FORMATS: dict[str, Format] = {
     ),
     "dbpedia": Format(
         "Article: {text}\nAnswer: {answer}",
-        tuple(((name.lower(), str(i)), (_CUT.get(name, name),)) for i, name in enumerate(_TOPICS)),
+        tuple(((name.lower(), _ONTOLOGY.get(name, name.lower()), str(i)), (_CUT.get(name, name),)) for i, name in enumerate(_TOPICS)),
         "Classify the documents based on whether they are about a Company, School, Artist, Athlete, Politician, Transportation, Building,"
         " Nature, Village, Animal, Plant, Album, Film, or Book.",
     ),

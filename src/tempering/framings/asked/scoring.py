@@ -102,7 +102,7 @@ def normalized(totals: Tensor, lengths: Lengths, how: Scoring, alpha: float = 1.
 def classes_from(words: Tensor, owners: Tensor, classes: int) -> Tensor:
     """log of the summed probability of each class's words: [rows, words] -> [rows, classes], normalized over the classes.
 
-    ``owners`` [words] is the class of each word, -1 for a candidate that is no class's word.
+    ``owners`` [words] is the class of each word, -1 for a word that counts for none.
     """
     columns = [words[:, owners == c].logsumexp(-1) for c in range(classes)]
     return torch.stack(columns, -1).log_softmax(-1)

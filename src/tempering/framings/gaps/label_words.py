@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tempering.errors import RecipeError
+from tempering.framings.gaps.choices import given_to
 from tempering.framings.gaps.naming import by_class
 from tempering.framings.gaps.poles import HIGH, LOW
 from tempering.framings.templates import lm_bff
@@ -34,13 +35,13 @@ def is_mapping(words: Any) -> bool:
     return bool(words) and all(_is_pair(entry) for entry in words)
 
 
-def labels_of(words: Any, template: str | None) -> tuple[Any, ...]:
-    """The labels that a recipe gives words for, in its order; those of LM-BFF's setting where only that is named."""
+def labels_of(words: Any, template: str | None, choices: Sequence[str] = ()) -> tuple[Any, ...]:
+    """The labels that a recipe gives words for, in its order; without words those of LM-BFF's setting, or the template's own choices."""
     if is_mapping(words):
         return tuple(label for label, _ in words)
     if not words and template is not None and template.startswith(lm_bff.PREFIX):
         return tuple(names[0] for _, names in lm_bff.setting(template).classes)
-    return tuple(f"class {i}" for i in range(len(words)))
+    return tuple(f"class {i}" for i in range(len(words))) or tuple(choices)
 
 
 def _several(words: Any) -> tuple[str, ...]:
@@ -54,8 +55,8 @@ def _several(words: Any) -> tuple[str, ...]:
 def resolved(words: Any, task: Any, template: str | None, choices: Sequence[str], needed: bool = True) -> dict[Any, tuple[str, ...]]:
     """The words of each class (of a value: of the poles low and high), in the order of the classes.
 
-    Those given; else those that come with the template, by the name of the class or in the order of the labels; else the labels' names.
-    Where they are not ``needed``, since the verbalizer finds its own, a name need not be a word.
+    Those given; else those that come with the template (`given_to`; of a value: low first); else the labels' names. Where they are not
+    ``needed``, since the verbalizer finds its own, a name need not be a word.
     """
     classes = (LOW, HIGH) if task.kind == "regression" else tuple(task.labels)
     if is_mapping(words):
@@ -64,8 +65,10 @@ def resolved(words: Any, task: Any, template: str | None, choices: Sequence[str]
         return _in_order(words, classes, "words")
     if template is not None and template.startswith(lm_bff.PREFIX):
         return lm_bff.words_for(template, classes)
-    if choices:
-        return _in_order(tuple(choices), classes, "answer_choices of the template")
+    if choices and needed:
+        in_order = _in_order(tuple(choices), classes, "answer_choices of the template")
+        named = {} if task.kind == "regression" else given_to(classes, choices, template)
+        return {label: _several(named.get(label, words)) for label, words in in_order.items()}
     if not needed:
         return {label: (str(label),) for label in classes}
     return {label: (spoken(label),) for label in classes} if task.kind != "regression" else _no_poles()

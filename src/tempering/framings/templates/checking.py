@@ -21,7 +21,7 @@ def check_fields(template: AnyTemplate, names: Sequence[str], asked: str = "fiel
             raise RecipeError(
                 f"template {str(template)!r}: unknown field {name!r}; "
                 + (f"did you mean {near[0]!r}? " if near else f"known: {', '.join(names)}; ")
-                + f"write one of those, or say what the texts are called, in their order: {asked}: [{', '.join(found)}]"
+                + f"write one of those, or say what the texts are called, in the order of the data: {asked}: [{', '.join(found)}]"
             )
 
 

@@ -70,9 +70,14 @@ class JinjaTemplate:
     def _free(self) -> frozenset[str]:
         return frozenset(meta.find_undeclared_variables(environment().parse(self.source)))
 
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        named = (node.name for node in environment().parse(self.source).find_all(nodes.Name))
+        return tuple(name for name in dict.fromkeys(named) if name in self._free and name not in _OWN)
+
     def fields(self) -> tuple[str, ...]:
-        """The variables it reads."""
-        return tuple(sorted(self._free - set(_OWN)))
+        """The variables it reads, in the order of their first use."""
+        return self._fields
 
     def skeleton(self) -> tuple[Piece, ...]:
         """Its pieces for texts of one word."""
@@ -87,17 +92,30 @@ class JinjaTemplate:
             )
         return _filled(prompt)
 
+    def answer(self, label: Any) -> str | None:
+        """The choice that it answers for ``label``: as it says after ``|||``, else the choice of this number from 0. None: none of them."""
+        if not self.source.partition(EITHER)[2].strip():
+            return self.choices[label] if isinstance(label, int) and 0 <= label < len(self.choices) else None
+        try:
+            said = self._printed(dict.fromkeys(self.fields(), "x"), label).partition(EITHER)[2].strip().casefold()
+        except RecipeError:
+            return None  # an expression that labels of another kind break
+        return next((choice for choice in self.choices if choice.casefold() == said), None)
+
     def _prompt(self, values: Mapping[str, str], label: int) -> str:
+        before, separator, _ = self._printed(values, label).partition(EITHER)
+        before = before.strip() if separator else before.strip(" ")
+        return before if HERE in before or not (separator or self.harness) else f"{before} {HERE}"
+
+    def _printed(self, values: Mapping[str, str], label: Any) -> str:
         texts = {name: FieldText.of(PRIVATE.sub("", value), name) for name, value in values.items()}
         draw = numpy_stream("choice", *sorted(values.items()))
         own = {"mask": HERE, "label": label, "answer_choices": list(self.choices), "choices": list(self.choices), "_draw": draw}
         try:
-            printed: str = self._compiled.render(**{name: texts[name] for name in self.fields()}, **own)
+            found: str = self._compiled.render(**{name: texts[name] for name in self.fields()}, **own)
         except (TemplateError, TypeError, ValueError, IndexError) as error:
             raise RecipeError(f"template {self.source!r}: cannot be filled: {error}; mend the expression it names") from None
-        before, separator, _ = printed.partition(EITHER)
-        before = before.strip() if separator else before.strip(" ")
-        return before if HERE in before or not (separator or self.harness) else f"{before} {HERE}"
+        return found
 
 
 def _filled(prompt: str) -> list[Filled]:
