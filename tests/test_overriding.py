@@ -54,3 +54,37 @@ def test_what_is_set_inside_a_method_holds_for_the_one_that_takes_its_place() ->
 def test_what_is_wrong_is_told_by_the_name_that_would_be_right(recipe: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         Recipe.load(recipe).override(settings)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field", "text"),
+    [
+        ("text-to-text", "source", "summarize: {text}"),
+        ("text-to-text", "source", "translate English to German: {text} # now"),
+        ("text-to-text", "source", "- {text}"),
+        ("text-to-text", "cue", "# Answer"),
+        ("cloze", "template", "{text} # {mask}"),
+        ("cloze", "template", "{mask}"),
+        ("cloze", "template", "Is it {mask}?: {text}"),
+        ("in-context", "instruction", "Answer: yes # or no"),
+    ],
+)
+def test_a_text_is_the_text_that_was_typed(recipe: str, field: str, text: str) -> None:
+    """Where YAML reads a mapping, a list or a comment in it."""
+    found = Recipe.load(recipe).override(parse_settings([f"framing.{field}={text}"]))
+    assert getattr(found.stages[-1].framing, field) == text and Recipe.from_yaml(found.to_yaml()) == found
+    quoted = Recipe.load(recipe).override(parse_settings([f"framing.{field}='{text}'"]))
+    assert quoted == found
+
+
+def test_mappings_and_lists_stay_what_they_are_where_a_field_takes_them() -> None:
+    """As plain data, which a recipe file can hold."""
+    given = ["framing=text_to_text: {words: {1: good, 0: bad}}", "description=Note: mine", "framing.stop_strings=[a, b]"]
+    found = Recipe.load("text-to-text").override(parse_settings(given))
+    framing = found.stages[0].framing
+    assert (framing.words, framing.stop_strings, found.description) == (((0, "bad"), (1, "good")), ("a", "b"), "Note: mine")
+    assert Recipe.from_yaml(found.to_yaml()) == found
+    several = Recipe.load("cloze").override(parse_settings(["framing.template=['{text} {mask}', '{mask}: {text}']"]))
+    assert several.stages[0].framing.template == ("{text} {mask}", "{mask}: {text}")
+    with pytest.raises(RecipeError, match=r"setting learning_rate: .*found \{'fast': 1\}"):
+        Recipe.load("full").override(parse_settings(["learning_rate=fast: 1"]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -158,14 +159,58 @@ def checked(cls: Any, values: Mapping[str, Any], where: str) -> Any:
         raise RecipeError(f"{place}: {first['msg'].removeprefix('Value error, ')}{found}") from None
 
 
+class TypedMap(dict[Any, Any]):
+    """A mapping that was read from ``typed``, which may have been meant as a text."""
+
+    typed = ""
+
+
+class TypedList(list[Any]):
+    """A list that was read from ``typed``, which may have been meant as a text."""
+
+    typed = ""
+
+
 def parse_scalar(text: str) -> Any:
-    """A command-line value read as YAML 1.2."""
+    """A command-line value read as YAML 1.2, in which nothing is a comment that would cut a text: ``# 1`` stays.
+
+    A mapping or a list remembers the text (`TypedMap`), since ``summarize: {text}`` is one too: `as_meant` decides once the field is known.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     yaml = YAML(typ="safe", pure=True)
     yaml.version = (1, 2)
+    bare = text.strip()
     try:
-        return yaml.load(text)
+        value = yaml.load(text)
     except YAMLError:
         return text
+    if isinstance(value, dict | list):
+        found = TypedMap(value) if isinstance(value, dict) else TypedList(value)
+        found.typed = bare
+        return found
+    cut = bare.startswith("#") or (isinstance(value, str) and not bare.startswith(("'", '"', "|", ">", "&", "!")))
+    return bare if cut else value
+
+
+def as_meant(cls: Any, field: str, value: Any) -> Any:
+    """A value of `parse_scalar` for a field of ``cls``: as it was typed where the field takes a text and nothing like ``value``."""
+    if not isinstance(value, TypedMap | TypedList):
+        return value
+    known = getattr(cls, "__pydantic_fields__", {})
+    kinds = _kinds(known[field].annotation) if field in known else set()
+    likewise = (Any, dict, Mapping) if isinstance(value, TypedMap) else (Any, list, tuple, frozenset, Sequence)
+    settings = isinstance(value, TypedMap) and any(map(dataclasses.is_dataclass, kinds))  # a group of settings is written as a mapping
+    if str in kinds and not settings and not kinds.intersection(likewise):
+        return value.typed
+    return dict(value) if isinstance(value, TypedMap) else list(value)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types of which a field takes any one, without what they hold."""
+    if get_origin(annotation) in (Union, UnionType):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    return {get_origin(annotation) or annotation}

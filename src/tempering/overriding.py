@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tempering.codec import LISTS, NESTED, checked, decode, decode_field, fields_of, renamed
+from tempering.codec import LISTS, NESTED, as_meant, checked, decode, decode_field, fields_of, renamed
 from tempering.errors import RecipeError
 from tempering.registry import name_of
 
@@ -37,7 +37,7 @@ def override(value: Any, changes: Sequence[Change], kind: str = "") -> Any:
     for head, found in _grouped(changes, lambda change: _field(value, change)).items():
         base = getattr(value, head)
         for change in found:
-            base = base if change.path else decode_field(head, change.new, change.key)
+            base = base if change.path else decode_field(head, as_meant(type(value), head, change.new), change.key)
         within = [change for change in found if change.path]
         inner[head] = override(base, within, held.get(head, "")) if within else base
     exclusive = set(getattr(value, "one_of", ()))

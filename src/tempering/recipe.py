@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, field_validator
 from pydantic.dataclasses import dataclass
 
-from tempering.codec import decode, encode, method, parse_scalar
+from tempering.codec import as_meant, decode, encode, method, parse_scalar
 from tempering.errors import RecipeError
 from tempering.overriding import Change, override
 
@@ -121,7 +121,7 @@ class Recipe:
 
         A bare key is one of the last stage, ``stages.0.key`` of the first.
         """
-        own = {key: settings[key] for key in ("name", "description") if key in settings}
+        own = {key: as_meant(Recipe, key, settings[key]) for key in ("name", "description") if key in settings}
         last = ("stages", str(len(self.stages) - 1))
         changes = [
             Change(tuple(key.split(".")) if key.startswith("stages.") else (*last, *key.split(".")), value, key)
@@ -168,7 +168,10 @@ def available() -> list[str]:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` words from a command line, values read as YAML 1.2 (``no`` is a word, ``1e-5`` a number)."""
+    """``key=value`` words from a command line, values read as YAML 1.2 (``no`` is a word, ``1e-5`` a number).
+
+    Where a field takes a text alone, what YAML reads as a mapping or a list is the text as it was typed: ``framing.source=topic: {text}``.
+    """
     found = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,9 @@ from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import ModelError, RecipeError
 from tempering.framings.text_to_text import TextToText
-from tempering.framings.writing.base import turned
+from tempering.framings.writing.base import CUE, turned
 from tempering.framings.writing.controls import MustInclude, PartSiblings
+from tempering.framings.writing.encoding import Encoder
 from tempering.framings.writing.model import assembled
 from tempering.framings.writing.states import begin_id, given_states
 from tempering.learner import Learner
@@ -27,7 +29,7 @@ from tempering.stabilizers.supcon import SupCon
 from tempering.stages.setup import Surroundings, assemble
 from tempering.stages.train import Train
 from tempering.stages.use import Use
-from tempering.tasks.task import Task
+from tempering.tasks.task import Split, Task
 from tempering.tunings.frozen import Frozen
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
@@ -278,3 +280,54 @@ def test_a_pretrained_writer_is_used_without_training() -> None:
         Recipe("idle", (stage,)).check()
     with pytest.raises(RecipeError, match="nothing would be trained"):
         assemble(stage, tiny_backbone("t5"), task, Seeds.of(0))
+
+
+def cut(framing: TextToText, rows: Sequence[Example], family: str = "t5") -> tuple[Any, tuple[str, ...]]:
+    """The framing prepared on ``rows``, and what it tells."""
+    task = Task("texts", "text", (), Split("train", tuple(rows)))
+    found = assemble(Train(framing=framing), tiny_backbone(family), task, Seeds.of(0))
+    found.framing.prepare(found, task.train.examples, np.random.default_rng(0))
+    return found.framing, found.framing.notes
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_targets_and_sources_that_lose_their_end_are_told_of(family: str) -> None:
+    rows = [Example((" ".join(["good"] * n),), " ".join(["film"] * n), n) for n in (2, 4, 9, 20)]
+    more = 0 if family == "t5" else len(tiny_backbone(family).tokenizer(CUE)["input_ids"])
+    end = 1 if family == "t5" else 0
+    (note,) = cut(TextToText(max_target_length=5), rows, family)[1]
+    assert note == (
+        "2 of 4 (50%) training targets lose their end, so that the model learns to stop there: they take up to 21 tokens with the one that"
+        " ends them, and max_target_length is 5; give max_target_length=21"
+    )
+    (note,) = cut(TextToText(max_source_length=10 + more, max_target_length=30), rows, family)[1]
+    assert note == (
+        f"1 of 4 (25%) training sources lose the end of their longest text: they take up to {20 + more + end} tokens, and {10 + more} are"
+        f" read; give max_source_length={20 + more + end}, or leave it out"
+    )
+    assert cut(TextToText(max_target_length=30), rows, family)[1] == ()
+    long = [Example((" ".join(["good"] * 80),), " ".join(["film"] * 80), 1)]
+    sources, targets = cut(TextToText(max_target_length=8), long, family)[1]
+    assert sources.endswith("are read; this model reads no more beside the target")
+    most = 64 if family == "t5" else 32
+    assert targets.endswith(f"give max_target_length={most}, the most that this model has room for, or shorten them")
+    assert cut(TextToText(max_target_length=most), long, family)[1][1].endswith(f"max_target_length is {most}; shorten them")
+
+
+def test_counting_them_reads_no_text_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    ids = Encoder.ids
+    monkeypatch.setattr(Encoder, "ids", lambda self, parts: (read.append(len(parts)), ids(self, parts))[1])
+    rows = tiny_examples(8)
+    module, _ = cut(TextToText(), [dataclasses.replace(e, label="a film") for e in rows])
+    task, before = module._ready[0], sum(read)
+    first = module.render(task, (), np.random.default_rng(0))
+    assert sum(read) == before and module._ready is None
+    assert module.render(task, (), np.random.default_rng(0)) == first and sum(read) > before
+
+
+def test_texts_that_were_drawn_alike_are_one_with_all_the_weight() -> None:
+    framing = TextToText(answers="free", do_sample=True, num_return_sequences=2)
+    found = assemble(Train(framing=framing), tiny_backbone("t5"), tiny_task(8), Seeds.of(0))
+    (same,) = found.framing.said([[("good", 1.0)]], tiny_examples(1))
+    assert same.probabilities == {"bad": 0.0, "good": 1.0}

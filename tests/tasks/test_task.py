@@ -208,3 +208,26 @@ def test_fingerprint_tells_types_apart_and_ignores_file_names(tmp_path: Path) ->
         for i, values in enumerate(([0, 1], [0, 1], ["0", "1"], [False, True], [0.0, 1.0]))
     ]
     assert prints[0] == prints[1] and len(set(prints)) == 4
+
+
+def test_texts_that_are_to_be_written_are_no_classes(tmp_path: Path) -> None:
+    """Where hardly a label comes twice, that is told, with the kind that was meant; an explicit kind is taken at its word."""
+    advice = 'if the column holds texts to be written: --kind text (in Python kind="text")'
+    targets = [f"target {i}" for i in range(24)]
+    path, dev = jsonl(tmp_path / "a.jsonl", targets), jsonl(tmp_path / "dev.jsonl", ["new"])
+    with pytest.raises(DataError) as told:
+        Task.from_file(path)
+    assert str(told.value).endswith(f"found 24 rows of 24 classes; add rows or give a file with --dev; {advice}")
+    with pytest.raises(DataError) as told:
+        Task.from_file(path, dev=dev)
+    assert str(told.value).endswith(f"found the label 'new', which the training data lacks; correct it or add training rows; {advice}")
+    for typed in (path, csv(tmp_path / "a.csv", "text,label", *(f"text {i},{target}" for i, target in enumerate(targets)))):
+        assert f"24 rows have 24 different labels, read as classes; {advice}" in Task.from_file(typed, dev_fraction=0).notes
+        assert Task.from_file(typed, kind="text").kind == "text"
+    with pytest.raises(DataError, match=r"add rows or give a file with --dev$"):
+        Task.from_file(path, kind="classification")
+    with pytest.raises(DataError, match=r"add rows or give a file with --dev$"):
+        Task.from_file(jsonl(tmp_path / "few.jsonl", targets[:4]))
+    assert not any(
+        "--kind text" in note for note in Task.from_file(jsonl(tmp_path / "b.jsonl", [*targets, *targets]), dev_fraction=0).notes
+    )

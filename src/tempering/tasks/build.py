@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from tempering.contracts import Example, Kind
 from tempering.tasks.answered import AnswerReader, answered
 from tempering.tasks.columns import Columns, choose_columns
-from tempering.tasks.labels import infer_kind, label_values, ordered, read_labels
+from tempering.tasks.labels import TEXTS, infer_kind, label_values, ordered, read_labels
 from tempering.tasks.readers import examples_of
 from tempering.tasks.strata import hold_out, strata_of
 from tempering.tasks.table import Table, data_error, is_missing, show
@@ -45,12 +45,13 @@ class Parts(NamedTuple):
 
 @dataclass
 class _Draft:
-    """Examples of each split while dev and test are being taken off."""
+    """Examples of each split while dev and test are being taken off. ``advice``: what may be wrong where the classes do not fit."""
 
     examples: dict[str, tuple[Example, ...]]
     sources: dict[str, str]
     notes: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+    advice: str = ""
 
 
 def build(tables: dict[str, Table], request: Request, named: frozenset[str] = frozenset()) -> Parts:
@@ -70,6 +71,7 @@ def build(tables: dict[str, Table], request: Request, named: frozenset[str] = fr
     labels = read_labels(train, columns.label, kind)
     classes = _classes(train, columns, kind, labels)
     draft = _Draft({"train": examples_of(train, columns, labels)}, {"train": train.source})
+    draft.advice = TEXTS if request.kind is None and why.endswith(TEXTS) else ""
     draft.notes += [*train.notes, *columns.notes, *([why] if why and request.kind is None else [])]
     for split in ("dev", "test"):
         if split in tables:
@@ -158,7 +160,7 @@ def _add(draft: _Draft, split: str, table: Table, columns: Columns, kind: Kind, 
     if unlabeled and not named:
         draft.notes.append(f"{table.source} has no labels and is left out")
         return
-    labels = read_labels(table, chosen.label, kind, classes)
+    labels = read_labels(table, chosen.label, kind, classes, draft.advice)
     draft.examples[split] = examples_of(table, chosen, labels)
     draft.sources[split] = table.source
     draft.record[split] = {"from": table.source}
@@ -186,7 +188,8 @@ def _take(draft: _Draft, split: str, rows: int, kind: Kind, seed: int) -> None:
     if not held:
         classes = f" of {len(set(strata))} classes" if kind == "classification" else ""
         problem = f"expected enough rows to take a {split} split off and keep every class in train, found {len(train)} rows{classes}"
-        raise data_error(draft.sources["train"], f"{problem}; add rows or give a file with --{split}")
+        advised = "".join(f"; {said}" for said in (f"add rows or give a file with --{split}", draft.advice) if said)
+        raise data_error(draft.sources["train"], problem + advised)
     draft.examples[split] = tuple(train[i] for i in held)
     draft.examples["train"] = tuple(train[i] for i in kept)
     draft.sources[split] = draft.sources["train"]

@@ -13,6 +13,8 @@ from typing import Any
 from tempering.contracts import Kind, Label
 from tempering.tasks.table import Table, is_missing, is_unicode, show, some
 
+TEXTS = 'if the column holds texts to be written: --kind text (in Python kind="text")'
+_FEW = 10  # labels that a few rows may well have
 _TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
@@ -56,7 +58,7 @@ def infer_kind(values: Sequence[Any], typed: bool) -> tuple[Kind, str]:
         if len(set(numbers)) > 20 and any(isinstance(value, float) for value in numbers):
             return "regression", f"the labels are {len(set(numbers))} different numbers: regression (--kind classification to change)"
         return "classification", _many_integers(len(set(numbers)))
-    return "classification", ""
+    return "classification", _many_texts(present)
 
 
 def _infer_from_strings(present: list[str]) -> tuple[Kind, str]:
@@ -66,7 +68,7 @@ def _infer_from_strings(present: list[str]) -> tuple[Kind, str]:
         return "multilabel", "labels are split at '|': multi-label (--kind classification to keep them whole)"
     numbers = [_number(value) for value in present]
     if not numbers or any(number is None for number in numbers):
-        return "classification", ""
+        return "classification", _many_texts(present)
     distinct = len(set(numbers))
     if distinct > 20 and any(number is not None and not number.is_integer() for number in numbers):
         return "regression", f"the labels are {distinct} different numbers: regression (--kind classification to change)"
@@ -78,8 +80,16 @@ def _many_integers(distinct: int) -> str:
     return said if distinct > 20 else ""
 
 
-def read_labels(table: Table, columns: tuple[str, ...], kind: Kind, known: Sequence[Any] = ()) -> list[Any]:
-    """The label of every row in the form of the task's kind. ``known`` are the training labels, for dev and test files.
+def _many_texts(present: Sequence[Any]) -> str:
+    """What is said where hardly a label comes twice, as it is of texts that a model is to write."""
+    distinct = len({value for value in present if isinstance(value, str)})
+    said = f"{len(present)} rows have {distinct} different labels, read as classes; {TEXTS}"
+    return said if distinct > max(_FEW, len(present) / 2) else ""
+
+
+def read_labels(table: Table, columns: tuple[str, ...], kind: Kind, known: Sequence[Any] = (), advice: str = "") -> list[Any]:
+    """The label of every row in the form of the task's kind. ``known`` are the training labels, for dev and test files; of one that is not
+    among them ``advice`` says what else may be wrong.
 
     A missing, unknown, wrongly typed or unreadable label is a `DataError` that names its row.
     """
@@ -95,7 +105,7 @@ def read_labels(table: Table, columns: tuple[str, ...], kind: Kind, known: Seque
         groups = [(_single(table, column, i, value),) for i, value in enumerate(values)]
     groups = _as_known(groups, known) if known and not table.typed else groups
     if known:
-        _only_known(table, column, groups, known)
+        _only_known(table, column, groups, known, advice)
     else:
         _one_type(table, column, groups)
     return groups if kind == "multilabel" else [group[0] for group in groups]
@@ -163,7 +173,7 @@ def _one_type(table: Table, column: str, groups: list[tuple[Any, ...]]) -> None:
         raise table.error(f"expected labels of one type, found {' and '.join(said)}; write them all alike", column=column)
 
 
-def _only_known(table: Table, column: str, groups: list[tuple[Any, ...]], known: Sequence[Any]) -> None:
+def _only_known(table: Table, column: str, groups: list[tuple[Any, ...]], known: Sequence[Any], advice: str) -> None:
     keys = {label_key(label) for label in known}
     for index, group in enumerate(groups):
         for member in group:
@@ -172,7 +182,8 @@ def _only_known(table: Table, column: str, groups: list[tuple[Any, ...]], known:
                 mistyped = table.typed and type(member) is not type(known[0])
                 kinds = f" ({type(member).__name__}, not {type(known[0]).__name__})" if mistyped else ""
                 problem = f"expected {expected}, found the label {show(member, 40)}{kinds}, which the training data lacks"
-                raise table.error(f"{problem}; correct it or add training rows", index=index, column=column)
+                advised = "".join(f"; {said}" for said in ("correct it or add training rows", advice) if said)
+                raise table.error(problem + advised, index=index, column=column)
 
 
 def _json_list(value: str) -> list[Any] | None:

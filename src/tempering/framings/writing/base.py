@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from tempering.framings.output_head import ensure_output_head, output_matrix
 from tempering.framings.templates.checking import unread
 from tempering.framings.text import pad, tensors
 from tempering.framings.wrapping import Wrapping
+from tempering.framings.writing.cutting import cut_sources, cut_targets
 from tempering.framings.writing.encoding import Parts
 from tempering.framings.writing.source import NAMES, Source, fields_of
 from tempering.framings.writing.states import end_id, output_head
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from tempering.backbone import Backbone
     from tempering.framings.text_to_text import TextToText
+    from tempering.learner import Learner
 
 CUE = "\nAnswer:"  # ends the source of a causal model, which would else go on with the source
 TARGET = 128  # tokens of a target, where no more are asked for
@@ -63,6 +66,7 @@ class Writing(FramingBase, ABC):
         texts = max((len(e.texts) for e in list(task.train)[:1]), default=0)
         note = unread(framing.source, fields_of(framing.source), NAMES, texts, "source") if framing.source else ""
         self.notes = (note,) if note else ()
+        self._ready: tuple[Sequence[Example], list[Prompt]] | None = None  # prompts of the training rows, for whoever asks for them first
 
     def _check_words(self, task: Any) -> None:
         """Refuse words of classes that the tokenizer lacks, and targets of them that would lose their end."""
@@ -95,7 +99,10 @@ class Writing(FramingBase, ABC):
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a target, the one that ends it last; a longer one than there is room for loses its end."""
-        return [*self._whole(text)[:-1][: self.room - 1], self.end]
+        return self._fitted(self._whole(text))
+
+    def _fitted(self, whole: list[int]) -> list[int]:
+        return [*whole[:-1][: self.room - 1], self.end]
 
     def _whole(self, text: str) -> list[int]:
         given = [*self.around.before, *self.bare(text), *self.around.after] if self.source_only else self.bare(text)
@@ -120,14 +127,40 @@ class Writing(FramingBase, ABC):
             return joined[shared:]
         return encoder.ids([[f" {first}", *rest]])[0]
 
+    def prepare(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        """How many sources and targets of the rows lose an end becomes a note."""
+        rows = self._measured(examples)
+        self._ready = examples, [prompt for prompt, _, _ in rows]
+        most = self.limit if self.source_only else self.limit - self.room
+        sources, targets = [source for _, source, _ in rows], [target for _, _, target in rows]
+        told = cut_sources(sources, self.source.length, most, self.framing.max_source_length is not None)
+        self.notes += (*told, *cut_targets(targets, self.room, self.limit if self.source_only else self.limit // 2))
+
+    def finish(self, learner: Learner, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        """Prompts that nobody asked for are not kept."""
+        self._ready = None
+
     def render(self, examples: Sequence[Example], support: Sequence[Example], rng: np.random.Generator) -> list[list[Prompt]]:
         """One source an example, with its target where it has a label."""
-        rows = zip(examples, self.source.encode(examples), strict=True)
-        return [[Prompt(ids, None, None if e.label is None else self.target(e))] for e, ids in rows]
+        if self._ready is not None and len(self._ready[0]) == len(examples) and all(map(is_, self._ready[0], examples)):
+            (_, made), self._ready = self._ready, None
+            return [[prompt] for prompt in made]
+        return [[prompt] for prompt, _, _ in self._measured(examples)]
+
+    def _measured(self, examples: Sequence[Example]) -> list[tuple[Prompt, int, int]]:
+        """The prompt of each example, and how many tokens its source and its target take when whole."""
+        rows = zip(examples, self.source.measured(examples), strict=True)
+        read = [(ids, source, (None, 0) if e.label is None else self.measured(e)) for e, (ids, source) in rows]
+        return [(Prompt(ids, None, target), source, size) for ids, source, (target, size) in read]
 
     def target(self, example: Example) -> Any:
-        """What a prompt carries as its target: here the tokens of its text."""
-        return self.ids(self.targets.text(example))
+        """What a prompt carries as its target."""
+        return self.measured(example)[0]
+
+    def measured(self, example: Example) -> tuple[Any, int]:
+        """The target, here the tokens of its text, and how many tokens the whole of it takes."""
+        whole = self._whole(self.targets.text(example))
+        return self._fitted(whole), len(whole)
 
     def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Sources padded on the right."""
@@ -163,8 +196,9 @@ class Writing(FramingBase, ABC):
         found = []
         for written, example in zip(texts, examples, strict=True):
             best = self.targets.read(written[0][0], example)
-            chances: dict[Any, float] = dict.fromkeys(self.labels, 0.0) if self.kind == "classification" and len(written) > 1 else {}
-            for text, weight in written if len(written) > 1 else ():
+            several = len(written) > 1 or self.framing.num_return_sequences > 1  # texts that were drawn alike are one
+            chances: dict[Any, float] = dict.fromkeys(self.labels, 0.0) if self.kind == "classification" and several else {}
+            for text, weight in written if several else ():
                 label = text if self.kind in ("text", "tagging") else self.targets.read(text, example).label
                 chances[label] = chances.get(label, 0.0) + weight
             found.append(Prediction(best.label, chances, best.spans, best.each))

@@ -57,13 +57,13 @@ class LabelScorer(Writing):
         super().recall(kept)
         self._choose()
 
-    def target(self, example: Example) -> Any:
-        """The number of the right choice."""
+    def measured(self, example: Example) -> tuple[Any, int]:
+        """The number of the right choice; nothing of it is cut."""
         if isinstance(self.targets, Names):
-            return self.targets.index(example.label)
+            return self.targets.index(example.label), 0
         assert isinstance(self.targets, Values)
         values = self.targets.grid()
-        return min(range(len(values)), key=lambda i: abs(values[i] - float(example.label)))
+        return min(range(len(values)), key=lambda i: abs(values[i] - float(example.label))), 0
 
     def collate(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> Batch:
         """Sources padded on the right; targets [rows] if every row has one; weights [rows] if any is not 1."""

@@ -79,8 +79,12 @@ class Source:
 
     def encode(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of every source, with the special tokens that the tokenizer adds, at most ``length`` of them."""
+        return [ids for ids, _ in self.measured(examples)]
+
+    def measured(self, examples: Sequence[Example]) -> list[tuple[list[int], int]]:
+        """What `encode` says of every source, and how many tokens the whole of it takes."""
         rows = self._ids([self.fill(e) for e in examples])
-        return [row if len(row) <= self.length else self._shortened(e) for e, row in zip(examples, rows, strict=True)]
+        return [(row if len(row) <= self.length else self._shortened(e), len(row)) for e, row in zip(examples, rows, strict=True)]
 
     def blank(self, template: str | None) -> list[int]:
         """Token ids of a source that says nothing: ``template`` as it stands, or our own with empty texts (`Decoding.guidance`)."""
