@@ -154,6 +154,24 @@ def joined(tokens: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
     return " ".join(tokens), tuple(words)
 
 
+def places_of(tokens: Sequence[str], text: str) -> tuple[tuple[int, int], ...] | None:
+    """Where the tokens stand in ``text``, one after the other, with only white space and signs that are in no token around them.
+
+    None where they do not, as where a tokenizer wrote some of them in another way.
+    """
+    known = set().union(*tokens)
+    between = {c for c in text if c.isspace() or not (c.isalnum() or c in known)}
+    words, at = [], 0
+    for token in tokens:
+        while at < len(text) and text[at] in between and not text.startswith(token, at):
+            at += 1
+        if not text.startswith(token, at):
+            return None
+        words.append((at, at + len(token)))
+        at += len(token)
+    return tuple(words) if set(text[at:]) <= between else None
+
+
 def split_words(text: str, borders: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
     """The words of raw text, as (start, end): runs of letters, digits and underscores; every other character that is no white space
     alone. Marks and joiners stay with what they follow. A word is also cut at each of ``borders``.

@@ -12,7 +12,11 @@ import pytest
 
 import tempering
 from tempering.choosing import choose
+from tempering.commands.fields import fields
+from tempering.commands.placing import in_own_texts
+from tempering.contracts import Example, Prediction, Span
 from tempering.study.records import Record
+from tempering.tags import joined
 from tempering.tasks import Task
 from tests.commands.shared import QUICK, done, refuses
 from tests.tiny import tiny_examples
@@ -70,7 +74,7 @@ def test_predictions_in_every_form(tagger: Path, tmp_path: Path, capsys: pytest.
     done("predict", "model", "new.jsonl", "--output", "out.csv")
     (cells,) = read(tmp_path / "out.csv")
     assert cells["prediction"].split() == row["prediction"]
-    assert cells["spans"] == " | ".join(f"{s['text']} [{s['label']}]" for s in row["spans"])
+    assert cells["spans"] == " | ".join(f"{s['text']} [{s['label']} {s['start']}:{s['end']}]" for s in row["spans"])
     done("predict", "model", "dev.conll", "--output", "out.conll")
     mine, given = (Task.from_file(tmp_path / name, dev_fraction=0) for name in ("out.conll", "dev.conll"))
     assert [e.texts for e in mine.train] == [e.texts for e in given.train]
@@ -163,3 +167,49 @@ def test_words_line_by_line_are_for_taggers(bert: str, tmp_path: Path, capsys: p
     done("fit", str(tmp_path / "t.csv"), "--recipe", "full", "--model", bert, "--output-dir", str(tmp_path / "m"), *QUICK)
     words = ("predict", str(tmp_path / "m"), str(tmp_path / "t.csv"), "--output", str(tmp_path / "o.conll"))
     refuses(*words, said="a line a word is for models that tag words", capsys=capsys)
+
+
+def test_an_answer_without_a_probability_has_none_made_up() -> None:
+    example = Example(("Where?", "in London"), None, 1)
+    place = {"start": 3, "end": 9}
+    bare = Prediction("London", {}, (Span(3, 9, "answer"),))
+    for nested in (True, False):
+        assert fields(bare, example, (), "question_answering", nested) == {"prediction": "London"} | place
+    known = Prediction("London", {"London": 0.75, "": 0.25}, (Span(3, 9, "answer"),))
+    answers = [{"text": "London", "probability": 0.75}, {"text": "", "probability": 0.25}]
+    assert (
+        fields(known, example, (), "question_answering", True) == {"prediction": "London", "probability": 0.75, "answers": answers} | place
+    )
+
+
+def test_tokens_beside_their_text_are_told_in_its_characters(tagger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '"The lovely,  lovely" film.'
+    tokens = ["The", "lovely", ",", "lovely", "film", "."]
+    lines = [{"text": text, "tokens": tokens}, {"text": "a dull day", "tokens": ["a", "awful", "day"]}]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "bare.jsonl").write_text("".join(json.dumps({"tokens": line["tokens"]}) + "\n" for line in lines), encoding="utf-8")
+    capsys.readouterr()
+    done("predict", "model", "new.jsonl", "--output", "out.jsonl"), done("predict", "model", "bare.jsonl", "--output", "bare_out.jsonl")
+    said = capsys.readouterr().err
+    assert "1 rows have a column 'text' that does not hold their tokens one after the other (rows 2)" in said and "--text text" in said
+    placed, bare = read(tmp_path / "out.jsonl"), read(tmp_path / "bare_out.jsonl")
+    assert placed[0]["text"] == text and placed[0]["words"] == tokens and placed[1]["text"] == bare[1]["text"] == "a awful day"
+    assert [row["prediction"] for row in placed] == [row["prediction"] for row in bare]
+    assert all(row["text"][s["start"] : s["end"]] == s["text"] for row in placed for s in row["spans"])
+    assert len(placed[0]["spans"]) == len(bare[0]["spans"])
+
+
+def test_entities_and_words_are_moved_into_the_rows_own_text() -> None:
+    text = '"The good,  great" film.'
+    tokens = ["The", "good", ",", "great", "film", "."]
+    said, words = joined(tokens)
+    example = Example((said,), None, 7, words)
+    prediction = Prediction(("O", "B-X", "O", "B-X", "I-X", "O"), spans=(Span(4, 8, "X", 0.5), Span(11, 21, "X")))
+    (moved,), (made,), note = in_own_texts([{"text": text}], [example], [prediction])
+    assert moved.texts == (text,) and [text[a:b] for a, b in moved.words] == tokens and not note
+    assert made.spans == (Span(5, 9, "X", 0.5), Span(12, 23, "X")) and made.label == prediction.label
+    assert fields(made, moved, (), "tagging", nested=False)["spans"] == 'good [X 5:9] | great" film [X 12:23]'
+    for row in ({}, {"text": said}, {"text": None}):
+        assert in_own_texts([row], [example], [prediction]) == ((example,), [prediction], "")
+    raw = Example((text,), None, 7)
+    assert in_own_texts([{"text": text}], [raw], [prediction])[0] == (raw,)

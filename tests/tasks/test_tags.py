@@ -22,6 +22,7 @@ from tempering.tags import (
     joined,
     learned,
     may_follow,
+    places_of,
     repaired,
     scheme_of,
     spans,
@@ -172,6 +173,34 @@ def test_spans_stand_in_characters_of_the_text() -> None:
     found = spans(words, ("B-PER", "I-PER", "O", "O", "B-PER"), (0.5, 1.0, 1.0, 1.0, 0.25))
     assert found == (Span(0, 12, "PER", 0.75), Span(21, 28, "PER", 0.25))
     assert [text[s.start : s.end] for s in found] == ["Ada Lovelace", "Babbage"]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "places"),
+    [
+        ('"A good,  film".', ["A", "good", ",", "film", "."], [(1, 2), (3, 7), (7, 8), (10, 14), (15, 16)]),
+        ("don't", ["do", "n't"], [(0, 2), (2, 5)]),
+        ("good good", ["good", "good"], [(0, 4), (5, 9)]),
+        ("a\u00a0b", ["a", "\u00a0", "b"], [(0, 1), (1, 2), (2, 3)]),
+        ("New York is", ["New York", "is"], [(0, 8), (9, 11)]),
+        ("* a *", ["a"], [(2, 3)]),
+        ("good film", ["film"], None),  # a word that is no token is not passed over
+        ("a b a", ["a", "b"], None),
+        ("a b", ["a", "b", "c"], None),
+        ('say "x"', ["say", "``", "x", "''"], None),
+        ("", ["a"], None),
+        ("", [], []),
+    ],
+)
+def test_where_tokens_stand_in_a_text(text: str, tokens: list[str], places: list[tuple[int, int]] | None) -> None:
+    assert places_of(tokens, text) == (None if places is None else tuple(places))
+
+
+@given(st.lists(st.text("ab,\u00a0", min_size=1, max_size=3), max_size=6))
+def test_tokens_stand_where_they_were_joined(tokens: list[str]) -> None:
+    text, _ = joined(tokens)
+    places = places_of(tokens, text)
+    assert places is not None and [text[a:b] for a, b in places] == tokens
 
 
 @pytest.mark.parametrize(

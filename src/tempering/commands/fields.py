@@ -24,27 +24,26 @@ def fields(prediction: Prediction, example: Example, labels: Sequence[Any], kind
 
 
 def _tagged(prediction: Prediction, example: Example, nested: bool) -> dict[str, Any]:
-    """Tags word by word, and entities in characters of ``text``; in a table as ``Ada Lovelace [PER] | London [LOC]``."""
+    """Tags word by word, and entities in characters of the text; in a table as ``Ada Lovelace [PER 0:12] | London [LOC 20:26]``."""
     text = example.texts[0]
     words = [text[start:end] for start, end in example.words or split_words(text)]
     if not nested:
-        spans = " | ".join(f"{text[span.start : span.end]} [{span.label}]" for span in prediction.spans)
+        spans = " | ".join(f"{text[span.start : span.end]} [{span.label} {span.start}:{span.end}]" for span in prediction.spans)
         return {"prediction": " ".join(map(str, prediction.label)), "spans": spans}
     spans_ = [{**span._asdict(), "text": text[span.start : span.end]} for span in prediction.spans]
     return {"text": text, "words": words, "prediction": list(prediction.label), "spans": spans_}
 
 
 def _answered(prediction: Prediction, nested: bool) -> dict[str, Any]:
-    """The answer ("" for none), where it stands in the context, and how sure the model is of it."""
+    """The answer ("" for none), where it stands in the context, and how sure the model is of it, where the model tells."""
     place = prediction.spans[0] if prediction.spans else None
-    found: dict[str, Any] = {
-        "prediction": prediction.label,
-        "probability": float(prediction.probabilities.get(prediction.label, 0.0)),
-        "start": None if place is None else place.start,
-        "end": None if place is None else place.end,
-    }
-    if nested:
-        found["answers"] = [{"text": text, "probability": chance} for text, chance in prediction.probabilities.items()]
+    sure = prediction.probabilities
+    found: dict[str, Any] = {"prediction": prediction.label}
+    if sure:
+        found["probability"] = float(sure.get(prediction.label, 0.0))
+    found |= {"start": None if place is None else place.start, "end": None if place is None else place.end}
+    if nested and sure:
+        found["answers"] = [{"text": text, "probability": chance} for text, chance in sure.items()]
     return found
 
 

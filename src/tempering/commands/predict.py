@@ -13,6 +13,7 @@ from typing import Any
 from tempering.commands.console import tell
 from tempering.commands.fields import as_conll, fields
 from tempering.commands.inputs import Source
+from tempering.commands.placing import in_own_texts
 from tempering.contracts import Kind
 from tempering.errors import RecipeError
 
@@ -60,6 +61,10 @@ def run(folder: str, source: Source, output: Path | None, model: str | None = No
         tell(f"{len(rows):,} rows predicted: {output}")
         return
     nested = output is not None and output.suffix.lower() in NESTED
+    if kind == "tagging":
+        examples, found, note = in_own_texts(rows, examples, found)
+        if note:
+            tell(f"note: {note}")
     made = [fields(prediction, example, labels, kind, nested) for prediction, example in zip(found, examples, strict=True)]
     replaced = _replaced(rows, made)
     if replaced:

@@ -16,6 +16,7 @@ from tempering.tags import Scheme, as_bioes, detect, learned, parts, repaired, s
 from tempering.tasks.columns import Columns, missing_column, require
 from tempering.tasks.labels import label_key, ordered
 from tempering.tasks.marked import is_empty, is_spans, tags_of_spans
+from tempering.tasks.neartags import refuse_near_tags
 from tempering.tasks.table import Table, is_missing, is_unicode, show, some
 from tempering.tasks.tagcolumns import OFFSETS, choose
 from tempering.tasks.wordlists import Offsets, is_words, listed, words_of
@@ -53,6 +54,8 @@ class TagReader:
         found = cls(columns, spans=is_spans(train.columns[columns.label[0]]), notes=[*train.notes, *columns.notes, *([why] if why else [])])
         raw = found._raw(train)
         found.scheme = detect([tags for _, tags, _ in raw])
+        if found.scheme == "plain":
+            refuse_near_tags(train, columns.label[0], raw)
         found.notes += _told(found.scheme, [tags for _, tags, _ in raw])
         examples = found._examples(train, raw, "train")
         found.labels = _labels(train, columns, found.scheme, examples)
@@ -185,7 +188,7 @@ def _told(scheme: Scheme, rows: Sequence[Sequence[Any]]) -> list[str]:
     counts = Counter(tag for tags in rows for tag in tags)
     if counts and all(not isinstance(tag, str) for tag in counts):
         return ["the tags are numbers, so that entities cannot be seen in them; write B-PER and the like to have entities scored"]
-    return []
+    return ["the tags follow no scheme of entities (B-PER, I-PER): every word's tag is scored by itself"]
 
 
 def _after(tags: Sequence[str], i: int) -> str:
