@@ -216,6 +216,12 @@ def test_what_is_not_a_model_folder_is_refused(tmp_path: Path) -> None:
             locate(missing)
     with pytest.raises(ModelError, match=r"holds no config\.json"):
         Backbone.load(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter as PEFT saves it, .* merge_and_unload"):
+        Backbone.load(str(tmp_path))
+    (tmp_path / "tempering.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds what was trained on top of a model, .* temper merge .*--output-dir MODEL"):
+        Backbone.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,9 @@ class Probe(Protocol):
 class Tuning(Protocol):
     """What of the backbone is tuned. A frozen value in the recipe.
 
-    It may also have ``prepare(learner, probe)``, called once before the first step to choose from the data what is trained, and what a
-    `Stabilizer` has (``neutral``, ``touches``, ``start``), to act while training. Its state lives in buffers of the modules it adds.
+    It may also have ``prepare(learner, probe)``, called once before the first step to choose from the data what is trained, ``notes``,
+    sentences on its settings that are worth telling before that, and what a `Stabilizer` has (``neutral``, ``touches``, ``start``), to act
+    while training. Its state lives in buffers of the modules it adds.
     """
 
     @property

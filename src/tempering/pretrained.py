@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempering.errors import ModelError
+from tempering.forms import MARK
 
 if TYPE_CHECKING:
     from tempering.layouts import Layout
@@ -38,10 +40,26 @@ def locate(source: str) -> str:
         return str(Path(spec.origin).parent / folder)
     path = Path(source).expanduser()
     if path.exists() and not (path / "config.json").exists():
-        raise ModelError(f"--model {source}: this folder holds no config.json; expected a folder that transformers' save_pretrained wrote")
+        raise ModelError(f"--model {source}: {_why_no_model(path)}")
     if not path.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise ModelError(f"--model {source}: there is no such folder; give an existing folder, a hub id (owner/name) or 'minilm'")
     return str(path) if path.exists() else hub
+
+
+def _why_no_model(path: Path) -> str:
+    """What the folder at ``path`` is, which has no config.json, and how to come by a model."""
+    if (path / MARK).exists():  # as temper adapt --adapter and temper fit leave it
+        words = shlex.quote(str(path))
+        return (
+            "this folder holds what was trained on top of a model, and not that model; where its tuning can be folded in, as that of lora,"
+            f" temper merge {words} --output-dir MODEL makes one of both, and --model MODEL takes it; else give the model it was trained on"
+        )
+    if (path / "adapter_config.json").exists():
+        return (
+            "this folder holds an adapter as PEFT saves it, and not the model it belongs to; fold it in by PEFT's merge_and_unload, save"
+            " the result with its tokenizer by save_pretrained, and give that folder"
+        )
+    return "this folder holds no config.json; expected a folder that transformers' save_pretrained wrote"
 
 
 @contextmanager

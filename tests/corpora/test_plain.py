@@ -61,6 +61,11 @@ def test_a_text_without_end_is_cut_between_words(tmp_path: Path, monkeypatch: py
         (b"fine text\nand \xff\xfe more", "UTF-8 text, found 0xff at byte 14"),
         (b"a" * 70 + b"\0binary", "NUL at byte 70: a binary or damaged file"),
         (b"caf\xe9 au lait, tr\xe8s bien", "found 0xe9 at byte 3; looks like CP1252: convert it with `iconv -f CP1252 -t UTF-8`"),
+        (b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj", "expected text, found a PDF file; extract its text first"),
+        (b"%PDF-1.4\n1 0 obj<< /Length 44 >>endobj", "expected text, found a PDF file"),
+        (b"{\\rtf1\\ansi\\deff0 Caf\\'e9", "expected text, found a Rich Text file"),
+        (b"PK\3\4\x14\0\6\0", "expected text, found a zip archive, as .docx, .xlsx and .epub are; extract its text first"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "expected text, found an Office file"),
         (b"the end is cut \xc3", "found the end in the middle of a character at byte 15"),
         (b"\xff\xfea\0b\0c", "UTF-16-LE text, found the end in the middle of a character"),
     ],
@@ -73,6 +78,30 @@ def test_what_is_not_text_is_refused(data: bytes, said: str, block: int, tmp_pat
         list(documents_of(path, "line"))
     known = said if block > 8 else said.partition(";")[0]  # the guess of an encoding needs more than eight bytes
     assert str(path) in str(error.value) and known in str(error.value)
+
+
+CONTROLLED = "".join(f"{chr(1 + i % 8)}\u00e4b c\n" for i in range(40))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_what_is_full_of_control_characters_is_no_text(encoding: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", CONTROLLED.encode(encoding))
+    with pytest.raises(DataError, match="a.txt: expected text, found 17% control characters from byte [02] on.*extract its text first"):
+        list(documents_of(path, "line"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "an old file of DOS\x1a",
+        "\x85".join(["lines\tof old\vmainframes\f"] * 40),
+        "page\f" * 40 + "\x1a" * 40,
+        "one \b stray " * 2,
+        ("a \x1b[1mbold\x1b[0m word in " + "many plain ones " * 20) * 30,
+    ],
+)
+def test_stray_control_characters_are_let_pass(text: str, tmp_path: Path) -> None:
+    assert list(documents_of(write(tmp_path / "a.txt", text.encode()), "file")) == [text.strip()]
 
 
 def test_damaged_and_missing_files(tmp_path: Path) -> None:

@@ -122,6 +122,26 @@ def test_a_folder_of_everything_in_the_order_of_paths(tmp_path: Path) -> None:
     assert list(Source(str(tmp_path))) == ["a1", "b1", "b2", "c1"]
 
 
+def test_what_a_folder_holds_beside_its_texts_is_counted(tmp_path: Path) -> None:
+    names = ("a.txt", "b.txt.gz", *(f"page{i}.html" for i in range(5)), "sub/B.PDF", "README", "t.parquet.gz", ".DS_Store", ".git/config")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(gzip.compress(b"text") if name.endswith(".gz") else b"text")
+    found = Source(str(tmp_path))
+    assert [path.name for path in found.files] == ["a.txt", "b.txt.gz"]
+    told = found.left_out
+    assert told.startswith(f"left out of {tmp_path}: 5 .html, ") and "; read are files ending in .txt, " in told
+    assert sorted(told.partition(": ")[2].partition(";")[0].split(", ")) == ["1 .gz", "1 .pdf", "1 without ending", "5 .html"]
+    assert Source(str(tmp_path / "a.txt")).left_out == ""
+    dataset(tmp_path / "saved")
+    assert Source(str(tmp_path / "saved")).left_out == ""
+    for name in ("a.txt", "b.txt.gz"):
+        (tmp_path / name).unlink()
+    (tmp_path / "saved").rename(tmp_path / ".saved")
+    with pytest.raises(DataError, match=r"expected files ending in .* in the folder, found README, .*; convert them to .txt"):
+        found = Source(str(tmp_path)).files
+
+
 def test_the_key_is_of_the_content_and_of_how_it_is_read(tmp_path: Path) -> None:
     for name, text in (("a.txt", "one\n\ntwo"), ("b.txt", "one\n\ntwo"), ("c.txt", "one\n\ntwe")):
         (tmp_path / name).write_text(text)
@@ -145,8 +165,13 @@ def test_the_key_is_of_the_content_and_of_how_it_is_read(tmp_path: Path) -> None
         ("a.csv", "text,text\nx,y\n", "row 1: expected different column names"),
         ("a.parquet", "no table", "expected a Parquet file, found a damaged one"),
         ("a.txt", "\n \n", "expected texts, found none; the corpus is empty"),
-        ("a.pdf", "x", "expected a file ending in .txt"),
-        ("nothing", "x", "found none; rename it"),
+        ("a.pdf", "x", "expected a file ending in .txt, .text, "),
+        ("b.docx", "x", "found '.docx'; convert it to .txt"),
+        ("c.HTML", "x", "found '.HTML'; convert it to .txt"),
+        ("d.xlsx", "x", "found '.xlsx'; save the sheet as CSV"),
+        ("e.zip", "x", "found '.zip'; unpack it"),
+        ("nothing", "x", "found none; rename it if the ending alone is wrong"),
+        ("sheet.csv", "PK\3\4 and more", "expected text, found a zip archive"),
     ],
 )
 def test_bad_files_name_the_place(name: str, content: str, said: str, tmp_path: Path) -> None:

@@ -14,9 +14,13 @@ from torch.nn import functional as F
 
 import tempering
 from tempering.errors import ModelError
+from tempering.fitting import fit
 from tempering.framings.lm_head import ensure_lm_head
 from tempering.framings.masked_lm import MaskedLM
 from tempering.learner import Learner
+from tempering.plan import explain
+from tempering.recipe import Recipe
+from tempering.stages.train import Train
 from tempering.tunings.invertible import Invertible
 from tempering.tunings.madx import MADX, speak
 from tempering.tunings.pfeiffer import Pfeiffer
@@ -141,6 +145,22 @@ def test_without_a_folder_both_learn() -> None:
     kinds = {part for name in weights(backbone) for part in ("task", "language", "invertible") if f".{part}." in name}
     assert kinds == {"task", "language", "invertible"}
     assert MADX().identity == "near" and MADX(language="x").identity == "no"
+
+
+def test_a_missing_language_is_told_before_anything_is_trained() -> None:
+    told = "madx: stages.0: no language adapter is given to madx: one is drawn at random and trained along"
+    recipe = Recipe.load("madx")
+    (note,) = recipe.check()
+    assert note.startswith(told) and "set tuning.language=FOLDER" in note
+    assert recipe.override({"tuning.language": "x"}).check() == [] == Recipe.load("pfeiffer").check()
+    assert any(note.startswith(told) for note in explain(recipe, tiny_backbone()).notes)
+    events: list[dict[str, Any]] = []
+    learner = fit(recipe.override({"max_steps": 1, "min_steps": 0}), tiny_task(ROWS), tiny_backbone(), listener=events.append)
+    assert [e for e in events if e["event"] == "note" and e["text"].startswith(told)]
+    assert any(note.startswith(told) for note in learner.record["notes"])
+    kept = {"framing": "head", "tuning": MADX(m=4)}
+    assert Train(**kept, reuse_tuning="a").check("r: stages.1", last=True) == []
+    assert any("no language adapter" in note for note in Train(**kept | {"tuning": [MADX(m=4), "bitfit"]}).check("r: stages.0", last=True))
 
 
 def test_a_dropped_layer_keeps_its_language() -> None:

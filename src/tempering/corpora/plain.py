@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from tempering.tasks.encoding import likely_encoding, missing_file
+from tempering.tasks.encoding import likely_encoding, missing_file, refuse_foreign
 from tempering.tasks.table import data_error
 
 Documents = Literal["line", "paragraph", "file"]
 BLOCK = 1 << 20  # bytes read at a time
 LONGEST = 1 << 22  # characters; a longer document is cut there, so that no file has to fit into memory
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+# White space and the mark at the end of old DOS files aside: texts hold a stray one at most.
+_CONTROLS = bytes(sorted({*range(1, 32), 127} - {*b"\t\n\v\f\r\x1a"}))
+STRAY = 16  # control characters in a block that are no sign of anything, however short it is
 _ENDS = {"line": re.compile(r"\n"), "paragraph": re.compile(r"\n[ \t\r]*\n\s*"), "file": re.compile(r"(?!)")}
 
 
@@ -42,15 +45,29 @@ def blocks(path: Path) -> Iterator[str]:
         if decoder is None:
             mark, encoding = next(((m, e) for m, e in _MARKS if block.startswith(m)), (b"", "utf-8"))
             decoder, block, place = codecs.getincrementaldecoder(encoding)(), block[len(mark) :], len(mark)
+            refuse_foreign(block, str(path))
         waiting = len(decoder.getstate()[0])
         text = _decoded(decoder, block, path, place - waiting, encoding)
         if "\0" in text:
             byte = place - waiting + len(text[: text.index("\0")].encode(encoding))
             raise data_error(str(path), f"expected text, found a NUL at byte {byte}: a binary or damaged file; take it out of the corpus")
+        _check_controls(text, path, place - waiting)
         yield text
         place += len(block)
     if decoder is not None:
         _decoded(decoder, b"", path, place - len(decoder.getstate()[0]), encoding, final=True)
+
+
+def _check_controls(text: str, path: Path, start: int) -> None:
+    """Refuse a block of which more than one character in a hundred is a control character: it is no text, though it decodes."""
+    data = text.encode()
+    count = len(data) - len(data.translate(None, _CONTROLS))
+    if count > max(STRAY, len(text) // 100):
+        raise data_error(
+            str(path),
+            f"expected text, found {count / len(text):.0%} control characters from byte {start} on: a file of some program;"
+            " extract its text first, or take it out of the corpus",
+        )
 
 
 def _decoded(decoder: codecs.IncrementalDecoder, block: bytes, path: Path, start: int, encoding: str, final: bool = False) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,14 @@ PLAIN = (".txt", ".text", ".md")
 READERS = {".jsonl": json_rows, ".ndjson": json_rows, ".csv": delimited_rows, ".tsv": delimited_rows, ".tab": delimited_rows}
 PARQUET = (".parquet", ".pq")
 ENDINGS = (*PLAIN, *READERS, *PARQUET)
+_READ = f"{', '.join(ENDINGS)} (or one of them with .gz)"
+_DOCUMENTS = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".html", ".htm", ".xhtml", ".xml", ".epub")
+_ADVICE = (
+    (_DOCUMENTS, "convert {} to .txt"),
+    ((".xls", ".xlsx", ".ods"), "save the sheet as CSV"),
+    ((".json",), "write one object a line into a .jsonl file"),
+    ((".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"), "unpack {}"),
+)
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 
@@ -43,6 +52,16 @@ class Source:
         if _HUB.fullmatch(self.path) and _ending(path) not in ENDINGS and not path.parent.exists():
             return ()
         raise missing_file(path)
+
+    @property
+    def left_out(self) -> str:
+        """How many files of a folder are not read, by their endings, in words; empty where all are."""
+        path = Path(self.path).expanduser()
+        if not path.is_dir() or not self.files:
+            return ""
+        endings = Counter(path.suffix.lower() for path in _within(path) if not _readable(path))
+        counted = [f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common()]
+        return f"left out of {self.path}: {some(counted)}; read are files ending in {_READ}" if counted else ""
 
     @cached_property
     def dataset(self) -> Any:
@@ -98,21 +117,37 @@ def _ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
+def _readable(path: Path) -> bool:
+    return _ending(path) in ENDINGS and not (_ending(path) in PARQUET and path.suffix.lower() == ".gz")
+
+
 def _known(path: Path) -> Path:
-    if _ending(path) in ENDINGS and not (_ending(path) in PARQUET and path.suffix == ".gz"):
+    if _readable(path):
         return path
     found = show(path.suffix) if path.suffix else "none"
-    raise data_error(str(path), f"expected a file ending in {', '.join(ENDINGS)} (or one of them with .gz), found {found}; rename it")
+    raise data_error(str(path), f"expected a file ending in {_READ}, found {found}; {_advice([path])}")
 
 
 def _inside(folder: Path) -> tuple[Path, ...]:
     """Every file under ``folder`` whose ending is known, hidden ones aside, in the order of their paths."""
-    found = []
+    found = sorted(_within(folder))
+    known = tuple(path for path in found if _readable(path))
+    if not known:
+        there = some([p.name for p in found])
+        end = f"{there}; {_advice(found)}" if there else "nothing"
+        raise data_error(str(folder), f"expected files ending in {_READ} in the folder, found {end}")
+    return known
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """Every file under ``folder``, hidden ones aside."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    known = [path for path in sorted(found) if _ending(path) in ENDINGS]
-    if not known:
-        there = some([p.name for p in sorted(found)]) or "nothing"
-        raise data_error(str(folder), f"expected files ending in {', '.join(ENDINGS)} (or with .gz) in the folder, found {there}")
-    return tuple(known)
+        yield from (Path(root, name) for name in names if not name.startswith("."))
+
+
+def _advice(paths: Sequence[Path]) -> str:
+    """What to do with files of which none can be read."""
+    endings, which = {_ending(path) for path in paths}, "it" if len(paths) == 1 else "them"
+    words = next((advice for known, advice in _ADVICE if endings & set(known)), "rename {} if the ending alone is wrong")
+    return words.format(which)

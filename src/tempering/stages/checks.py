@@ -49,9 +49,18 @@ def check_train(stage: Any, where: str, last: bool) -> list[str]:
             " give it a name by keep_tuning, from which the same tuning starts in a later stage (reuse_tuning)"
             + (", with layer_norm: false in both" if _kept_norms(stage.tuning) else "")
         )
+    notes = [f"{where}: {note}" for note in _tuning_notes(stage)]
     if last and (told := unlike_labels(stage, where)):
-        return told
-    return [] if stage.tuning.trains_backbone or stage.framing.supervised else [f"{where}: nothing but the language-model head is trained"]
+        return notes + told
+    alone = not stage.tuning.trains_backbone and not stage.framing.supervised
+    return [*notes, *([f"{where}: nothing but the language-model head is trained"] if alone else [])]
+
+
+def _tuning_notes(stage: Any) -> list[str]:
+    """What the tunings find worth telling of their settings (``notes``), where they start afresh."""
+    if getattr(stage, "reuse_tuning", None):
+        return []
+    return [note for part in _parts(stage.tuning) for note in getattr(part, "notes", ())]
 
 
 def _check_kept_tuning(stage: Any, where: str) -> None:
@@ -126,10 +135,10 @@ def _check_data(stage: Any, where: str, last: bool) -> None:
     """Refuse a data set of its own in a last stage, or beside a file of texts."""
     if last:
         raise RecipeError(
-            f"{where}: the last stage would learn from {stage.data!r}, and nothing from your data; leave data out here, or add a stage"
+            f"{where}: the last stage would learn from {str(stage.data)!r}, and nothing from your data; leave data out here, or add a stage"
         )
     if stage.text not in ("labeled", "unlabeled"):
-        raise RecipeError(f"{where}: both data ({stage.data!r}) and text ({stage.text!r}) name what to learn from; leave one out")
+        raise RecipeError(f"{where}: both data ({str(stage.data)!r}) and text ({stage.text!r}) name what to learn from; leave one out")
 
 
 def _check_corpus(stage: Any, where: str) -> None:

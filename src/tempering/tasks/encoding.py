@@ -17,6 +17,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_FOREIGN = (
+    (b"%PDF-", "a PDF file; extract its text first"),
+    (b"{\\rtf", "a Rich Text file; extract its text first"),
+    (b"PK\3\4", "a zip archive, as .docx, .xlsx and .epub are; extract its text first (save a sheet as CSV)"),
+    (b"\xd0\xcf\x11\xe0", "an Office file, as .doc and .xls are; extract its text first (save a sheet as CSV)"),
+)
 
 
 def read_text(path: Path) -> str:
@@ -50,8 +56,15 @@ def missing_file(path: Path) -> DataError:
     return data_error(str(path), f"no such file{hint}")
 
 
+def refuse_foreign(data: bytes, source: str) -> None:
+    """Refuse a file whose first bytes, ``data``, are those of a format that holds text and is none: much of it would decode."""
+    if found := next((words for start, words in _FOREIGN if data.startswith(start)), None):
+        raise data_error(source, f"expected text, found {found}")
+
+
 def decode(data: bytes, source: str) -> str:
     """``data`` as text, without its byte order mark; where "\\r" alone ends lines, "\\n" stands in its place."""
+    refuse_foreign(data, source)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

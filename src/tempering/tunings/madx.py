@@ -99,6 +99,15 @@ class MADX(FeedForwardTuning):
         """A language that was learned before moves the model at once."""
         return "no" if self.language else "near"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That there is no language, where none is given: the method is about moving from one to another."""
+        told = (
+            "no language adapter is given to madx: one is drawn at random and trained along with the task's, and cannot be exchanged; set"
+            " tuning.language=FOLDER (temper adapt TEXTS --recipe madx-language makes one)"
+        )
+        return () if self.language else (told,)
+
     def attach(self, backbone: Backbone) -> None:
         """Freeze the backbone, add language and task adapters, train the task's (without a folder, both)."""
         results, found, setting = self._results(backbone), self.places(backbone), self.setting(backbone)
