@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tempering.stabilizers.mixout import Mixout
     from tempering.stabilizers.r_drop import RDrop
     from tempering.stabilizers.self_distillation import SelfDistillation
+    from tempering.stages.data_source import DataSource
     from tempering.stages.multi_task import TaskSource
     from tempering.stages.train import Train
     from tempering.studying import Study, compare
@@ -57,6 +58,7 @@ _HOME = {
     "BitFit": "tunings.bitfit",
     "CollapseError": "errors",
     "DataError": "errors",
+    "DataSource": "stages.data_source",
     "Example": "contracts",
     "Frozen": "tunings.frozen",
     "Full": "tunings.full",
@@ -103,6 +105,7 @@ __all__ = [
     "BitFit",
     "CollapseError",
     "DataError",
+    "DataSource",
     "Example",
     "Frozen",
     "Full",

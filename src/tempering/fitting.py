@@ -30,6 +30,7 @@ from tempering.stages.checks import check_quantized, check_sharded, labelled, mo
 from tempering.stages.finishing import as_kept
 from tempering.stages.kept import Kept, read_kept, write_kept
 from tempering.stages.setup import Surroundings, learned_anew, leave
+from tempering.stages.sharing import check_shared
 from tempering.stages.sources import check_against, fingerprints, naming
 from tempering.streams import seeds_before
 from tempering.tasks.metrics import default_metric
@@ -73,6 +74,7 @@ def fit(
         raise RecipeError(f"quantize {quantize}: the model is loaded already; give its name, or Backbone.load(name, quantize={quantize!r})")
     check_quantized(recipe.stages, packed)
     check_sharded(recipe.stages, packed)
+    check_shared(recipe.stages)
     sources = fingerprints(recipe.stages)
     notes += check_against(recipe.stages, task)
     for note in notes:

@@ -37,16 +37,28 @@ def _fields_schema(cls: Any, inside: tuple[str, ...]) -> dict[str, Any]:
     return _nested_schema(found, found.get("$defs", {}), inside)
 
 
+def _written_out(plain: dict[str, Any], groups: dict[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
+    """``plain``, the schema of one field, with each group of settings that it or its items may be in the place of its name."""
+    if "$ref" in plain:
+        return _nested_schema(groups[plain["$ref"].rpartition("/")[2]], groups, inside)
+    found = dict(plain)
+    if "anyOf" in plain:
+        found["anyOf"] = [_written_out(part, groups, inside) for part in plain["anyOf"]]
+    if "items" in plain:
+        found["items"] = _written_out(plain["items"], groups, inside)
+    return found
+
+
 def _nested_schema(found: dict[str, Any], groups: dict[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
     """``found``, the schema of fields, with methods in their places and every group of settings written out."""
     properties = dict(found.get("properties", {}))
     for field, plain in properties.items():
-        if refs := [part["$ref"] for part in plain.get("anyOf", ()) if "$ref" in part]:  # a group of settings, or none
-            group = _nested_schema(groups[refs[0].rpartition("/")[2]], groups, inside)
-            properties[field] = {"anyOf": [group, {"type": "null"}]}
-        if "$ref" in (held := plain.get("items", {})):
-            group = _nested_schema(groups[held["$ref"].rpartition("/")[2]], groups, inside)
-            properties[field] = {"type": "array", "items": {"anyOf": [{"type": "string"}, group]}}
+        properties[field] = _written_out(plain, groups, inside)
+        if "$ref" in plain.get("items", {}):  # in a list, its first setting alone stands for a group
+            group = properties[field]["items"]
+            first = next(iter(group["properties"].values()))
+            alone = [part for part in first.get("anyOf", [first]) if part.get("type") != "null"]
+            properties[field] = {"type": "array", "items": {"anyOf": [alone[0], group, *alone[1:]]}}
     for field, (kind, several) in NESTED.items():
         if field in properties:
             properties[field] = {"type": "array", "items": schema(kind, inside)} if several else schema(kind, inside)

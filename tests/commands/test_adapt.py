@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def test_adapters_are_folded_in_unless_they_are_kept_apart(text: str, bert: str,
     assert moved and all("weight" in n for n in moved)
     assert (Path("alone") / "adapter_config.json").exists() and not (Path("alone") / "config.json").exists()
     assert "next: temper merge alone --output-dir MODEL" in capsys.readouterr().out
+    refuses("adapt", text, "--model", "alone", "--output-dir", "never", said="temper merge alone --output-dir MODEL", capsys=capsys)
     done("merge", "alone", "--output-dir", "merged")
     merged = Backbone.load("merged").model.state_dict()
     assert all(torch.allclose(merged[n], whole[n], atol=1e-6) for n in whole)
@@ -85,8 +87,20 @@ def test_adapters_are_folded_in_unless_they_are_kept_apart(text: str, bert: str,
     done("fit", "train.csv", "--recipe", "madx", "--model", bert, "--output-dir", "m", "tuning.language=language", *short)
 
 
+def test_what_a_folder_holds_beside_texts_is_told(text: str, bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mixed").mkdir()
+    (here / text).rename(here / "mixed" / text)
+    for name in ("a.html", "b.html", "README"):
+        (here / "mixed" / name).write_text("<p>never read</p>")
+    told = "left out of mixed: 2 .html, 1 without ending; read are files ending in .txt"
+    done("adapt", "mixed", "--model", bert, "--output-dir", "a", *FAST, "max_steps=1", "--dry-run")
+    assert told in capsys.readouterr().out
+    done("adapt", "mixed", "--model", bert, "--output-dir", "a", *FAST, "max_steps=1")
+    assert told in capsys.readouterr().err and any(told in note for note in facts("a")["notes"])
+
+
 def test_dry_run_and_json(bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "even.txt").write_text("\n".join(" ".join(WORDS[i % 5 : i % 5 + 3]) for i in range(40)))
+    (here / "even.txt").write_text("\n".join(map(" ".join, islice(permutations(WORDS[:5], 3), 40))))
     done("adapt", "even.txt", "--model", bert, "--dry-run", *FAST)
     out = capsys.readouterr().out
     assert "steps: " in out and "reads no labels" not in out and not Path("adapted").exists()
@@ -123,6 +137,20 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_ends_as_the_unbroken_one(
     assert facts("whole")["history"] == facts("broken")["history"]
     done(*words, "--output-dir", "broken", "--resume")  # finished already
     assert cli.run([*words, "--output-dir", "broken", "--resume", "--seed", "1"]) == 2
+
+
+def test_a_finished_model_of_another_version_of_the_text_is_no_answer(
+    text: str, bert: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("adapt", text, "--model", bert, *FAST, "max_steps=1", "--output-dir", "a", "--resume")
+    done(*words)
+    assert list(facts("a")["sources"]) == [text]
+    done(*words)
+    whole = (here / text).read_text()
+    (here / text).write_text(whole[: len(whole) // 2])
+    refuses(*words, said=f"a holds a finished model of another version of {text}; give another --output-dir", capsys=capsys)
+    (here / "a" / "metrics.json").write_text(json.dumps({k: v for k, v in facts("a").items() if k != "sources"}))
+    done(*words)  # a folder that does not say which it was answers
 
 
 @pytest.mark.slow
@@ -205,9 +233,9 @@ def test_what_to_do_next_can_be_done(tuning: str, text: str, bert: str, capsys: 
 
 
 def test_too_few_documents_to_hold_any_out(bert: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "few.txt").write_text("the film was good\nthe meal was bad")
+    (here / "few.txt").write_text("the film was good\nthe meal was bad\n" * 20)  # copies are no further documents
     done("adapt", "few.txt", "--model", bert, "--output-dir", "a", "max_steps=1")
-    assert "no text was held out, so there is no perplexity" in capsys.readouterr().out
+    assert "no text was held out, so there is no perplexity: fewer than 20 different documents" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 import tempering
 from tempering import cli
 from tempering.commands.fit import _no_better, baseline
-from tests.commands.shared import QUICK, done, fitted, refuses, spawn
+from tests.commands.shared import QUICK, done, fitted, refuses, spawn, write_rows
 from tests.tiny import tiny_task
 
 
@@ -108,6 +108,29 @@ def test_a_finished_model_is_kept_unless_told(here: Path, bert: str, capsys: pyt
     done("fit", "train.csv", "--model", bert, "--recipe", "houlsby", "tuning.m=8", "--overwrite", *QUICK)
     names = {p.name for p in (here / "model").iterdir()}
     assert "delta.safetensors" in names and "model.safetensors" not in names and "mine.txt" in names
+
+
+@pytest.mark.parametrize(("recipe", "setting"), [("stilts", "stages.0.data"), ("dapt", "stages.0.text")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_a_stage_reads_may_not_change_before_a_run_is_resumed(
+    recipe: str, setting: str, finished: bool, here: Path, bert: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(here / "other.jsonl", 30, 300)
+    named = (f"{setting}=other.jsonl", "stages.0.max_steps=2", "stages.0.save_strategy=steps", "stages.0.save_steps=1")
+    words = ("fit", "train.csv", "--dev", "dev.csv", "--recipe", recipe, "--model", bert, *QUICK, *named, "--resume")
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr("tempering.fitting.evaluate", stop)
+        assert cli.run(list(words)) == (0 if finished else 130)
+    write_rows(here / "other.jsonl", 24, 300)
+    said = "finished model of another version of other.jsonl" if finished else "was made with another data other.jsonl"
+    refuses(*words, said=said, capsys=capsys)
+    write_rows(here / "other.jsonl", 30, 300)
+    done(*words)
 
 
 @pytest.mark.parametrize(

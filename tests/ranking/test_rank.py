@@ -118,9 +118,22 @@ def test_what_it_refuses() -> None:
     with pytest.raises(DataError, match="is of kind text"):
         rank_models(models, Task.from_examples([Example((w,)) for w in WORDS]))
     tagged = [Example((f"{w} x",), ("B-a", "O"), words=((0, len(w)), (len(w) + 1, len(w) + 2))) for w in WORDS]
-    for ranked in (lambda t: rank_models(models, t), lambda t: rank_tasks([t, t], tiny_task(), models[0])):
-        with pytest.raises(DataError, match="is of kind tagging: .* temper fit DATA --model MODEL max_steps=100"):
-            ranked(Task.from_examples(tagged, kind="tagging"))
+    task = Task.from_examples(tagged, kind="tagging", name="tags")
+    with pytest.raises(DataError, match="^tags is of kind tagging: .* temper fit DATA --model MODEL max_steps=100"):
+        rank_models(models, task)
+
+
+def test_every_candidate_is_looked_at_before_any_is_worked_on() -> None:
+    """The model would be loaded after that, and there is none."""
+    tagged = [Example((f"{w} x",), ("B-a", "O"), words=((0, len(w)), (len(w) + 1, len(w) + 2))) for w in WORDS]
+    tags, other = Task.from_examples(tagged, kind="tagging", name="tags"), tiny_task()
+    way = "temper fit DATA --recipe stilts --model MODEL stages.0.data=CANDIDATE stages.0.max_steps=100"
+    with pytest.raises(DataError, match=f"^candidate tags is of kind tagging: .*{way}"):
+        rank_tasks([other, tags], other, "no-model")
+    with pytest.raises(DataError, match=f"^tags is of kind tagging: .*{way}"):
+        rank_tasks([other, other], tags, "no-model")
+    with pytest.raises(DataError, match=r"^candidate 'nowhere\.jsonl': nowhere\.jsonl: no such file.*; give the path of a file or folder$"):
+        rank_tasks([other, "nowhere.jsonl"], other, "no-model")
 
 
 def _file(path: Path, tone: bool) -> str:
@@ -140,6 +153,14 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(["rank-tasks", data, data, other, "--model", models.split(",")[0], "--rows", "60", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["by"] == "leep" and [c["name"] for c in told["candidates"]] == ["tone", "length"]
+    named = Path(other).read_text().replace("text", "said").replace("label", "long")
+    (odd := tmp_path / "odd.jsonl").write_text(named)
+    asked = ["rank-tasks", data, data, "--model", models.split(",")[0], "--rows", "60", "--json"]
+    assert run([*asked, f"{{path: {odd}, text: said, label: long}}"]) == 0
+    again = {c["name"]: c["leep"] for c in json.loads(capsys.readouterr().out)["candidates"]}
+    assert again == {"odd" if c["name"] == "length" else c["name"]: c["leep"] for c in told["candidates"]}
+    assert run([*asked, f"{{path: {odd}, texts: said}}"]) == 2
+    assert "unknown field 'texts'; did you mean text" in capsys.readouterr().err
     assert run(["rank-models", data, "--models", "minilm"]) == 2
     assert "expected at least two names between commas" in capsys.readouterr().err
 

@@ -157,6 +157,31 @@ def test_a_corpus_that_is_not_there_is_named_before_earlier_stages_train(write: 
         explain(Recipe("r", stages), tiny_backbone(), tiny_task())
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("text.txt", b"abc\0def", "text.txt: expected text, found a NUL at byte 3"),
+        ("old/b.txt", "caf\u00e9 au lait".encode("cp1252"), "b.txt: expected UTF-8 text, found 0xe9 at byte 3"),
+        ("empty.txt", b"\n \n", "empty.txt: expected texts, found none"),
+        ("rows.jsonl", b'{"n": 1}\n', "rows.jsonl.*'n'"),
+    ],
+)
+def test_a_corpus_that_is_no_text_is_named_before_earlier_stages_train(
+    name: str, content: bytes, said: str, write: Write, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus" / name
+    corpus.parent.mkdir(parents=True)
+    corpus.write_bytes(content)
+    if "/" in name:
+        (corpus.parent / "a.txt").write_text("a good film")
+    path = str(corpus.parent if "/" in name else corpus)
+    stages = (Train(data=write("a"), **LOOP), Train(framing=MaskedLM(), text=path), Train())
+    with pytest.raises(DataError, match=rf"{said}.*; the text of a stage is named in stages\.1\.text"):
+        fit(Recipe("r", stages), tiny_task(), str(tmp_path / "no-model"))
+    with pytest.raises(DataError, match=r"the text of a stage is named in stages\.0\.text"):
+        explain(Recipe("r", stages[1:]), tiny_backbone(), tiny_task())
+
+
 def test_a_data_set_is_read_again_only_if_it_changed(write: Write) -> None:
     path = write("a")
     first = read_source(path)

@@ -85,7 +85,7 @@ def test_four_stages_in_one_command_make_one_folder(write: Write, texts: Path, t
     notes = [e["text"] for e in told if e["event"] == "note" and e["text"].startswith("stage ")]
     assert len(notes) == 4 and "masked_lm" in notes[1] and "lora" in notes[3]
     assert len(learner.record["earlier"]) == 3 and learner.record["earlier"][2]["history"][-1]["spearman"] is not None
-    assert list(learner.record["sources"]) == [str(tmp_path / "data" / "other")]
+    assert list(learner.record["sources"]) == [str(tmp_path / "data" / "other"), str(texts)]
     learner.save_pretrained(tmp_path / "model")
     back = tempering.load(tmp_path / "model")
     examples = tiny_task().dev.examples

@@ -312,3 +312,18 @@ def test_another_version_of_the_data_that_a_stage_names_is_run_again(model: str,
     first, again, changed = (run(rows).records()[0] for rows in (20, 20, 24))
     assert again.seconds == first.seconds  # kept, not run again
     assert changed.seconds != first.seconds and changed.recipe_key != first.recipe_key
+
+
+def test_another_version_of_the_corpus_that_a_stage_names_is_run_again(model: str, task: Task, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+
+    def run(rows: int) -> list[Record]:
+        corpus.write_text("\n".join(e.texts[0] for e in tiny_examples(rows, seed=5)), encoding="utf-8")
+        quick = {"max_steps": 2, "min_steps": 0, "stages.0.max_steps": 2, "stages.0.text": str(corpus)}
+        found = [Recipe.load("dapt").override(quick), *recipes("head")]
+        return compare(found, task, model, sizes=(8,), seeds=1, output_dir=tmp_path / "study", workers=0).records()
+
+    first, again, changed = ({r.recipe: r for r in run(rows)} for rows in (40, 40, 20))
+    assert {name: r.seconds for name, r in again.items()} == {name: r.seconds for name, r in first.items()}  # kept, not run again
+    assert changed["dapt"].recipe_key != first["dapt"].recipe_key and changed["dapt"].seconds != first["dapt"].seconds
+    assert changed["head"].recipe_key == first["head"].recipe_key == recipes("head")[0].key()  # without a corpus nothing is new

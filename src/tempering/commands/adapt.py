@@ -49,11 +49,12 @@ def run(request: Request) -> None:
         folder.check_apart(where, request.model)
         folder.check_foreign(where, request.overwrite)
     from tempering.plan import explain, outline
+    from tempering.stages.sources import check_corpus
     from tempering.train.stream import source_of
 
     outlined = outline(request.model)
     recipe, why = first_stage(request, outlined)
-    source_of(recipe.stages[0]).files  # noqa: B018 - a path that holds no text is refused here, where it is no setting of a recipe
+    check_corpus(source_of(recipe.stages[0]))  # what holds no text is refused here, where it is no setting of a recipe
     task = no_task(request.text)
     plan = explain(recipe, outlined, task)
     if request.dry_run:
@@ -155,8 +156,10 @@ def _exp(loss: float) -> float:
 def _check_same(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
     """A finished folder answers for this very run, or the command is refused."""
     from tempering.contracts import Seeds
+    from tempering.stages.sources import fingerprints
 
-    folder.check_same(request.output_dir, {"recipe_key": recipe.key()}, facts, request.model, Seeds.of(request.seed))
+    mine, sources = {"recipe_key": recipe.key()}, fingerprints(recipe.stages)
+    folder.check_same(request.output_dir, mine, facts, request.model, Seeds.of(request.seed), sources=sources)
 
 
 def _rests_on(recipe: Recipe, facts: dict[str, Any]) -> str:
@@ -182,7 +185,7 @@ def _report(request: Request, recipe: Recipe, facts: dict[str, Any]) -> None:
     else:
         nothing = "loss of it" if name == "loss" else "perplexity"
         also = "; see also documents=paragraph" if recipe.stages[0].documents == "file" else ""
-        say(f"no text was held out, so there is no {nothing}: fewer than 20 documents, or eval_strategy=no{also}")
+        say(f"no text was held out, so there is no {nothing}: fewer than 20 different documents, or eval_strategy=no{also}")
     if facts["notes"]:
         say(*(f"note: {note}" for note in facts["notes"]))
     trained, whole = facts["trained_parameters"], facts["total_parameters"]

@@ -205,10 +205,13 @@ def _listeners(request: Request, ready: Ready) -> Iterator[tuple[Listener, Liste
 
 def _check_same(request: Request, ready: Ready, facts: dict[str, Any]) -> None:
     """A finished folder answers for this very run, or the command is refused."""
+    from tempering.stages.sources import fingerprints
+
     first = facts["tries"][0]["seeds"] if "tries" in facts else facts.get("seeds")  # of several tries the first has the seeds asked for
     found = facts | {"seeds": first, "number of tries": len(facts.get("tries", [0]))}
     mine = {"recipe_key": ready.recipe.key(), "data": ready.task.fingerprint(), "number of tries": request.several.tries}
-    folder.check_same(request.place.output_dir, mine, found, request.model, ready.seeds, request.quantize)
+    sources = fingerprints(ready.recipe.stages)
+    folder.check_same(request.place.output_dir, mine, found, request.model, ready.seeds, request.quantize, sources)
 
 
 def _report(place: Place, facts: dict[str, Any]) -> None:

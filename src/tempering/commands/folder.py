@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tempering.commands.console import as_json
@@ -92,9 +94,23 @@ def check_foreign(where: Path, overwrite: bool, beside: bool = True) -> None:
         )
 
 
-def check_same(where: Path, mine: dict[str, Any], facts: dict[str, Any], model: str, seeds: Seeds, quantize: Any = None) -> None:
-    """Refuse a finished folder that is of another run: ``mine`` and ``facts`` (what stands in it) by the same names, model and seeds."""
+def check_same(
+    where: Path,
+    mine: dict[str, Any],
+    facts: dict[str, Any],
+    model: str,
+    seeds: Seeds,
+    quantize: Any = None,
+    sources: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Refuse a finished folder that is of another run: ``mine`` and ``facts`` (what stands in it) by the same names, model and seeds.
+
+    ``sources`` are the fingerprints of what the stages read by path; a folder that tells of none is taken to be of the same.
+    """
     mine = mine | {"model": model, "seeds": asdict(seeds)}
+    if known_sources := facts.get("sources"):
+        mine |= {f"version of {path}": value for path, value in sources.items()}
+        facts = facts | {f"version of {path}": value for path, value in known_sources.items()}
     if facts.get("model") == model and (known := facts.get("model_identity")):
         from tempering.backbone import Backbone
         from tempering.fitting import identity_of
@@ -171,7 +187,7 @@ def facts_of(learner: Learner, recipe: Recipe, why: str = "") -> dict[str, Any]:
         "majority": record.get("majority", {}),
         "notes": [*([why] if why else []), *record["notes"]],
         "history": stage["history"],
-        **({"tries": record["tries"]} if "tries" in record else {}),
+        **{name: record[name] for name in ("tries", "sources") if name in record},
         **{name: stage[name] for name in ("facts", "held_out") if name in stage},
     }
 

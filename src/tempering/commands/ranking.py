@@ -10,6 +10,7 @@ from tempering.errors import RecipeError
 
 if TYPE_CHECKING:
     from tempering.ranking.rank import Ranking
+    from tempering.stages.data_source import DataSource
 
 SHOWN = {"logme": "LogME", "h_score": "H-score", "leep": "LEEP", "probe": "probe"}
 
@@ -31,7 +32,7 @@ def tasks(source: Source, candidates: list[str], model: str, rows: int, by: str,
     """Print the data sets ``candidates``, best first as intermediate training for ``source``."""
     from tempering.ranking.rank import rank_tasks
 
-    _show(rank_tasks(candidates, source.task(seed), model, rows=rows, by=by, seed=seed), "task", as_json)
+    _show(rank_tasks([_candidate(word) for word in candidates], source.task(seed), model, rows=rows, by=by, seed=seed), "task", as_json)
 
 
 def prompts(target: str, sources: list[str], as_json: bool) -> None:
@@ -46,6 +47,19 @@ def prompts(target: str, sources: list[str], as_json: bool) -> None:
     say(f"prompts like that of {target}, by the cosine of their means, best first:")
     say(*aligned((f"{one.similarity:.4f}", one.folder) for one in found))
     say(f"start from it with  --recipe prompt-tuning tuning.init=file tuning.file={quoted(found[0].folder)}")
+
+
+def _candidate(word: str) -> str | DataSource:
+    """A data set as a recipe names it: by its path, or as ``{path: snli.jsonl, label: gold_label}``."""
+    from tempering.codec import parse_scalar
+    from tempering.stages.data_source import named
+
+    if not word.startswith("{"):
+        return word
+    try:
+        return named(parse_scalar(word))  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise RecipeError(f"candidate {word!r}: {error}") from None
 
 
 def _show(found: Ranking, what: str, as_json: bool) -> None:

@@ -52,6 +52,7 @@ class Contrastive:
     negative: str = "contradiction"
 
     predicts: ClassVar[bool] = False
+    unshared: ClassVar[str] = "compares the rows of a batch"
     why_not_cached: ClassVar[str] = "a text and its copy are told apart by dropout"
     trains: ClassVar[bool] = False  # its own weights stay behind: over a frozen model nothing would be left of the stage
 

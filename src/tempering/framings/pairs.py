@@ -55,6 +55,11 @@ class Pairs:
     trains: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
 
+    @property
+    def unshared(self) -> str:
+        """Why processes cannot share a batch; empty where they can."""
+        return "with loss infonce compares the rows of a batch" if self.loss == "infonce" else ""
+
     def build(self, task: Any, backbone: Backbone) -> PairsModule:
         """The module for ``task`` and ``backbone``; it has no weights of its own."""
         if not reads_classes(task):

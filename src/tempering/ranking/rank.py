@@ -21,6 +21,7 @@ from tempering.learner import Learner
 from tempering.ranking.evidence import Floats, log_me
 from tempering.ranking.probe import chances, fitted, probe
 from tempering.ranking.separation import h_score, leep, n_leep
+from tempering.stages.data_source import DataSource
 from tempering.stages.sources import distinct_names, read_source
 from tempering.streams import torch_stream
 from tempering.tasks.sampling import nested_subsets
@@ -29,6 +30,11 @@ from tempering.tunings.frozen import Frozen
 
 MEASURES = ("logme", "h_score", "leep", "probe")
 KINDS = ("classification", "regression", "multilabel")
+_EACH_MODEL = "fine-tune each candidate for a few steps instead: temper fit DATA --model MODEL max_steps=100"
+_ONE_AFTER_ANOTHER = (
+    "train on each candidate for a few steps instead, and then on your data: temper fit DATA --recipe stilts --model MODEL"
+    " stages.0.data=CANDIDATE stages.0.max_steps=100"
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def rank_models(
 
 
 def rank_tasks(
-    candidates: Sequence[str | Path | Task],
+    candidates: Sequence[str | Path | DataSource | Task],
     task: Task,
     model: str | Backbone = "minilm",
     *,
@@ -101,21 +107,23 @@ def rank_tasks(
     seed: int = 0,
     cache: TrunkCache | None = None,
 ) -> Ranking:
-    """``candidates`` (paths or tasks) as intermediate tasks for ``task``, by what a linear probe of each says of the task's texts.
+    """``candidates`` as intermediate tasks for ``task``, by what a linear probe of each says of the task's texts.
 
+    A candidate is a path, a path with its columns (`tempering.stages.data_source.DataSource`) or a task.
     A probe is fitted on each candidate's frozen features; its answers on the texts of ``task`` are scored against the task's labels: LEEP
     on its probabilities (candidates with classes), LogME, H-score and a probe on its logits. ``similarity`` is the cosine of the mean
     features of both sets of texts (after Vu et al. 2020, TextEmb): how alike the texts are, whatever the labels.
     """
-    _check(task, by, pool, len(candidates))
-    tasks = [one if isinstance(one, Task) else read_source(str(one)) for one in candidates]
+    _check(task, by, pool, len(candidates), _ONE_AFTER_ANOTHER)
+    tasks = [one if isinstance(one, Task) else read_source(_named(one), what="candidate") for one in candidates]
+    for other in tasks:  # before the first of them is worked on
+        _check(other, by, pool, 2, _ONE_AFTER_ANOTHER, "candidate ")
     backbone = model if isinstance(model, Backbone) else Backbone.load(model, seed)
     sample, cache = _sample(task, rows, seed), cache or TrunkCache()
     mine = _features(backbone, task, sample.train.examples, pool, seed, cache)
     found = []
     for name, other in zip(distinct_names(tasks), tasks, strict=True):
         start = time.perf_counter()
-        _check(other, by, pool, 2)
         theirs = _sample(other, rows, seed)
         features = _features(backbone, other, theirs.train.examples, pool, seed, cache)
         scores = _transferred(features, theirs, mine, sample, seed)
@@ -187,7 +195,12 @@ def _cosine(a: Floats, b: Floats) -> float:
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
 
-def _check(task: Task, by: str, pool: str, count: int) -> None:
+def _named(candidate: str | Path | DataSource) -> str | DataSource:
+    return str(candidate) if isinstance(candidate, Path) else candidate
+
+
+def _check(task: Task, by: str, pool: str, count: int, instead: str = _EACH_MODEL, what: str = "") -> None:
+    """Refuse what cannot be ranked; ``instead`` is the command that tries one candidate, ``what`` the task is beside the user's own."""
     if count < 2:
         raise RecipeError(f"a ranking needs at least two candidates, found {count}; name more")
     if by not in MEASURES:
@@ -196,8 +209,7 @@ def _check(task: Task, by: str, pool: str, count: int) -> None:
         raise RecipeError(f"pool {pool!r} is not known; known: {', '.join(get_args(Pool))}")
     if task.kind not in KINDS:
         raise DataError(
-            f"{task.name} is of kind {task.kind}: one vector a text says nothing of it; ranking serves {', '.join(KINDS)}; fine-tune each"
-            " candidate for a few steps instead: temper fit DATA --model MODEL max_steps=100"
+            f"{what}{task.name} is of kind {task.kind}: one vector a text says nothing of it; ranking serves {', '.join(KINDS)}; {instead}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -16,6 +17,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.acting import Acting, Framings
 from tempering.stages.checks import check_train
+from tempering.stages.data_source import DataSource, Named, named
 from tempering.stages.finishing import account
 from tempering.stages.group import Group
 from tempering.stages.kept import keep_head
@@ -35,11 +37,12 @@ ENOUGH = 15  # tasks; Muppet was worse than none with fewer, and better with eac
 class TaskSource:
     """One task of several: its ``data`` by path (none: the user's own task), its framing, and the factor ``weight`` on its loss.
 
-    In a list of tasks a path alone stands for its settings, and ``{}`` for the user's own task: ``tasks: [{}, films.csv]``. ``name`` is
-    what metrics call it (default: the name of its file). ``keep_head`` is a name under which its framing's weights wait for a later stage.
+    In a list of tasks a path alone, or one with its columns (`DataSource`), stands for its settings, and ``{}`` for the user's own task:
+    ``tasks: [{}, films.csv, {path: snli.jsonl, label: gold_label}]``. ``name`` is what metrics call it (default: the
+    name of its file). ``keep_head`` is a name under which its framing's weights wait for a later stage.
     """
 
-    data: str | None = Field(default=None, min_length=1)
+    data: Named | None = None
     framing: Any = Field(default_factory=Head)
     weight: float = Field(default=1.0, gt=0)
     name: str | None = Field(default=None, pattern=r"^[^./]+$")
@@ -49,6 +52,11 @@ class TaskSource:
     @classmethod
     def _by_name(cls, given: Any) -> Any:
         return methods("framing", given, "TaskSource.framing")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return given if given is None else named(given)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -90,9 +98,9 @@ class MultiTask(Loop, Acting):
     @field_validator("tasks", mode="before")
     @classmethod
     def _paths(cls, given: Any) -> Any:
-        """A path alone is a task with a head."""
-        listed = [given] if isinstance(given, str) else given
-        return tuple(TaskSource(data=one) if isinstance(one, str) else one for one in listed)
+        """A path alone, or one with its columns, is a task with a head."""
+        listed = [given] if isinstance(given, str | DataSource | Mapping) else given
+        return tuple(TaskSource(data=named(one)) if _is_data(one) else one for one in listed)
 
     @property
     def framing(self) -> Framings:
@@ -105,7 +113,7 @@ class MultiTask(Loop, Acting):
         return next((i for i, task in enumerate(self.tasks) if task.data is None), None)
 
     @property
-    def data_paths(self) -> tuple[str, ...]:
+    def data_paths(self) -> tuple[Named, ...]:
         """The data sets beside the user's that are read."""
         return tuple(task.data for task in self.tasks if task.data)
 
@@ -159,6 +167,11 @@ class MultiTask(Loop, Acting):
         done = learner if self.own is None else group.view(self.own)
         done.record["stage"] = _account(run, group, finished)
         return done.eval()
+
+
+def _is_data(given: Any) -> bool:
+    """Whether an entry of the list is a data set alone, without settings of its task."""
+    return isinstance(given, str | DataSource) or (isinstance(given, Mapping) and "path" in given)
 
 
 def _check_tasks(stage: MultiTask, where: str, last: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
@@ -15,6 +16,7 @@ from tempering.errors import RecipeError
 from tempering.framings.head import Head
 from tempering.learner import Learner
 from tempering.registry import name_of
+from tempering.stages.data_source import DataSource, Named, named
 from tempering.stages.episodes import Nursery
 from tempering.stages.priming import prime
 from tempering.stages.setup import Surroundings, parts_of
@@ -35,15 +37,15 @@ class Prime:
     ``inner`` "all" moves the body inside too: plain MAML. ``outer_trains`` "body_and_start" learns the start of phi as well, else it
     stays as drawn. ``heads``: "shared", one start for all sources (their labels must agree); "fresh", drawn anew in every episode;
     "kept", each source's own, which goes on where its last episode ended.
-    *Needs*: ``sources``, labelled data sets of the user's kind of task, by path. The body keeps what it learned; tuning and head are drawn
-    anew by the next stage, unless ``keep_head`` or ``keep_tuning`` gives their start a name that it says in ``reuse_head`` and
-    ``reuse_tuning``.
+    *Needs*: ``sources``, labelled data sets of the user's kind of task, by path (or with their columns, a `DataSource`). The body keeps
+    what it learned; tuning and head are drawn anew by the next stage, unless ``keep_head`` or ``keep_tuning`` gives their start a name
+    that it says in ``reuse_head`` and ``reuse_tuning``.
     *Costs*: inner_steps + 1 passes forward and backward a task and step; second order keeps the activations of all of them.
     *Differs*: a reconstruction from the abstract and reviews; rates, steps and sizes are ours. Dropout is off inside the episode, also in
     the query pass. ``eval_steps`` rehearses on every source's training rows and scores its development rows; the best mean is kept.
     """
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[Named, ...] = ()
     framing: Any = Field(default_factory=Head)
     tuning: Any = Field(default_factory=Houlsby)
     outer_steps: int = Field(default=1000, gt=0)
@@ -76,6 +78,7 @@ class Prime:
     gradient_checkpointing: bool = False
 
     rehearses: ClassVar[bool] = True  # its tuning is that of the next stage
+    unshared: ClassVar[str] = "draws episodes"
     stabilizers: ClassVar[tuple[Any, ...]] = ()
     acting: ClassVar[tuple[Any, ...]] = ()
     live: ClassVar[tuple[Any, ...]] = ()
@@ -95,7 +98,8 @@ class Prime:
     @field_validator("sources", mode="before")
     @classmethod
     def _listed(cls, given: Any) -> Any:
-        return (given,) if isinstance(given, str) else given
+        listed = [given] if isinstance(given, str | DataSource | Mapping) else given
+        return tuple(named(one) for one in listed) if isinstance(listed, list | tuple) else given
 
     @property
     def loop(self) -> Loop:
@@ -106,7 +110,7 @@ class Prime:
         return Loop(max_steps=self.outer_steps, **{name: getattr(self, name) for name in shared})
 
     @property
-    def data_paths(self) -> tuple[str, ...]:
+    def data_paths(self) -> tuple[Named, ...]:
         """The data sets beside the user's that are read."""
         return tuple(self.sources)
 

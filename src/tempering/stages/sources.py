@@ -1,4 +1,4 @@
-"""Labelled data sets of other tasks that a stage learns from: named by path in the recipe, read once, and known by their content."""
+"""What a stage reads beside the user's data, by path: labelled data sets of other tasks, read once, and corpora. Known by their content."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from tempering.contracts import Kind
+from tempering.corpora.plain import blocks
+from tempering.corpora.sources import PARQUET, Source
 from tempering.errors import DataError, ModelError, RecipeError
 from tempering.registry import name_of
+from tempering.stages.data_source import DataSource
 from tempering.stages.kept import refuse_labels
 from tempering.tasks.labels import label_key
 from tempering.tasks.task import Split, Task
 from tempering.train.stream import OWN, source_of, unseen
 
 Stamp = tuple[tuple[str, int, int], ...]
+LOOKED = 100  # files of a corpus of which a block is read before anything is trained
 
 
-def read_source(path: str, setting: str = "") -> Task:
-    """The task in ``path`` (a file, a folder, a hub data set); a file that has not changed since is not read again.
+def read_source(data: str | DataSource, setting: str = "", what: str = "") -> Task:
+    """The task in ``data``, a path (a file, a folder, a hub data set) or one with its columns; an unchanged file is not read again.
 
     Rows to evaluate on, where it has none of its own, are the same in every run: they are taken off by seed 0. ``setting`` is where the
-    recipe names it.
+    recipe names it; ``what`` it is, where it is not the data of a stage.
     """
+    source = data if isinstance(data, DataSource) else DataSource(data)
     try:
-        return _read(path, _stamp(Path(path)))
+        return _read(source, _stamp(Path(source.path)))
     except DataError as error:
-        raise DataError(
-            f"data {path!r} of a stage: {error}; give the path of a file or folder whose columns have usual names (text, label)"
-            + (f" in {setting}" if setting else "")
-        ) from None
+        called = f"{what} {source.path!r}" if what else f"data {source.path!r} of a stage"
+        raise DataError(f"{called}: {source.advised(str(error), setting)}") from None
 
 
 @lru_cache(maxsize=32)
-def _read(path: str, _: Stamp) -> Task:
-    return Task.from_file(path)
+def _read(source: DataSource, _: Stamp) -> Task:
+    return Task.from_file(source.path, **source.said)
 
 
 def _stamp(path: Path) -> Stamp:
@@ -51,20 +54,50 @@ def _stamp(path: Path) -> Stamp:
 
 
 def check_sources(stages: Sequence[Any]) -> dict[str, Task]:
-    """Every data set that ``stages`` name, by its path. One that cannot be read, or a corpus that is not there, is refused with the setting
-    that names it, before a model is loaded and before an earlier stage has trained for nothing.
+    """Every data set that ``stages`` name, by its path. One that cannot be read, or a corpus that is not there or no text, is refused with
+    the setting that names it, before a model is loaded and before an earlier stage has trained for nothing.
     """
     found = {}
     for i, stage in enumerate(stages):
         field = next((name for name in ("data", "tasks", "sources") if getattr(stage, name, None)), "")
         for path in getattr(stage, "data_paths", ()):
-            found[path] = read_source(path, f"stages.{i}.{field}")
-        if hasattr(stage, "documents") and stage.text not in OWN:
-            try:
-                source_of(stage).files  # noqa: B018 - looks whether they are there
-            except DataError as error:
-                raise DataError(f"{error}; the text of a stage is named in stages.{i}.text") from None
+            found[str(path)] = read_source(path, f"stages.{i}.{field}")
+    for i, corpus in _corpora(stages):
+        with _named(i):
+            check_corpus(corpus)
     return found
+
+
+def check_corpus(corpus: Source) -> None:
+    """Refuse a corpus that is not there or no text, by what its files begin with."""
+    _begins(corpus, _stamp(Path(corpus.path).expanduser()))
+
+
+@lru_cache(maxsize=32)
+def _begins(corpus: Source, _: Stamp) -> None:
+    for path in corpus.files[:LOOKED]:
+        if path.suffix.lower() not in PARQUET:
+            next(blocks(path), "")
+    next(iter(corpus))
+
+
+@lru_cache(maxsize=32)
+def _key(corpus: Source, _: Stamp) -> str:
+    return corpus.key
+
+
+def _corpora(stages: Sequence[Any]) -> Iterator[tuple[int, Source]]:
+    """The corpora that ``stages`` name, each with the number of its stage."""
+    return ((i, source_of(stage)) for i, stage in enumerate(stages) if hasattr(stage, "documents") and stage.text not in OWN)
+
+
+@contextmanager
+def _named(i: int) -> Iterator[None]:
+    """What is refused of the corpus of a stage tells where the recipe names it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; the text of a stage is named in stages.{i}.text") from None
 
 
 @contextmanager
@@ -80,7 +113,7 @@ def naming(stage: Any, i: int) -> Iterator[None]:
 
 def check_against(stages: Sequence[Any], task: Task) -> list[str]:
     """What the data sets that ``stages`` name mean for the user's ``task``: a head that is reused for other labels is refused before the
-    stage that it comes from has trained. Notes on rows that the task is judged by.
+    stage that it comes from has trained. Notes on rows that the task is judged by, and on files of a corpus that are not read.
     """
     heads: dict[str, Task] = {}
     notes = []
@@ -92,6 +125,8 @@ def check_against(stages: Sequence[Any], task: Task) -> list[str]:
         heads |= _heads(stage, mine)
         shown = ((path, found) for path, found in zip(_paths(stage), mine, strict=True) if path)
         notes += [f"stages.{i}: {note}" for path, found in shown if (note := _judged(path, found, task))]
+        if hasattr(stage, "documents") and stage.text not in OWN and (left := source_of(stage).left_out):
+            notes.append(f"stages.{i}: {left}")
     return notes
 
 
@@ -104,14 +139,14 @@ def _heads(stage: Any, tasks: Sequence[Task]) -> dict[str, Task]:
     return own | {part.keep_head: whole if shared else task for part, task in zip(parts, tasks, strict=False) if part.keep_head}
 
 
-def _paths(stage: Any) -> Sequence[str | None]:
+def _paths(stage: Any) -> Sequence[str | DataSource | None]:
     """Where each of the tasks that ``stage`` learns from comes from; None is the user's own."""
     if hasattr(stage, "tasks"):
         return [part.data for part in stage.tasks]
     return list(getattr(stage, "data_paths", ())) or [None]
 
 
-def _judged(path: str, source: Task, task: Task) -> str:
+def _judged(path: str | DataSource, source: Task, task: Task) -> str:
     """A note if training rows of ``source`` stand in the dev or the test split of ``task``."""
     count = len(source.train) - len(unseen(task, source.train))
     if not count:
@@ -121,8 +156,15 @@ def _judged(path: str, source: Task, task: Task) -> str:
 
 
 def fingerprints(stages: Sequence[Any]) -> dict[str, str]:
-    """Path -> fingerprint of the content, of every data set that ``stages`` name: a run belongs to these as to the user's own data."""
-    return {path: task.fingerprint() for path, task in check_sources(stages).items()}
+    """Path -> fingerprint of the content, of every data set and corpus that ``stages`` name: a run belongs to these as to the user's own
+    data. A corpus is read for it once, as long as no file of it changes.
+    """
+    found = {path: task.fingerprint() for path, task in check_sources(stages).items()}
+    for i, corpus in _corpora(stages):
+        with _named(i):
+            key = _key(corpus, _stamp(Path(corpus.path).expanduser()))
+        found[corpus.path] = "+".join(filter(None, (found.get(corpus.path), key)))
+    return found
 
 
 def suited(framing: Any, kind: Kind) -> Any:

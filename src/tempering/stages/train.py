@@ -18,6 +18,7 @@ from tempering.learner import Learner
 from tempering.registry import name_of
 from tempering.stages.acting import Acting
 from tempering.stages.checks import check_train
+from tempering.stages.data_source import Named, named
 from tempering.stages.finishing import close
 from tempering.stages.kept import Kept, keep_head, keep_tuning, start_from
 from tempering.stages.live_dropout import dropout_notes
@@ -42,9 +43,10 @@ class Train(Loop, Acting):
     text file, a table, a folder of them (each also packed by gzip) or a data set, of any size. ``documents`` says what one text is in a
     text file, ``column`` where the texts of a table are, and ``curate`` keeps of a corpus only what is like the task's own texts.
     What crosses to the next stage is the backbone with the tuning folded in; the framing's own weights stay behind.
-    ``data`` names another labelled data set (a file, a folder, a hub id) that this stage learns from in place of the user's: intermediate
-    training (STILTs, Phang, Fevry, Bowman 2018). Its kind and labels may differ. ``keep_head`` is a name under which the framing's own
-    weights wait for a later stage, which starts from them where its ``reuse_head`` says that name (the labels must agree);
+    ``data`` names another labelled data set (a file, a folder, a hub id; with its columns a `DataSource`) that this stage learns from in
+    place of the user's: intermediate training (STILTs, Phang, Fevry, Bowman 2018). Its kind and labels may differ. ``keep_head`` is a
+    name under which the framing's own weights wait for a later stage, which starts from them where its ``reuse_head`` says that name (the
+    labels must agree);
     ``keep_tuning`` is a name for the tuning's weights: they are not folded in, the model itself goes on as it came (the stage works on a
     copy), and a later stage with the same tuning and this name as its ``reuse_tuning`` starts from them. So a prompt, a prefix or
     adapters are trained on one task and then on the next (PPT, SPoT). A stage `tempering.stages.prime.Prime` keeps a tuning's start, too.
@@ -58,7 +60,7 @@ class Train(Loop, Acting):
     documents: Literal["line", "paragraph", "file"] = "line"
     column: str | None = Field(default=None, min_length=1)
     curate: Curate | None = None
-    data: str | None = Field(default=None, min_length=1)
+    data: Named | None = None
     keep_head: str | None = Field(default=None, min_length=1)
     reuse_head: str | None = Field(default=None, min_length=1)
     keep_tuning: str | None = Field(default=None, min_length=1)
@@ -71,6 +73,11 @@ class Train(Loop, Acting):
     def _by_name(cls, given: Any, info: ValidationInfo) -> Any:
         """Methods may be named as in a recipe file: ``Train(tuning="lora")``."""
         return methods(str(info.field_name), given, f"Train.{info.field_name}")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return given if given is None else named(given)
 
     @property
     def cached(self) -> bool:
@@ -97,7 +104,7 @@ class Train(Loop, Acting):
         return self.keep_tuning is not None
 
     @property
-    def data_paths(self) -> tuple[str, ...]:
+    def data_paths(self) -> tuple[Named, ...]:
         """The data sets beside the user's that are read."""
         return (self.data,) if self.data else ()
 

@@ -114,7 +114,7 @@ def _check(recipes: Sequence[Recipe], task: Task, quantize: str | None, listener
 
 
 def _key(recipe: Recipe) -> str:
-    """The recipe's key, and the content of the labelled data that its stages name: a run on another version of those is another run."""
+    """The recipe's key, and the content of what its stages name by path: a run on another version of that is another run."""
     sources = fingerprints(recipe.stages)
     return "-".join([recipe.key(), *([f"{key_of(*sorted(sources.items())):016x}"] if sources else [])])
 

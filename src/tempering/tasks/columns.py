@@ -18,7 +18,7 @@ PAIRS = (
     ("question1", "question2"),
 )
 TEXTS = ("text", "sentence", "review", "content", "document", "body", "message", "comment", "tweet", "utterance", "question", "title")
-LABELS = ("label", "labels", "target", "class", "category", "stars", "rating", "sentiment", "score", "intent", "topic", "y")
+LABELS = ("label", "labels", "target", "class", "category", "stars", "rating", "sentiment", "score", "intent", "topic", "y", "gold_label")
 
 
 @dataclass(frozen=True)
