@@ -131,7 +131,7 @@ def test_it_trains_a_prompt_in_every_form(framing: Any, family: str) -> None:
                   per_device_train_batch_size=8, eval_strategy="steps", eval_steps=3, learning_rate=0.1)  # fmt: skip
     backbone = tiny_backbone(family)
     before = {n: w.clone() for n, w in backbone.model.state_dict().items()}
-    task = Task.from_examples(_rows([f"{a} {b}" for a in STORIES for b in STORIES] * 5))
+    task = Task.from_examples(_rows([f"{a} {b} it was part {n}." for a in STORIES for b in STORIES for n in range(5)]))
     learner = stage.run(backbone, task, Seeds.of(0), around=Surroundings())
     (found,) = learner.record["stage"]["history"]
     assert found["loss"] > 0 and learner.framing.predicts_labels is False

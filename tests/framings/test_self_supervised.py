@@ -135,7 +135,8 @@ def test_one_of_several_tasks_on_its_own_texts(tmp_path: Any) -> None:
 
     path = tmp_path / "other.csv"
     path.write_text(
-        "text,label\n" + "\n".join(f"the film was {w}. it is {w} too.,{i % 2}" for i, w in enumerate(3 * (POSITIVE + NEGATIVE)))
+        "text,label\n"
+        + "\n".join(f"the film was {w}. it is {other} too.,{i % 2}" for i, w in enumerate(POSITIVE + NEGATIVE) for other in POSITIVE[:3])
     )
     tasks = (TaskSource(), TaskSource(str(path), SentenceOrder()), TaskSource(str(path), SalientSpans()))
     stage = MultiTask(tasks=tasks, max_steps=4, **LOOP)

@@ -13,19 +13,21 @@ import pytest
 from tempering.contracts import Example, Seeds
 from tempering.corpora import tokenizing
 from tempering.corpora.nearest import Curate
+from tempering.corpora.tokenizing import tokens_of
 from tempering.corpora.worker import text_hash
 from tempering.errors import DataError, RecipeError, ResumeError
 from tempering.framings.causal_lm import CausalLM
 from tempering.framings.masked_lm import MaskedLM
+from tempering.framings.sentence_order import SentenceOrder
 from tempering.learner import Learner
 from tempering.plan import explain
 from tempering.recipe import Recipe
 from tempering.stages.setup import Surroundings, assemble, rows_of
 from tempering.stages.train import Train
-from tempering.tasks import Task
+from tempering.tasks import Split, Task
 from tempering.train.feed import Feed
 from tempering.train.progress import Event
-from tempering.train.stream import Stream, expected_rows, open_stream
+from tempering.train.stream import Stream, expected_rows, open_stream, secret, split, streams
 from tests.laws.bench import bits, differing
 from tests.tiny import NEGATIVE, POSITIVE, WORDS, tiny_backbone, tiny_examples, tiny_task
 
@@ -120,6 +122,38 @@ def test_no_text_of_the_dev_or_test_split_is_trained_on(text: str, packed: bool,
     seen = " | ".join(words_of([*found.rows, *found.held_out], learner))
     assert not [e.texts[0] for e in (*dev, *test) if e.texts[0] in seen]
     assert all(e.texts[0].split()[0] in seen for e in train)
+
+
+@pytest.mark.parametrize("text", ["unlabeled", "file"])
+@pytest.mark.parametrize("framing", [MaskedLM(0.2), MaskedLM(0.2, packed=True), SentenceOrder()])
+def test_a_text_that_repeats_is_trained_on_or_held_out_and_never_both(text: str, framing: Any, corpus: str) -> None:
+    distinct = [f"w{i} the film was {POSITIVE[i % 3]}. the meal w{i} was {NEGATIVE[i % 3]}." for i in range(40)]
+    copies = [t.replace(" ", "  ") if i % 2 else t for i, t in enumerate(distinct * 25)]  # copies differ in blanks
+    Path(corpus).write_text("\n".join(copies))
+    given, task = stage(corpus if text == "file" else "unlabeled", framing), tiny_task()
+    if text == "unlabeled":
+        task = dataclasses.replace(task, train=Split("train", tuple(Example((t,), None) for t in copies)))
+    if streams(given):
+        tokens = tokens_of(copies, tiny_backbone().tokenizer)
+        train, held = ([copies[i] for i in part] for part in split(given, tokens, secret(task), SEEDS))
+    else:
+        train, held = ([e.texts[0] for e in part] for part in rows_of(given, task, SEEDS))
+    hashes = [{text_hash(t) for t in part} for part in (train, held)]
+    assert len(held) == 2 and len(train) == 38 * 25  # 1 in 20 of the texts that differ, each read once
+    assert hashes[0].isdisjoint(hashes[1]) and len(hashes[0] | hashes[1]) == 40
+
+
+def test_where_no_text_repeats_documents_are_drawn_one_by_one() -> None:
+    """The first of a permutation of all documents are held out: runs that are finished stay what they are."""
+    task, different = tiny_task(), texts(300)
+    tokens, given = tokens_of(different, tiny_backbone().tokenizer), stage("unlabeled")
+    task = dataclasses.replace(task, train=Split("train", tuple(Example((t,), None) for t in different)))
+    assert len(set(different)) == 300
+    order = np.random.default_rng(SEEDS.sampling).permutation(300)
+    train, held = split(given, tokens, secret(task), SEEDS)
+    assert train.tolist() == sorted(order[15:]) and held.tolist() == sorted(order[:15])
+    rows, kept = rows_of(given, task, SEEDS)
+    assert [e.texts[0] for e in (*kept, *rows)] == [different[i] for i in order] and len(kept) == 15
 
 
 @pytest.mark.parametrize("framing", [MaskedLM(0.2), MaskedLM(0.2, packed=True, masking="span")])

@@ -16,6 +16,7 @@ from tempering.backbone import Backbone
 from tempering.cache import TrunkCache
 from tempering.contracts import Example, Kind, Seeds, predicts
 from tempering.corpora.sources import Source
+from tempering.corpora.worker import text_hash
 from tempering.errors import RecipeError
 from tempering.framings.verbalizers.base import VerbalizerModule
 from tempering.learner import Learner
@@ -31,7 +32,7 @@ from tempering.train.feed import Feed
 from tempering.train.fit import Plan
 from tempering.train.probe import TaskProbe
 from tempering.train.progress import Listener, silent
-from tempering.train.stream import OWN, held_of, no_text, open_stream, source_of, streams, unseen
+from tempering.train.stream import OWN, apart, no_text, open_stream, source_of, streams, unseen
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ def positive_class(task: Task) -> Any:
 
 
 def rows_of(stage: Any, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Sequence[Example]]:
-    """(training rows, rows to evaluate on while training). Of unlabeled text 1 in 20 is held out where the stage evaluates, and copies of
-    dev and test texts are left out; labels are never read there. Running text has no examples: see `material`.
+    """(training rows, rows to evaluate on while training). Of unlabeled text 1 in 20 is held out where the stage evaluates, with all its
+    copies, and copies of dev and test texts are left out; labels are never read there. Running text has no examples: see `material`.
     """
     if stage.text == "labeled" and stage.framing.supervised:
         return task.train.examples, task.dev.examples if task.dev is not None else ()
@@ -155,9 +156,9 @@ def rows_of(stage: Any, task: Task, seeds: Seeds) -> tuple[Sequence[Example], Se
     texts = unseen(task) if stage.text in OWN else unseen(task, list(_texts(source_of(stage))))
     if not texts:
         raise no_text(f"task {task.name}" if stage.text in OWN else stage.text)
-    order = np.random.default_rng(seeds.sampling).permutation(len(texts))
-    held = held_of(stage, len(texts))
-    return [texts[i] for i in order[held:]], [texts[i] for i in order[:held]]
+    hashes = np.fromiter((text_hash(" ".join(e.texts)) for e in texts), np.uint64, len(texts))
+    train, held = apart(stage, hashes, seeds)
+    return [texts[i] for i in train], [texts[i] for i in held]
 
 
 def _texts(source: Source) -> Iterator[Example]:

@@ -23,7 +23,7 @@ from tempering.tasks.task import Task
 from tempering.train.progress import Listener
 
 OWN = ("labeled", "unlabeled")  # names of the task's own texts, beside paths
-HELD_SHARE = 20  # one text in as many is held out where a stage evaluates ...
+HELD_SHARE = 20  # one text in as many, copies aside, is held out where a stage evaluates ...
 HELD_MOST = 2_000  # ... and of running text no more than these: they are read at every evaluation
 SAMPLE = 1 << 20  # characters from which the number of rows is estimated before anything is read in full
 
@@ -73,16 +73,33 @@ def no_text(where: str) -> DataError:
 
 
 def held_of(stage: Any, texts: int) -> int:
-    """How many of so many texts ``stage`` holds out: none where it never evaluates, since nothing would read them."""
+    """How many of so many different texts ``stage`` holds out: none where it never evaluates, since nothing would read them."""
     return 0 if stage.eval_strategy == "no" else texts // HELD_SHARE
 
 
 def split(stage: Any, tokens: Tokens, secret: Array, seeds: Seeds) -> tuple[Array, Array]:
     """(documents to train on, documents held out), each in the order of the file; those whose hash is ``secret`` are in neither."""
     documents = np.flatnonzero(~np.isin(tokens.hashes, secret))
-    order = np.random.default_rng(seeds.sampling).permutation(len(documents))
-    held = min(held_of(stage, len(documents)), HELD_MOST)
-    return documents[np.sort(order[held:])], documents[np.sort(order[:held])]
+    train, held = apart(stage, tokens.hashes[documents], seeds, HELD_MOST)
+    return documents[np.sort(train)], documents[np.sort(held)]
+
+
+def apart(stage: Any, hashes: Array, seeds: Seeds, most: int | None = None) -> tuple[Array, Array]:
+    """(places of the texts to train on, of those held out, ``most`` at most) among texts with these ``hashes``.
+
+    Texts that repeat are drawn as one: such a text is trained on in all its copies, or held out once and trained on in none.
+    """
+    rng = np.random.default_rng(seeds.sampling)
+    if not held_of(stage, len(hashes)):
+        return rng.permutation(len(hashes)), np.zeros(0, np.int64)
+    first = np.sort(np.unique(hashes, return_index=True)[1])
+    order = first[rng.permutation(len(first))]
+    count = held_of(stage, len(first))
+    held = order[: count if most is None else min(count, most)]
+    again = np.ones(len(hashes), np.bool_)
+    again[first] = False
+    copies = np.flatnonzero(again)
+    return np.concatenate([order[len(held) :], copies[~np.isin(hashes[copies], hashes[held])]]), held
 
 
 def secret(task: Task) -> Array:
