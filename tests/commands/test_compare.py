@@ -60,6 +60,37 @@ def test_compare_dry_run_counts_and_writes_nothing(here: Path, bert: str, capsys
     assert sorted(here.rglob("*")) == before
 
 
+def test_a_setting_may_be_of_one_recipe_alone(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("compare", "train.csv", "--dev", "dev.csv", "--test", "test.csv", "--recipes", "full,stilts", "--seeds", "1", "--workers", "0")
+    own = ("stilts:stages.0.data={path: test.csv, label: label}", "stilts:stages.0.max_steps=1", "stilts:max_steps=1")
+    done(*asked, "--model", bert, *QUICK, *own)
+    said = capsys.readouterr().out
+    assert f"--recipe NAME --model {bert} max_steps=2 min_steps=0 (and its own settings, without the name before them)" in said
+    common = {"max_steps": 2, "min_steps": 0}
+    expected = Recipe.load("stilts").override(
+        common | {"stages.0.data": {"path": "test.csv", "label": "label"}, "stages.0.max_steps": 1, "max_steps": 1}
+    )
+    kept = {name: Recipe.load(str(here / f"study/recipes/{name}.yaml")) for name in ("full", "stilts")}
+    assert kept["stilts"].key() == expected.key() and kept["full"].key() == Recipe.load("full").override(common).key()
+
+
+def test_a_setting_that_one_recipe_does_not_take_is_named_with_it(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("compare", "train.csv", "--model", bert, "--dry-run", "--recipes")
+    way = "; what is for one recipe alone has its name before it:  "
+    for words, said in (
+        (("prime-none,prime", "stages.0.sources=[a, b]"), "recipe prime-none: setting 'stages.0.sources': no field 'sources'"),
+        (("prime-none,prime", "stages.0.sources=[a, b]"), f"{way}'prime:stages.0.sources=[a, b]'"),
+        (("full,stilts", "stages.0.data=a.csv"), f"or add a stage{way}stilts:stages.0.data=a.csv"),
+        (("full,stilts", "stils:stages.0.data=a.csv"), "no recipe 'stils' in --recipes; did you mean stilts?"),
+        (("full,stilts", "qqq:stages.0.data=a.csv"), "no recipe 'qqq' in --recipes; there are full, stilts"),
+        (("full,stilts", "full:stages.0.data"), "setting 'stages.0.data': expected key=value"),
+        (("cloze,full", "framing.template={text}: {mask}"), f"{way}'cloze:framing.template={{text}}: {{mask}}'"),
+    ):
+        refuses(*asked, *words, said=said, capsys=capsys)
+    refuses(*asked, "full,head", "learning_rates=1", said="recipe full: setting 'learning_rates': no field", capsys=capsys)
+    refuses(*asked, "full", "full:text=C:/a.txt", said="C:/a.txt", capsys=capsys)  # a colon in a value is none of a name
+
+
 def test_the_variance_is_decomposed_where_asked_for(here: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = (
         "compare",

@@ -12,7 +12,7 @@ from tempering.commands.inputs import Source
 @app.command()
 def compare(
     data: o.Data,
-    settings: o.Settings = None,
+    settings: o.ComparedSettings = None,
     dev: o.Dev = None,
     test: o.Test = None,
     text: o.Text = None,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tempering.commands import folder
 from tempering.commands.console import duration, say, show_json, tell
-from tempering.commands.inputs import Source, examined, quoted, read_recipe, warn
+from tempering.commands.inputs import Source, examined, quoted, warn
+from tempering.commands.own_settings import read_recipes, recipe_names, shared_settings
 from tempering.errors import RecipeError
 from tempering.study.crossing import square
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; ``recipes`` and ``sizes`` as they were typed, ``settings`` hold for every recipe."""
+    """What was asked for; ``recipes`` and ``sizes`` as they were typed, ``settings`` hold for every recipe, or for the one before them."""
 
     source: Source
     recipes: str
@@ -83,8 +84,7 @@ def prepare(request: Request, task: Task) -> tuple[list[Recipe], list[Plan]]:
     from tempering.plan import explain, outline
     from tempering.study.about import comparable
 
-    names = [name for name in (name.strip() for name in request.recipes.split(",")) if name]
-    recipes = [read_recipe(name, request.settings, task)[0] for name in names]
+    recipes = read_recipes(recipe_names(request.recipes), request.settings, task)
     doubled = {r.name for r in recipes if [other.name for other in recipes].count(r.name) > 1}
     if doubled or not recipes:
         what = f"found {sorted(doubled)[0]!r} twice; give each its own name" if doubled else "found none; see  temper list recipes"
@@ -177,10 +177,13 @@ def show(study: Study, request: Request, as_json: bool) -> None:
     say(study.text("json" if as_json else "table").rstrip())
     if not as_json:
         say("", f"{where / 'report.html'} is the whole report; report.md and report.json lie beside it")
-        say(f"next: fit the recipe you choose on all rows:  temper fit {request.source.again} --recipe NAME{_model(request)}")
+        shared = shared_settings(recipe_names(request.recipes), request.settings)
+        own = " (and its own settings, without the name before them)" if len(shared) < len(request.settings) else ""
+        said = f"temper fit {request.source.again} --recipe NAME{_model(request)}" + "".join(f" {quoted(word)}" for word in shared)
+        say(f"next: fit the recipe you choose on all rows:  {said}{own}")
 
 
 def _model(request: Request) -> str:
-    """The model and the settings of all recipes as they were typed."""
+    """The model as it was typed."""
     packed = f" --quantize {request.quantize}" if request.quantize else ""
-    return f" --model {quoted(request.model)}{packed}" + "".join(f" {quoted(setting)}" for setting in request.settings)
+    return f" --model {quoted(request.model)}{packed}"

@@ -34,6 +34,9 @@ Folders = _argument(list[str], "DIR...", "Folders that temper fit wrote; several
 Topic = _argument(str | None, "TOPIC", "recipes, tunings, framings, verbalizers, stabilizers, stages or models.")
 Recipe = _argument(str, "RECIPE", "Shipped recipe, YAML file, or auto.")
 Settings = _argument(list[str] | None, "KEY=VALUE", "Settings of the recipe: learning_rate=5e-5, tuning.r=4.")
+ComparedSettings = _argument(
+    list[str] | None, "KEY=VALUE", "Settings of every recipe: tuning.r=4; of one alone: prime:stages.0.sources=[a,b]."
+)
 PromptSettings = _argument(
     list[str] | None, "KEY=VALUE", "Settings of the cloze: framing.fields=[sentence]; with --search, of the recipe: tuning.r=4."
 )
