@@ -222,7 +222,8 @@ def carry_out(
     settings = {name: beside_project(getattr(args, name)) if name == "model" else getattr(args, name) for name in shared}
     cells = Cells.open(args.output, settings | more, args.hours, args.cells)
     try:
-        run(cells)
+        if args.hours != 0:  # nothing would begin, and the data need not be there
+            run(cells)
     except OutOfTimeError:
         print(f"{args.hours} hours are spent; the same command goes on from here")
     publish(report(cells, args), args.table)
