@@ -27,6 +27,8 @@ from tempering.methods import METHODS
 from tempering.recipe import Recipe
 from tempering.train import checkpoint
 from tempering.train.progress import Event
+from tests.laws.bench import kind_of
+from tests.laws.settings import family_of
 from tests.tiny import tiny_backbone, tiny_task
 
 DONE = "predictions.json"
@@ -76,8 +78,9 @@ def run(recipe: Recipe, folder: Path, at: dict[str, Any]) -> None:
     told: list[int] = []
     if at.get("moment") == "write":
         stop_in_write(at["step"], at["group"])
-    task = tiny_task(24)
-    learner = fit(recipe, task, tiny_backbone(), output_dir=folder, resume=True, listener=listener)
+    framing = recipe.stages[-1].framing
+    task = tiny_task(24, kind_of(framing))
+    learner = fit(recipe, task, tiny_backbone(family_of(framing)), output_dir=folder, resume=True, listener=listener)
     save_file({name: tensor.contiguous().clone() for name, tensor in learner.state_dict().items()}, folder / "learner.safetensors")
     found = [dataclasses.asdict(p) for p in learner.predictions(task.dev.examples)]
     (folder / DONE).write_text(json.dumps({"predictions": found, "stage": learner.record["stage"]}))

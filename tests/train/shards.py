@@ -95,9 +95,14 @@ def spied(found: dict[str, Any]) -> Iterator[None]:
 
 
 def saved(backbone: Backbone, folder: Path) -> Backbone:
-    """The same model, read from a folder."""
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
+    """The same model, read from a folder that the first process writes: transformers writes nothing in the others."""
+    ready = folder / "ready"
+    if first_process():
+        backbone.model.save_pretrained(folder)
+        backbone.tokenizer.save_pretrained(folder)
+        ready.touch()
+    while not ready.exists():
+        time.sleep(0.05)
     return Backbone.load(str(folder))
 
 
@@ -132,7 +137,7 @@ def run(case: str, folder: Path, stop: bool = False) -> dict[str, Any]:
             if isinstance(getattr(owner, name, None), float):
                 setattr(owner, name, 0.0)
     if case == "by-name":  # transformers would leave the weights out of the second process
-        backbone = saved(backbone, folder / f"model-{int(first_process())}")
+        backbone = saved(backbone, folder / "model")
     chunks = mock.patch.object(causal_lm.log_likelihoods, "__defaults__", (HELD,)) if case == "causal-chunks" else nullcontext()
     task = tiny_task(40, kind)
     try:
