@@ -99,6 +99,50 @@ def test_choices_of_the_harness_are_given_alike() -> None:
         resolved((), task, source, parse(source).choices)
 
 
+@pytest.mark.parametrize(
+    ("labels", "target", "expected"),
+    [
+        ([0, 1], "label", ["No", "Yes"]),
+        ([0, 1], "'{{ 1 - gold }}'", ["Yes", "No"]),
+        (["1", "2"], "'{{ gold - 1 }}'", ["No", "Yes"]),
+        (["ok", "bad"], "\"{{ ['bad', 'ok'].index(status) }}\"", ["Yes", "No"]),
+        (["ok", "bad"], "\"{{ 'yes' if status == 'ok' else 'no' }}\"", ["Yes", "No"]),
+        (["t", "f"], "\"{{ {'t': 'Yes', 'f': 'No'}[status] }}\"", ["Yes", "No"]),
+    ],
+)
+def test_the_target_of_the_harness_says_whose_a_choice_is(labels: list[Any], target: str, expected: list[str]) -> None:
+    source = f"doc_to_text: '{{{{text}}}}'\ndoc_to_choice: ['No', 'Yes']\ndoc_to_target: {target}"
+    task = SimpleNamespace(kind="classification", labels=labels)
+    for written in (source, str(parse(source))):
+        found = resolved((), task, written, parse(written).choices)
+        assert [words for (words,) in found.values()] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "target"),
+    [
+        ([1, 2], "label"),
+        ([0, 1], "0"),
+        ([0, 1], "'{{ options.index(answer) }}'"),
+        ([0, 1], "!function utils.target"),
+        (["a", "b"], "'{{ 1 - label }}'"),
+        ([0, 1], "'{{ 0 * label }}'"),
+    ],
+)
+def test_a_target_that_does_not_fit_the_labels_says_nothing(labels: list[Any], target: str) -> None:
+    source = f"doc_to_text: '{{{{text}}}}'\ndoc_to_choice: ['No', 'Yes']\ndoc_to_target: {target}"
+    with pytest.raises(RecipeError, match="which is whose; give each label its word"):
+        resolved((), SimpleNamespace(kind="classification", labels=labels), source, parse(source).choices)
+
+
+def test_a_target_in_python_is_not_run_and_the_names_of_the_labels_count() -> None:
+    source = "doc_to_text: '{{text}}'\ndoc_to_choice: ['No', 'Yes']\ndoc_to_target: !function utils.target"
+    task = SimpleNamespace(kind="classification", labels=["yes", "no"])
+    assert resolved((), task, source, parse(source).choices) == {"yes": ("Yes",), "no": ("No",)}
+    with pytest.raises(RecipeError, match="not valid Jinja"):
+        parse("doc_to_text: '{{text}}'\ndoc_to_choice: ['No', 'Yes']\ndoc_to_target: '{{ label'")
+
+
 def test_words_that_are_not_needed_and_those_of_poles() -> None:
     assert given(NLI, "Yes ||| Maybe ||| No", needed=False) == NLI
     assert given([], "No ||| Yes", kind="regression") == ["No", "Yes"]

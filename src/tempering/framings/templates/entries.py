@@ -1,5 +1,5 @@
 """Templates as files keep them, with the label words beside them: promptsource's ``jinja`` with ``answer_choices`` (``no ||| yes``),
-lm-evaluation-harness's ``doc_to_text`` with ``doc_to_choice``, where the answer follows the text.
+lm-evaluation-harness's ``doc_to_text`` with ``doc_to_choice``, where the answer follows the text and ``doc_to_target`` says which it is.
 
 A few lines of either may stand in the place of a template, and so may a whole task file of lm-evaluation-harness: what it says beside of
 data, metrics and shots is passed over. `promptsource` and `harness` read files by their names.
@@ -78,9 +78,22 @@ def of_entry(plain: Mapping[str, Any]) -> JinjaTemplate:
         raise RecipeError(
             f"template: doc_to_text is {text.removeprefix(FUNCTION).strip()!r}, a function in Python, which is not run; write it"
         )
-    if text.isidentifier():  # the name of a column
-        text = f"{{{{ {text} }}}}"
-    return JinjaTemplate(text, _evaluated(plain.get("doc_to_choice") or ()), True)
+    choices = _evaluated(plain.get("doc_to_choice") or ())
+    return JinjaTemplate(_column(text), choices, True, target=_target(plain.get("doc_to_target"), choices))
+
+
+def _column(text: str) -> str:
+    """Where ``text`` is the name of a column, the template that prints it."""
+    return f"{{{{ {text} }}}}" if text.isidentifier() else text
+
+
+def _target(given: Any, choices: tuple[str, ...]) -> str:
+    """The template that prints which of the ``choices`` is right; a function in Python, which is not run, stands as a text that never is."""
+    if given is None or not choices:
+        return ""
+    text = _column(str(given))
+    _readable(text, lambda: environment().parse(text))
+    return text
 
 
 def _printed(given: Any) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from tempering.framings.templates.pieces import Field, Filled, Mask, Piece, Text
 from tempering.streams import numpy_stream
 
 _PRINTED = re.compile(f"{OPEN}([^{NAMED}]*){NAMED}([^{CLOSE}]*){CLOSE}|({HERE})", re.DOTALL)
+_BROKEN = (TemplateError, TypeError, ValueError, IndexError)  # what an expression that does not fit its values raises
 _OWN = ("mask", "label", "answer_choices", "choices")
 
 
@@ -43,13 +44,16 @@ def _most_frequent(items: Sequence[Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class JinjaTemplate:
-    """A template that is run. ``choices`` are its label words; ``harness``: the answer follows the text, ``|||`` or not."""
+    """A template that is run. ``choices`` are its label words; ``harness``: the answer follows the text, ``|||`` or not, and ``target``
+    prints the choice of a row or its number from 0.
+    """
 
     source: str
     choices: tuple[str, ...] = ()
     harness: bool = False
     name: str = field(default="", compare=False)
     dialect: str = field(default="jinja", compare=False)
+    target: str = ""
 
     def __str__(self) -> str:
         if not self.choices and not self.harness:
@@ -57,6 +61,7 @@ class JinjaTemplate:
         plain: dict[str, Any] = {"name": self.name} if self.name and not self.harness else {}
         if self.harness:
             beside: dict[str, Any] = {"doc_to_choice": list(self.choices)} if self.choices else {"target_delimiter": " "}
+            beside |= {"doc_to_target": self.target} if self.target else {}
             plain |= {"doc_to_text": self.source} | beside  # one entry alone may look like a text with a colon
         else:
             plain |= {"jinja": self.source, "answer_choices": f" {EITHER} ".join(self.choices)}
@@ -93,14 +98,30 @@ class JinjaTemplate:
         return _filled(prompt)
 
     def answer(self, label: Any) -> str | None:
-        """The choice that it answers for ``label``: as it says after ``|||``, else the choice of this number from 0. None: none of them."""
-        if not self.source.partition(EITHER)[2].strip():
-            return self.choices[label] if isinstance(label, int) and 0 <= label < len(self.choices) else None
+        """The choice that it answers for ``label``: as it says after ``|||`` or by its ``target``, else the choice of this number from 0.
+
+        None: none of them, or no label alone says which.
+        """
         try:
-            said = self._printed(dict.fromkeys(self.fields(), "x"), label).partition(EITHER)[2].strip().casefold()
-        except RecipeError:
+            if self.target:
+                said = self._targeted(label)
+                if said.isdecimal():
+                    return self._numbered(int(said))
+            elif self.source.partition(EITHER)[2].strip():
+                said = self._printed(dict.fromkeys(self.fields(), "x"), label).partition(EITHER)[2].strip()
+            else:
+                return self._numbered(label)
+        except (RecipeError, *_BROKEN):
             return None  # an expression that labels of another kind break
-        return next((choice for choice in self.choices if choice.casefold() == said), None)
+        return next((choice for choice in self.choices if choice.casefold() == said.casefold()), None)
+
+    def _numbered(self, number: Any) -> str | None:
+        return self.choices[number] if isinstance(number, int) and 0 <= number < len(self.choices) else None
+
+    def _targeted(self, label: Any) -> str:
+        """What the target prints, where the label is all it reads; else nothing."""
+        free = meta.find_undeclared_variables(environment().parse(self.target))
+        return environment().from_string(self.target).render({free.pop(): label}).strip() if len(free) == 1 else ""
 
     def _prompt(self, values: Mapping[str, str], label: int) -> str:
         before, separator, _ = self._printed(values, label).partition(EITHER)
@@ -113,7 +134,7 @@ class JinjaTemplate:
         own = {"mask": HERE, "label": label, "answer_choices": list(self.choices), "choices": list(self.choices), "_draw": draw}
         try:
             found: str = self._compiled.render(**{name: texts[name] for name in self.fields()}, **own)
-        except (TemplateError, TypeError, ValueError, IndexError) as error:
+        except _BROKEN as error:
             raise RecipeError(f"template {self.source!r}: cannot be filled: {error}; mend the expression it names") from None
         return found
 
