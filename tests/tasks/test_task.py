@@ -224,6 +224,10 @@ def test_texts_that_are_to_be_written_are_no_classes(tmp_path: Path) -> None:
     for typed in (path, csv(tmp_path / "a.csv", "text,label", *(f"text {i},{target}" for i, target in enumerate(targets)))):
         assert f"24 rows have 24 different labels, read as classes; {advice}" in Task.from_file(typed, dev_fraction=0).notes
         assert Task.from_file(typed, kind="text").kind == "text"
+    barred = csv(tmp_path / "barred.csv", "text,label", *(f"text {i},{target} | and on" for i, target in enumerate(targets)))
+    assert any(note.endswith(f"to keep them whole); {advice}") for note in Task.from_file(barred, dev_fraction=0).notes)
+    several = csv(tmp_path / "several.csv", "text,label", *(f"text {i},{'abc'[i % 3]}|{'de'[i % 2]}" for i in range(24)))
+    assert not any("--kind text" in note for note in Task.from_file(several, dev_fraction=0).notes)
     with pytest.raises(DataError, match=r"add rows or give a file with --dev$"):
         Task.from_file(path, kind="classification")
     with pytest.raises(DataError, match=r"add rows or give a file with --dev$"):

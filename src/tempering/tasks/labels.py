@@ -65,7 +65,9 @@ def _infer_from_strings(present: list[str]) -> tuple[Kind, str]:
     if present and all(_json_list(value) is not None for value in present):
         return "multilabel", "the labels are JSON lists: multi-label"
     if any("|" in value for value in present):
-        return "multilabel", "labels are split at '|': multi-label (--kind classification to keep them whole)"
+        parts = [part.strip() for value in present for part in value.split("|")]
+        texts = f"; {TEXTS}" if _hardly_twice(parts) else ""
+        return "multilabel", f"labels are split at '|': multi-label (--kind classification to keep them whole){texts}"
     numbers = [_number(value) for value in present]
     if not numbers or any(number is None for number in numbers):
         return "classification", _many_texts(present)
@@ -82,9 +84,13 @@ def _many_integers(distinct: int) -> str:
 
 def _many_texts(present: Sequence[Any]) -> str:
     """What is said where hardly a label comes twice, as it is of texts that a model is to write."""
-    distinct = len({value for value in present if isinstance(value, str)})
-    said = f"{len(present)} rows have {distinct} different labels, read as classes; {TEXTS}"
-    return said if distinct > max(_FEW, len(present) / 2) else ""
+    texts = [value for value in present if isinstance(value, str)]
+    return f"{len(present)} rows have {len(set(texts))} different labels, read as classes; {TEXTS}" if _hardly_twice(texts) else ""
+
+
+def _hardly_twice(labels: Sequence[str]) -> bool:
+    """Whether most of the ``labels`` come once, as texts do."""
+    return len(set(labels)) > max(_FEW, len(labels) / 2)
 
 
 def read_labels(table: Table, columns: tuple[str, ...], kind: Kind, known: Sequence[Any] = (), advice: str = "") -> list[Any]:
