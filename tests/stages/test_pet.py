@@ -30,6 +30,7 @@ from tempering.stages.pet_sets import Labelled, distillation_loss, draw, ensembl
 from tempering.stages.pet_training import AuxiliaryLM, masked_loss
 from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
+from tempering.tasks import Task
 from tempering.tunings.full import Full
 from tempering.tunings.houlsby import Houlsby
 from tests.framings.test_masked_lm import save_masked_lm
@@ -274,6 +275,24 @@ def test_unlabelled_texts_come_from_a_file_and_never_from_dev(body: Backbone, tm
     (tmp_path / "texts.txt").write_text(f"{hidden}\n", encoding="utf-8")
     with pytest.raises(DataError, match="no text that is not a development or test text"):
         dataclasses.replace(STAGE, text=str(tmp_path / "texts.txt")).pool(task)
+
+
+def test_unlabelled_pairs_are_rows_with_the_columns_of_the_training_data(tmp_path: Path) -> None:
+    """The file needs no labels; of a folder the training rows are read."""
+    head = "premise,claim,label\n"
+    (tmp_path / "train.csv").write_text(head + "".join(f"it rains {i},wet {i},{'yn'[i % 2]}\n" for i in range(40)), encoding="utf-8")
+    task = Task.from_file(tmp_path / "train.csv", text="premise", text_pair="claim")
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "train.csv").write_text("claim,id,premise\ndry,1,it snows\n", encoding="utf-8")
+    (tmp_path / "pool" / "test.csv").write_text("claim,id,premise\nhot,1,it burns\n", encoding="utf-8")
+    for text in (tmp_path / "pool", tmp_path / "pool" / "train.csv"):
+        assert dataclasses.replace(STAGE, text=str(text)).pool(task) == [Example(("it snows", "dry"), row=2)]
+    (tmp_path / "one.csv").write_text("premise\nit snows\n", encoding="utf-8")
+    for name in ("one.csv", "none.csv"):
+        with pytest.raises(
+            DataError, match=f"{name}' cannot be read as pairs: .*; call its columns as in the training data, premise and claim"
+        ):
+            dataclasses.replace(STAGE, text=str(tmp_path / name)).pool(task)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from tempering.stages.checks import check_train
 from tempering.stages.pet_models import Teachers, distilled, foretold
 from tempering.stages.pet_sets import Weighting
 from tempering.stages.setup import Surroundings
-from tempering.stages.sources import read_source
 from tempering.streams import key_of
+from tempering.tasks.readers import read_rows
 from tempering.train.settings import Loop
 from tempering.train.stream import OWN, source_of, unseen
 from tempering.tunings.full import Full
@@ -37,7 +37,7 @@ class PET(Loop, Acting):
 
     ``patterns`` are templates, ``words`` and ``verbalizer`` as in `Cloze`; each pattern is trained ``repetitions`` times, for
     ``pattern_steps`` steps at ``pattern_learning_rate``. ``text`` says where the unlabelled texts come from: "unlabeled" are those of the
-    training split, anything else is a corpus (of a task of pairs, a data set with pairs). ``weighting`` "wmean" weighs a model by its
+    training split, anything else is a corpus (of a task of pairs, rows with its two columns). ``weighting`` "wmean" weighs a model by its
     accuracy on the training rows before it was trained. With ``generations`` (iPET) the models are trained so many times more, each on the
     labelled rows and a set that a share ``others`` of the other models has labelled, ``scale`` times as large as the last.
     ``zero_shot`` uses no labelled row: the first models are the pretrained one under each pattern, all count alike, and their first sets
@@ -162,12 +162,23 @@ class PET(Loop, Acting):
         if self.text in OWN:
             found = unseen(task)
         elif task.columns.get("text_pair") or any(len(e.texts) == 2 for e in task.train[:1]):
-            found = unseen(task, read_source(self.text).unlabeled())
+            found = unseen(task, self._pairs(task))
         else:
             found = unseen(task, [Example((text,), row=i) for i, text in enumerate(source_of(self), start=1)])
         if not found:
             raise DataError(f"pet: {self.text!r} holds no text that is not a development or test text too; give other unlabelled texts")
         return found
+
+    def _pairs(self, task: Any) -> Sequence[Example]:
+        """The pairs of the file or folder ``text``; labels are not read, and need not be there."""
+        try:
+            return read_rows(self.text, columns=task.columns, split="train")[1]
+        except DataError as error:
+            first, second = (task.columns.get(name) or name for name in ("text", "text_pair"))
+            raise DataError(
+                f"pet: text {self.text!r} cannot be read as pairs: {str(error).partition(';')[0]}; call its columns as in the training"
+                f" data, {first} and {second}"
+            ) from None
 
 
 class _Classifier:

@@ -129,13 +129,15 @@ def read_rows(
     columns: Mapping[str, str] | None = None,
     kind: Kind = "classification",
     labels: Sequence[Any] = (),
+    split: str = "test",
     say: Callable[[str], object] | None = None,
 ) -> tuple[list[dict[str, Any]], tuple[Example, ...]]:
     """Rows to predict: every input column as it stands, and the examples made of the text columns (labels are not read).
 
     ``columns`` are those of training (`Task.columns`): they are used where the file has them, unless named here. Rows to be tagged
     (``kind``) may hold tokens or texts; a .txt file holds a text a line, unless one of its columns holds tags: those of a scheme or the
-    ``labels`` of the model. ``say`` is given what is worth telling of how the file was read.
+    ``labels`` of the model. Of a folder the ``split`` is read, if it has it, else train. ``say`` is given what is worth telling of how
+    the file was read.
     """
     if kind == "tagging":
         table = _to_tag(path, labels)
@@ -143,7 +145,7 @@ def read_rows(
             for note in table.notes:
                 say(note)
         return table.records(), untagged(table, text, (columns or {}).get("text"))
-    table = _single(path)
+    table = _single(path, split)
     trained = {key: name for key, name in (columns or {}).items() if name in table.columns}
     if text is None and "text" in trained and ("text_pair" in trained or "text_pair" not in (columns or {})):
         text, text_pair = trained["text"], text_pair or trained.get("text_pair")
@@ -194,9 +196,9 @@ def _to_tag(path: str | Path, labels: Sequence[Any]) -> Table:
     return Table({"text": [line for _, line in lines]}, [i for i, _ in lines], str(path), notes=tuple(notes))
 
 
-def _single(path: str | Path) -> Table:
+def _single(path: str | Path, split: str = "test") -> Table:
     splits = open_source(path)
-    return splits.get("test", splits["train"])
+    return splits.get(split, splits["train"])
 
 
 def _same_arity(table: Table, chosen: Columns, trained: Mapping[str, str] | None) -> None:

@@ -88,7 +88,7 @@ def _column(text: str) -> str:
 
 
 def _target(given: Any, choices: tuple[str, ...]) -> str:
-    """The template that prints which of the ``choices`` is right; a function in Python, which is not run, stands as a text that never is."""
+    """The template that prints which of the ``choices`` is right; a function in Python is never run: a text without a field."""
     if given is None or not choices:
         return ""
     text = _column(str(given))
