@@ -54,7 +54,8 @@ def check_kind(task: Task) -> None:
     """Refuse a kind of task that no mask can answer."""
     if task.kind not in Cloze.kinds:
         served = " and ".join(Cloze.kinds)
-        raise RecipeError(f"{task.name} is of kind {task.kind}: cloze prompts serve {served}; take framing head or text_to_text")
+        other = "cloze_ner" if task.kind == "tagging" else "head"
+        raise RecipeError(f"{task.name} is of kind {task.kind}: these prompts serve {served}; take framing {other} or text_to_text")
 
 
 def rows_on(task: Task, on: str, rows: int, seed: int = 0) -> list[Example]:
