@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,14 @@ from tempering.contracts import Seeds
 from tempering.errors import ModelError, RecipeError
 from tempering.fitting import fit
 from tempering.footprint import Memory, size_words
+from tempering.framings.cloze import Cloze
+from tempering.framings.knn_prompting import KNNPrompting
+from tempering.framings.masked_lm import MaskedLM
 from tempering.framings.output_head import language_head
 from tempering.plan import explain, outline, token_lengths
 from tempering.recipe import Recipe
+from tempering.stages.train import Train
+from tempering.tunings.lora import LoRA
 from tests.tiny import save_tiny, tiny_examples, tiny_model, tiny_task
 
 
@@ -231,6 +237,25 @@ def test_what_a_framing_takes_for_granted_is_told_before(bert: str, tmp_path: Pa
         f"{bert} holds no weights of a language-model head"[:40],
     ]
     assert any("no template given" in note for note in explain("cloze", bert, task).notes)
+
+
+@pytest.mark.parametrize("framing", [Cloze(), KNNPrompting(shots=1, k=1)], ids=lambda framing: type(framing).__name__)
+def test_a_head_that_an_earlier_stage_has_trained_is_not_called_random(framing: Any, tmp_path: Path) -> None:
+    """Neither in the plan nor in the run nor in one that goes on after the first stage; one that LoRA left as drawn is."""
+    body, task = str(save_tiny("bert", tmp_path / "body")), tiny_task(24)
+    last = Train(framing=framing, max_steps=1)
+    trained = Train(framing=MaskedLM(), max_steps=1, text="unlabeled")
+    asleep = Train(framing=Cloze(), tuning=LoRA(), max_steps=1)
+    where: dict[str, Any] = {"output_dir": tmp_path / "run", "resume": True}
+    for stages, told, times in (((last,), True, 1), ((asleep, last), True, 1), ((trained, last), False, 2)):
+        made, notes = Recipe("r", stages), []
+        for _ in range(times):
+            said: list[str] = []
+            fit(made, task, body, listener=lambda event, said=said: said.append(str(event.get("text", ""))), **(where if times > 1 else {}))
+            notes.append(said)
+        plan = [note for note in explain(made, body, task).notes if f"stages.{len(stages) - 1}" in note]
+        for said in (*notes, plan) if isinstance(framing, Cloze) else notes:
+            assert any("mean nothing yet" in note or "answers are as random" in note for note in said) == told
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "llama"])

@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         self.own = frozenset(model.state_dict())  # the body's own tensors: what a tuning adds is not among them
         self.pretrained = self.own  # those that came with the checkpoint
         self.seed = 0  # from which the others were drawn
-        self.learned: frozenset[str] = frozenset()  # those of the others that an earlier stage trained through its head
+        self.learned: frozenset[str] = frozenset()  # what the checkpoint lacks and an earlier stage has trained
         self.quantized: Quantize | None = None  # how the linear maps of the blocks are packed
         self._known: Known | None = None  # the last fingerprint
         self.base_fingerprint = ""  # set before a tuning is attached whose change is saved apart from the body

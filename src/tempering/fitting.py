@@ -177,9 +177,8 @@ def _run(recipe: Recipe, backbone: Backbone, task: Task, seeds: Seeds, around: S
             learner: Learner = stage.run(backbone, task, mine, around=dataclasses.replace(around, folder=here))
         if i < last:
             learned = learned_anew(learner)
-            backbone.learned |= set(learned)
             earlier.append(learner.record["stage"] | ({"learned": learned} if learned else {}))
-            leave(stage, backbone)
+            leave(stage, backbone, learned)
             if done is not None and first_process():
                 _finish(done, backbone, earlier[-1], {name: around.kept[name] for name in around.kept.keys() - known}, around.identity)
             wait()

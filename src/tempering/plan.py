@@ -25,7 +25,7 @@ from tempering.recipe import Recipe
 from tempering.registry import name_of
 from tempering.saving import loads_with
 from tempering.stages.checks import check_quantized, labelled
-from tempering.stages.setup import assemble, leave, parts_of
+from tempering.stages.setup import assemble, learned_anew, leave, parts_of
 from tempering.stages.sources import check_against, check_sources, learned, naming
 from tempering.tasks.task import Split, Task
 from tempering.train import hooks
@@ -124,7 +124,7 @@ def explain(recipe: Recipe | str, model: str | Backbone = "minilm", task: Task |
         stages.append(stage_plan)
         notes += [f"{recipe.name}: stages.{i}: {note}" for note in foretold(stage, learner, backbone, task)]
         if i + 1 < len(recipe.stages):
-            leave(stage, backbone)
+            leave(stage, backbone, learned_anew(learner))
     assert learner is not None  # a recipe has at least one stage
     return Plan(
         recipe=recipe.name,

@@ -97,6 +97,11 @@ def known(backbone: Backbone) -> bool:
     return not backbone.embeddings.get_parameter("weight").is_meta or bool(_tensor_files(backbone.where))
 
 
+def random_head(backbone: Backbone) -> bool:
+    """Whether ``backbone`` has a language-model head that was drawn at random and that no stage has trained since."""
+    return bool(getattr(backbone.lm_head, "fresh", False)) and not any(name.startswith("lm_head.") for name in backbone.learned)
+
+
 def drawn_note(backbone: Backbone, ensure: Callable[[Backbone], Any]) -> tuple[str, ...]:
     """A note if ``ensure`` has to draw the language-model head: nothing is said of one that an earlier stage has left."""
     if backbone.lm_head is not None or not ensure(backbone).fresh:

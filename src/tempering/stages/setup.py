@@ -18,6 +18,7 @@ from tempering.contracts import Example, Kind, Seeds, predicts
 from tempering.corpora.sources import Source
 from tempering.corpora.worker import text_hash
 from tempering.errors import RecipeError
+from tempering.framings.lm_head import random_head
 from tempering.framings.verbalizers.base import VerbalizerModule
 from tempering.learner import Learner
 from tempering.registry import name_of
@@ -124,10 +125,12 @@ def check_carried(stage: Any, framing: nn.Module) -> None:
         )
 
 
-def leave(stage: Any, backbone: Backbone) -> None:
+def leave(stage: Any, backbone: Backbone, learned: Sequence[str]) -> None:
     """After a stage that is not the last: its tuning is folded into the weights. A stage that worked on a copy has ``leave`` of its own,
-    and one ``apart`` leaves nothing in the model. Where nothing moved, the base is still the one that its name says.
+    and one ``apart`` leaves nothing in the model. Where nothing moved, the base is still the one that its name says. ``learned`` are the
+    weights of `learned_anew`.
     """
+    backbone.learned |= set(learned)
     if getattr(stage, "apart", False):
         return
     if hasattr(stage, "leave"):
@@ -228,10 +231,11 @@ def fresh_note(learner: Learner) -> str:
 
 
 def learned_anew(learner: Learner) -> list[str]:
-    """The body's weights that its checkpoint lacks and that a stage has just trained through its head."""
+    """The weights that the checkpoint lacks and that a stage has just trained: of the body through its head, of the language-model head."""
     body = learner.backbone
     trained = [n for n, p in body.model.named_parameters() if n in body.own - body.pretrained and p.requires_grad]
-    return trained if learner.framing.reads == "pooler" else []
+    words = [n for n, p in body.named_parameters() if n.startswith("lm_head.") and p.requires_grad] if random_head(body) else []
+    return (trained if learner.framing.reads == "pooler" else []) + (words if learner.framing.reads_lm_head else [])
 
 
 def tell_notes(learner: Learner, around: Surroundings, more: Sequence[str] = (), known: set[str] | None = None) -> None:

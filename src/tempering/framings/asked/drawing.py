@@ -12,6 +12,7 @@ from tempering.contracts import Example
 from tempering.errors import DataError, RecipeError
 from tempering.framings.asked.prompt_text import Pattern
 from tempering.framings.asked.scoring import encoded
+from tempering.framings.lm_head import random_head
 
 if TYPE_CHECKING:
     from tempering.backbone import Backbone
@@ -84,8 +85,8 @@ def check_room(module: PromptedModule) -> None:
 
 
 def fresh_head(backbone: Backbone) -> tuple[str, ...]:
-    """A note where the head that names tokens was drawn at random."""
-    if not getattr(backbone.lm_head, "fresh", False):
+    """A note where the head that names tokens was drawn at random and nothing has trained it."""
+    if not random_head(backbone):
         return ()
     return (
         f"{backbone.source} holds no language-model head, so one was drawn at random and answers are as random; take a checkpoint with it",

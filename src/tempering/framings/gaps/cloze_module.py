@@ -13,6 +13,7 @@ from tempering.errors import DataError, RecipeError
 from tempering.framings.gaps import label_words
 from tempering.framings.gaps.poles import pole_losses, value_of
 from tempering.framings.gaps.soft_slots import SOFT, VECTORS, SoftSlots
+from tempering.framings.lm_head import random_head
 from tempering.framings.losses import supervised_loss
 from tempering.framings.module import FramingBase
 from tempering.framings.output_head import language_head
@@ -238,7 +239,7 @@ def _notes(cloze: Cloze, made: Sequence[TemplateEncoder], backbone: Backbone, re
     found += [unread(one.template, one.template.fields(), one.names, texts) for one in made if not cloze.marks]
     if cloze.template is None:
         found.append(f"no template given: {str(made[0].template)!r} is used; one that says what the labels are about will do better")
-    if reads_head and getattr(backbone.lm_head, "fresh", False):
+    if reads_head and random_head(backbone):
         found.append(
             f"{backbone.source} holds no weights of a language-model head; one was drawn at random, and its words mean nothing yet: put a"
             " stage with framing masked_lm before this one, or take a masked language model"
