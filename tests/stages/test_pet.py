@@ -27,7 +27,7 @@ from tempering.stages import pet_models
 from tempering.stages.pet import PET
 from tempering.stages.pet_models import Teacher, Teachers
 from tempering.stages.pet_sets import Labelled, distillation_loss, draw, ensemble, others, sizes
-from tempering.stages.pet_training import AuxiliaryLM, masked_loss
+from tempering.stages.pet_training import AuxiliaryLM, masked_loss, of_like_length
 from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
 from tempering.tasks import Task
@@ -146,10 +146,24 @@ def test_alpha_one_is_no_auxiliary_loss_and_below_it_both_are_weighed(body: Back
     base = AuxiliaryLM(0.75, prompts).start(learner, {}, 0).base
     assert base is not None
     rng = np.random.default_rng(7)
-    rows = rng.integers(len(prompts), size=4)
+    rows = of_like_length([len(p.input_ids) for p in prompts], 4, rng)
     masking = Masking.of(body.tokenizer, body.embeddings.get_parameter("weight").shape[0], 0.15, (0.8, 0.1))
     mlm = masked_loss(learner, learner.framing.collate([prompts[i] for i in rows], rng), masking, rng)
     assert base(passes).item() == pytest.approx(0.75 * 2.0 + 0.25 * mlm.item(), abs=1e-6)  # type: ignore[arg-type]
+
+
+def test_unlabelled_texts_of_a_batch_are_of_like_length_and_each_is_as_likely() -> None:
+    lengths = list(range(1, 41))
+    rng, seen, padded, real = np.random.default_rng(0), Counter[int](), 0, 0
+    for _ in range(2000):
+        rows = of_like_length(lengths, 4, rng)
+        assert len(rows) == 4
+        seen.update(rows)
+        padded, real = padded + 4 * max(lengths[i] for i in rows), real + sum(lengths[i] for i in rows)
+    assert padded / real < 1.1  # of any four: 1.6
+    assert all(abs(seen[i] - 200) < 5 * 200**0.5 for i in range(40))
+    assert of_like_length(lengths, 4, np.random.default_rng(1)) == of_like_length(lengths, 4, np.random.default_rng(1))
+    assert len(of_like_length([3], 4, rng)) == 4
 
 
 def test_the_masked_loss_is_the_cross_entropy_of_the_hidden_tokens(body: Backbone, tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from tempering.passes import Passes
 from tempering.stages.pet_sets import distillation_loss
 
 PROBABILITY, SHARES = 0.15, (0.8, 0.1)
+ALIKE = 16  # batches of which one is drawn
 
 
 @dataclass(frozen=True)
 class AuxiliaryLM:
     """alpha L_CE + (1 - alpha) L_MLM, where L_MLM reads unlabelled ``prompts`` of the same pattern: 15 % of their tokens, 80 / 10 / 10.
+    *Differs*: a batch is of prompts of like length, each prompt with the same chance; PET's is of any.
 
     It acts as a stabilizer of one run does. With alpha = 1 nothing is drawn and the loss is that of the labelled rows alone.
     """
@@ -42,16 +44,27 @@ class AuxiliaryLM:
         """The loss of a micro-batch, beside which as many unlabelled prompts are read."""
         table: Any = learner.backbone.embeddings.weight
         masking = Masking.of(learner.backbone.tokenizer, len(table), PROBABILITY, SHARES)
+        lengths = [len(prompt.input_ids) for prompt in self.prompts]
 
         def base(passes: Passes) -> Tensor:
             rng = passes.stream("auxiliary_lm")
-            rows = rng.integers(len(self.prompts), size=len(passes.batch))
-            batch: Batch = learner.framing.collate([self.prompts[i] for i in rows.tolist()], rng)
+            rows = of_like_length(lengths, len(passes.batch), rng)
+            batch: Batch = learner.framing.collate([self.prompts[i] for i in rows], rng)
             with dropout_stream(*passes.key, "auxiliary_lm", device=passes.device, native=passes.native_dropout), passes.autocast():
                 beside = masked_loss(learner, batch, masking, rng)
             return self.alpha * passes.supervised() + (1.0 - self.alpha) * beside
 
         return Hooks(base=base)
+
+
+def of_like_length(lengths: Sequence[int], count: int, rng: Any) -> list[int]:
+    """Numbers of ``count`` texts of like length, every text with the same chance: a batch of them is hardly padded.
+
+    ``ALIKE`` times as many are drawn with replacement and put in order of length, and one of the ``ALIKE`` parts is taken.
+    """
+    drawn = sorted(rng.integers(len(lengths), size=ALIKE * count).tolist(), key=lambda i: lengths[i])
+    part = int(rng.integers(ALIKE))
+    return drawn[part * count : (part + 1) * count]
 
 
 def masked_loss(learner: Learner, batch: Batch, masking: Masking, rng: Any) -> Tensor:
