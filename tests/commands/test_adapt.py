@@ -79,6 +79,7 @@ def test_adapters_are_folded_in_unless_they_are_kept_apart(text: str, bert: str,
     assert "next: temper merge alone --output-dir MODEL" in capsys.readouterr().out
     refuses("adapt", text, "--model", "alone", "--output-dir", "never", said="temper merge alone --output-dir MODEL", capsys=capsys)
     done("merge", "alone", "--output-dir", "merged")
+    assert "next: temper fit DATA --model merged\n" in capsys.readouterr().out
     merged = Backbone.load("merged").model.state_dict()
     assert all(torch.allclose(merged[n], whole[n], atol=1e-6) for n in whole)
     done("adapt", text, "--model", bert, "--recipe", "madx-language", "--output-dir", "language", *FAST, "max_steps=2")

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempering.commands.console import say
 from tempering.commands.folder import check_apart, check_foreign, check_free, clear, finished
 from tempering.commands.inputs import quoted
+from tempering.contracts import predicts
 from tempering.errors import ModelError, RecipeError
 
 
@@ -36,10 +37,11 @@ def run(folders: list[str], weights: str | None, output_dir: Path, overwrite: bo
     if overwrite:
         clear(output_dir)
     learner.save_pretrained(output_dir, merge=len(folders) == 1)
+    use = f"predict {quoted(output_dir)} NEW.csv --output predictions.csv"
     say(
         f"{output_dir} holds {'the merged model' if len(folders) == 1 else f'the sum of {len(folders)} changes'}; it loads with"
         f" {', '.join(loads_with(learner))}",
-        f"next: temper predict {quoted(output_dir)} NEW.csv --output predictions.csv",
+        f"next: temper {use if predicts(learner.record['framing']) else f'fit DATA --model {quoted(output_dir)}'}",
     )
 
 
