@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from tempering.contracts import Seeds
 from tempering.errors import RecipeError
 from tempering.fitting import fit
-from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.pairs import Pairs
 from tempering.recipe import Recipe
 from tempering.stages.prime import Prime
@@ -26,7 +24,6 @@ UNSHARED: dict[str, tuple[Any, str]] = {
     "prime": (Prime(sources=("a.jsonl",)), "prime draws episodes"),
     "contrastive": (Train(framing="contrastive", text="unlabeled"), "contrastive compares the rows of a batch"),
     "infonce": (Train(framing=Pairs(loss="infonce")), "pairs with loss infonce compares the rows of a batch"),
-    "demonstrations": (Train(framing="demonstrations"), "demonstrations lays out a batch as a whole"),
     "supcon": (Train(stabilizers=["supcon"]), "supcon compares the rows of a batch"),
     "mmr": (Train(stabilizers=["mmr"]), "mmr compares the rows of a batch"),
 }
@@ -57,15 +54,14 @@ def test_it_is_refused_before_an_earlier_stage_has_trained() -> None:
 def test_one_process_trains_everything_and_two_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     check_shared([stage for stage, _ in UNSHARED.values()])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    check_shared((FIRST, Train(framing=Pairs()), Train(framing="cloze", stabilizers=["r_drop", {"supcon": {"weight": 0.0}}])))
+    check_shared((FIRST, Train(framing=Pairs()), Train(framing="demonstrations")))
+    check_shared((Train(framing="cloze", stabilizers=["r_drop", {"supcon": {"weight": 0.0}}]),))
     check_shared((*Recipe.load("multi-task").stages, *Recipe.load("setfit").stages))
 
 
-@pytest.mark.parametrize("case", ["contrastive", "infonce", "demonstrations"])
+@pytest.mark.parametrize("case", ["contrastive", "infonce"])
 def test_what_is_refused_could_not_have_been_shared(case: str) -> None:
     stage, _ = UNSHARED[case]
-    if isinstance(stage.framing, Demonstrations):
-        stage = dataclasses.replace(stage, framing=Demonstrations(filter=None))
     task, seeds = tiny_task(16), Seeds.of(0)
     learner = assemble(stage, tiny_backbone(), task, seeds)
     learner.framing.prepare(learner, task.train.examples, np.random.default_rng(0))

@@ -43,7 +43,7 @@ def together(case: str, folder: Path, processes: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["full", "masked", "packed", "chain", "causal", "multi"])
+@pytest.mark.parametrize("case", ["full", "masked", "packed", "chain", "causal", "multi", "demonstrations"])
 def test_every_loss_and_score_is_that_of_one_process(case: str, tmp_path: Path) -> None:
     one, two = together(case, tmp_path / "one", 1), together(case, tmp_path / "two", 2)
     assert len(one["steps"]) == 6 * (2 if case == "chain" else 1) and len(one["seen"]) == len(one["steps"]) // 2

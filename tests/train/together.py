@@ -18,6 +18,8 @@ from torch import nn
 from tempering.errors import CollapseError
 from tempering.fitting import fit
 from tempering.framings.causal_lm import CausalLM
+from tempering.framings.cloze import Cloze
+from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.masked_lm import MaskedLM
 from tempering.learner import Learner
 from tempering.recipe import Recipe
@@ -87,6 +89,7 @@ def stages(case: str, folder: Path) -> tuple[Any, ...]:
         "packed": (Train(**packed, **LOOP),),
         "causal": (Train(**text | {"framing": CausalLM()}, **LOOP),),
         "multi": (multi(folder),),
+        "demonstrations": (Train(framing=Demonstrations(Cloze("{text} it was {mask}", words=("bad", "good"))), **LOOP),),
         "chain": (Train(**text, **LOOP), Train(tuning=LoRA(r=2), **LOOP)),
         "collapse": (Train(**LOOP | {"learning_rate": 1e30, "max_grad_norm": 0, "max_steps": 20}),),
     }[case]

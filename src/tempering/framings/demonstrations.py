@@ -55,7 +55,6 @@ class Demonstrations:
     supervised: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = Cloze.kinds
     why_not_cached: ClassVar[str] = "demonstrations are drawn anew in every epoch"
-    unshared: ClassVar[str] = "lays out a batch as a whole"
 
     @field_validator("framing")
     @classmethod

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempering.contracts import Example, Kind, Prediction, Prompt, Rendered, Scores
+from tempering.contracts import Batch, Example, Kind, Prediction, Prompt, Rendered, Scores
 from tempering.errors import DataError, RecipeError
 from tempering.framings.around import Around
 from tempering.framings.gaps.cloze_module import ClozeModule
@@ -130,6 +130,10 @@ class DemonstrationsModule(Around):
                 prompts.append(self.cloze.prompt(ways[way].laid(queries[way][i], rounds), query))
             found.append(prompts)
         return found
+
+    def part(self, batch: Batch, rows: slice) -> Batch:
+        """Some of its rows: examples are drawn by `render`, and where the cloze finds its masks stands row by row."""
+        return replace(super().part(replace(batch, extra={}), rows), extra={name: values[rows] for name, values in batch.extra.items()})
 
     def _streams(self, query: Example, rng: np.random.Generator | None) -> list[tuple[int, np.random.Generator]]:
         """(template, stream) of each context: one under any template in training, else all contexts under every template."""
