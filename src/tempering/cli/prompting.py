@@ -52,8 +52,8 @@ def prompts(
     if not search:
         swapping = {"--method autoprompt": method == "autoprompt", "--iterations": iterations, "--by": by, "--recipe": recipe}
         swapping |= {"--finalists": finalists, "--keep": keep}
-        others = [setting for setting in own if not setting.startswith("framing.")]
-        command.refuse_search_words({"KEY=VALUE": others, "--filler": filler, "--auto-words": auto_words, "--output": output, **swapping})
+        others = command.of_recipes(own)
+        command.refuse_search_words({**others, "--filler": filler, "--auto-words": auto_words, "--output": output, **swapping})
         command.run(request, json)
         return
     command.refuse_two_sources_of_words(words, auto_words)

@@ -113,6 +113,17 @@ def refuse_search_words(given: Mapping[str, object], where: str = "a search; add
         raise RecipeError(f"{odd[0]} is for {where}, or leave it out")
 
 
+def of_recipes(settings: Sequence[str]) -> dict[str, bool]:
+    """The settings that are none of the cloze. A field of the cloze by its bare name is refused."""
+    from tempering.codec import fields_of
+    from tempering.framings.cloze import Cloze
+
+    others = [setting for setting in settings if not setting.startswith("framing.")]
+    if odd := [setting for setting in others if setting.partition("=")[0] in fields_of(Cloze)]:
+        raise RecipeError(f"{odd[0]}: a setting of the cloze begins with framing.; write framing.{odd[0]}")
+    return dict.fromkeys(others, True)
+
+
 def refuse_method(method: str) -> None:
     """Refuse a way to search that there is not."""
     if method not in ("fill", "autoprompt"):
