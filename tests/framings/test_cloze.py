@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tempering.backbone import Backbone
 from tempering.contracts import Batch, Example, Seeds
 from tempering.errors import DataError, ModelError, RecipeError
+from tempering.fitting import fit
 from tempering.framings.cloze import Cloze
 from tempering.framings.demonstrations import Demonstrations
 from tempering.framings.gaps.poles import value_of
@@ -26,6 +27,7 @@ from tempering.framings.masked_lm import MaskedLM
 from tempering.framings.verbalizers.soft import Soft
 from tempering.learner import Learner
 from tempering.recipe import Recipe
+from tempering.saving import load
 from tempering.stages.setup import Surroundings
 from tempering.stages.train import Train
 from tempering.stages.use import Use
@@ -413,6 +415,31 @@ def test_trained_prompts_beat_chance_where_the_model_alone_does_not(
     before, after = speaker.model.state_dict(), learner.backbone.model.state_dict()
     assert all(torch.equal(w, after[n]) for n, w in before.items()) is (name == "fixed-lm")
     assert zero < 0.65 and _accuracy(learner, test) > 0.8
+
+
+def test_a_template_may_call_the_texts_as_their_columns_are_called(tmp_path: Path) -> None:
+    """As templates of promptsource and lm-evaluation-harness do; whatever the order of the columns, also after saving and loading."""
+    save_masked_lm("bert", tmp_path / "model")
+    rows = "".join(f"the film was {['bad', 'good'][i % 2]},it was so,{i % 2}\n" for i in range(40))
+    (tmp_path / "rows.csv").write_text(f"premise,claim,label\n{rows}", encoding="utf-8")
+    task = Task.from_file(tmp_path / "rows.csv", text="premise", text_pair="claim", dev_fraction=0)
+    texts = [e.texts for e in task.train]
+    plain, words = Cloze("{text_pair} ? {mask} , {text}", words=("bad", "good")), {"words": ("bad", "good")}
+    said = Use(plain).run(Backbone.load(str(tmp_path / "model")), task, Seeds.of(0)).predict_proba(texts)
+    for template in (
+        "{claim} ? {mask} , {premise}",
+        "{{claim}} ? {{mask}} , {{premise}}",
+        ("{claim} ? {mask} , {premise}", "{premise} {mask}"),
+    ):
+        learner = fit(Recipe("r", (Use(Cloze(template, **words)),)), task, str(tmp_path / "model"), output_dir=tmp_path / "run")
+        assert learner.record["framing"].fields == ("premise", "claim")
+        found = learner.predict_proba(texts)
+        assert isinstance(template, tuple) or found == said
+        learner.save_pretrained(tmp_path / "saved")
+        assert load(tmp_path / "saved").predict_proba(texts) == found
+    for odd in ("{claim} {mask} {text}", "{claims} {mask}"):
+        with pytest.raises(RecipeError, match="unknown field 'claim"):
+            Cloze(odd, **words).build(task, Backbone.load(str(tmp_path / "model")))
 
 
 @pytest.mark.slow

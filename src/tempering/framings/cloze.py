@@ -40,7 +40,8 @@ class Cloze:
     each label to its word or words (or lists them in the order of the labels); by default those that come with the (first) template,
     given to labels by name or as the template numbers them, else the labels' own names. ``verbalizer`` makes class scores of the words.
     Prompts too long for ``max_length`` are shortened by ``truncation``, after each text was cut to its entry of ``limits``; ``fields``
-    says what the texts are called in the template, in the order of the data; ``marks`` names parts of the texts by what stands before
+    says what the texts are called in the template, in the order of the data (by default text and text_pair, or as its columns are
+    called); ``marks`` names parts of the texts by what stands before
     and after them, as in {subject: ['<e1>', '</e1>']}, and takes those marks out. Of a value, ``bounds`` are the ends of its scale (by
     default those of the training values), and ``words`` are those of its poles ``low`` and ``high``.
 
@@ -151,9 +152,16 @@ class Cloze:
         return tuple(_parsed(one) for one in self.settled(task, backbone).templates)
 
     def settled(self, task: Any, backbone: Backbone) -> Cloze:
-        """This value with a template, as a saved folder needs it: one that is loaded has no rows to tell how many texts there are."""
+        """This value with a template, as a saved folder needs it: one that is loaded has no rows to tell how many texts there are.
+
+        Templates that call the texts as the columns of the data are called get these names as ``fields``.
+        """
         if self.templates:
-            return self
+            columns = getattr(task, "columns", None) or {}
+            called = tuple(columns[name] for name in NAMES if name in columns)
+            read = {field for one in self.templates for field in _parsed(one).fields()}
+            theirs = read <= {*called} and not read <= {*NAMES}
+            return replace(self, fields=called) if theirs and not self.fields and not self.marks else self
         texts = max((len(e.texts) for e in list(task.train)[:1]), default=len(self.fields) or 1)
         return replace(self, template=(GENERIC_LAST if backbone.layout.kind == "decoder" else GENERIC)[texts])
 

@@ -80,7 +80,7 @@ class ClozeModule(FramingBase):
         """The template's way to ids, every check of it done."""
         if backbone.layout.kind == "decoder":
             check_causal(template, "cloze", backbone.source, backbone.layout.family)
-        names = cloze.fields or NAMES
+        names = self.settled.fields or NAMES
         texts = _texts(task) or len(names)
         check_fields(template, (*names[:texts], *(name for name, _ in cloze.marks)))
         check_labels(template, len(self.words))
