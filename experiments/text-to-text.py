@@ -4,8 +4,11 @@
 
 No pretrained text-to-text model is taken: a tokenizer of 2,000 pieces is made of the training rows, and a T5 of two layers a half is
 drawn at random. It is trained on the training rows; greedy decoding, four beams, and words that must occur are then compared on the
-test rows. All of it is one seed of one model: it says that the machinery works, not how good T5 is. Training saves a checkpoint every few
-hundred steps; the same command goes on from there, and writes with each finished decoding once.
+development rows and on test rows. The floor is the text of the most similar training row, by the statements that the sources share. "values
+said": the share of the values in a source that its text holds, letter by letter. All of it is one seed of one model: it says that the
+machinery works, not how good T5 is. Training saves a checkpoint every few hundred steps; the same command goes on from there, and writes
+with each finished decoding once. Nothing is chosen on the development rows; where the test rows speak of what no training row names, as
+those of E2E do of other restaurants, they tell what a model from nothing cannot know.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cells import markdown
 from options import DATA, RUNS, basic
 
 import tempering as tp
@@ -100,14 +105,14 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--rows", type=int, default=400, help="test rows that are written")
     made.add_argument("--output", type=Path, default=RUNS / "text-to-text")
+    made.add_argument("--table", type=Path, default=Path(__file__).with_suffix(".md"), help="where the Markdown goes")
     return made.parse_args(words)
 
 
 def data(args: argparse.Namespace) -> Task:
-    """Training and test rows; nothing is looked at while training."""
+    """Training, development and test rows."""
     files = {split: args.data / f"{split}.jsonl" for split in ("train", "dev", "test")}
-    task = Task.from_file(files["train"], text="source", label="target", kind="text", dev=files["dev"], test=files["test"])
-    return dataclasses.replace(task, dev=None)
+    return Task.from_file(files["train"], text="source", label="target", kind="text", dev=files["dev"], test=files["test"])
 
 
 def train(task: Task, args: argparse.Namespace) -> Learner:
@@ -115,34 +120,86 @@ def train(task: Task, args: argparse.Namespace) -> Learner:
     texts = [text for e in task.train for text in (*e.texts, str(e.label))]
     folder = from_nothing(texts, args.output / f"from-nothing-{args.width}-{args.seed}", args.width, args.seed)
     run = args.output / f"run-{args.steps}-{args.width}-{args.seed}"
-    return fit(recipe(args.steps), dataclasses.replace(task, test=None), str(folder), seed=args.seed, output_dir=run, resume=True)
+    return fit(recipe(args.steps), dataclasses.replace(task, dev=None, test=None), str(folder), seed=args.seed, output_dir=run, resume=True)
 
 
 def write(learner: Learner, name: str, rows: Sequence[Example]) -> dict[str, float]:
     """Scores of one way of decoding, and the seconds it took."""
     learner.framing.framing = dataclasses.replace(learner.record["framing"], **SETTINGS[name])
     started = time.perf_counter()
-    said = [p.label for p in learner.predictions(rows)]
+    said = [str(p.label) for p in learner.predictions(rows)]
     seconds = time.perf_counter() - started
     print(f"{'':20} {rows[0].texts[0]} -> {said[0]}")
-    return compute("text", (), [e.label for e in rows], said) | {"seconds": seconds}
+    return scored(rows, said) | {"seconds": seconds}
+
+
+def scored(rows: Sequence[Example], said: Sequence[str]) -> dict[str, float]:
+    """The metrics of text, and the share of the sources' values that are said."""
+    found = [value.casefold() in text.casefold() for e, text in zip(rows, said, strict=True) for value in values(e)]
+    share = {"values said": sum(found) / len(found)} if found else {}
+    return compute("text", (), [e.label for e in rows], list(said)) | share
+
+
+def values(row: Example) -> set[str]:
+    """What stands in brackets in the source: ``name[Blue Spice], area[riverside]``."""
+    return set(re.findall(r"\[([^]]*)\]", row.texts[0])) or set(row.texts[0].split())
+
+
+def nearest(task: Task, rows: Sequence[Example]) -> list[str]:
+    """The texts of the training rows that share most statements with ``rows``, and of those say least beside; the first of equals."""
+    known = [(statements(e), str(e.label)) for e in task.train]
+    return [max(known, key=lambda one: (len(one[0] & mine), -len(one[0])))[1] for mine in map(statements, rows)]
+
+
+def statements(row: Example) -> set[str]:
+    """``area[riverside]`` and the others of the source."""
+    return set(re.split(r"(?<=\]), ", row.texts[0]))
+
+
+def unseen(task: Task, rows: Sequence[Example]) -> int:
+    """How many of ``rows`` hold a statement that no training row holds."""
+    known = {one for e in task.train for one in statements(e)}
+    return sum(not statements(e) <= known for e in rows)
+
+
+def report(found: dict[str, Any], args: argparse.Namespace) -> str:
+    """The tables."""
+    parts = [
+        "# Text to text from nothing",
+        (
+            f"Written by `python experiments/text-to-text.py`: a T5 of {found['parameters']:,} parameters that was drawn at random and"
+            f" trained for {args.steps:,} steps of 32 rows on {args.data.name}; seed {args.seed}."
+        ),
+    ]
+    for split in ("dev", "test"):
+        names = list(next(iter(found[split].values())))
+        rows = [[name, *(f"{one.get(metric, 0):.3f}" for metric in names)] for name, one in found[split].items()]
+        count, unseen = found["counts"][split], found["unseen"][split]
+        parts += [f"## {split}, {count} rows", f"{unseen} of them hold a statement of no training row.", markdown(["", *names], rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
     """Train, write, compare."""
     args = parsed()
     task = data(args)
-    rows = task.test.examples[: args.rows] if task.test else ()
+    assert task.dev is not None and task.test is not None
+    judged = {"dev": task.dev.examples, "test": task.test.examples[: args.rows]}
     learner = train(task, args)
     asked = {name: getattr(args, name) for name in ("steps", "width", "seed", "rows")}
     path = args.output / "result.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = before if {name: before.get(name) for name in asked} == asked else asked | {"parameters": learner.record["total_parameters"]}
-    for name in SETTINGS:
-        if name not in found:
-            found[name] = write(learner, name, rows)
-            path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        print(f"{name:20} " + "  ".join(f"{k} {v:.4f}" for k, v in found[name].items()), flush=True)
+    fresh = asked | {"parameters": learner.record["total_parameters"], "counts": {split: len(rows) for split, rows in judged.items()}}
+    fresh["unseen"] = {split: unseen(task, rows) for split, rows in judged.items()}
+    found = before if {name: before.get(name) for name in asked} == asked and "counts" in before else fresh
+    for split, rows in judged.items():
+        mine = found.setdefault(split, {"nearest training row": scored(rows, nearest(task, rows))})
+        for name in SETTINGS:
+            if name not in mine:
+                mine[name] = write(learner, name, rows)
+                path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    args.table.write_text(report(found, args), encoding="utf-8")
+    print(report(found, args))
     learner.framing.framing = learner.record["framing"]
     learner.save_pretrained(args.output / "model")
 

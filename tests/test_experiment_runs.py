@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tempering.contracts import Example
 from tempering.learner import Learner
 from tests.test_experiments import Loader, killed_in_the_third_step, opened, script  # noqa: F401 - a fixture
 from tests.tiny import save_tiny, tiny_examples
@@ -165,6 +167,7 @@ def test_text_to_text_goes_on_and_writes_once(script: Loader, tmp_path: Path, mo
         rows = [{"source": f"name {i % 5} food {i % 3}", "target": f"it is {i % 5} and has {i % 3}"} for i in range(count)]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--steps", "4", "--width", "32", "--rows", "2"]
+    words += ["--table", str(tmp_path / "t.md")]
     monkeypatch.setattr(sys, "argv", ["text-to-text", *words])
     monkeypatch.setattr(module, "SETTINGS", {"greedy": {}, "beams": {"num_beams": 2}})
     monkeypatch.setattr(module, "SAVE_STEPS", 2)
@@ -173,11 +176,23 @@ def test_text_to_text_goes_on_and_writes_once(script: Loader, tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         module.main()
     module.main()
-    assert steps == [1, 2, 3, 3, 4] and written == ["greedy", "beams"]
+    assert steps == [1, 2, 3, 3, 4] and written == ["greedy", "beams"] * 2  # of the development and of the test rows
     module.main()
-    assert steps == [1, 2, 3, 3, 4] and written == ["greedy", "beams"]
+    assert steps == [1, 2, 3, 3, 4] and written == ["greedy", "beams"] * 2
     found = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert found["rows"] == 2 and {"greedy", "beams"} < set(found)
+    assert found["counts"] == {"dev": 4, "test": 2} and set(found["test"]) == {"nearest training row", "greedy", "beams"}
+    assert "## dev, 4 rows" in (tmp_path / "t.md").read_text() and (tmp_path / "t.md").read_text().count("| greedy |") == 2
     monkeypatch.setattr(sys, "argv", ["text-to-text", *words, "--rows", "3"])
     module.main()
-    assert written == ["greedy", "beams"] * 2
+    assert written == ["greedy", "beams"] * 4
+
+
+def test_the_floor_of_text_to_text_is_the_nearest_training_row(script: Loader) -> None:
+    module = script("text-to-text")
+    known = [(name, food) for name in ("The Vaults", "Cocum") for food in ("fish", "pie")]
+    rows = [Example((f"name[{name}], food[{food}]",), f"{name} has {food}.") for name, food in known]
+    asked = [Example(("food[pie], name[Cocum]",), "x"), Example(("name[Strada], food[fish]",), "x")]
+    said = module.nearest(SimpleNamespace(train=rows), asked)
+    assert said == ["Cocum has pie.", "The Vaults has fish."]
+    assert module.scored(asked, said)["values said"] == 0.75
+    assert module.unseen(SimpleNamespace(train=rows), asked) == 1
