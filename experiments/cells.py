@@ -181,7 +181,9 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Pair:
 
 def difference(pair: Pair, tests: int = 1) -> str:
     """A difference in points with its interval and its p value, times the number of ``tests``; empty where a side is missing."""
-    return gap(pair) + (f", p = {min(1.0, pair.p * tests):.3f}" if math.isfinite(pair.low) else "")
+    p = min(1.0, pair.p * tests)
+    said = "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+    return gap(pair) + (f", {said}" if math.isfinite(pair.low) else "")
 
 
 def gap(pair: Pair) -> str:
