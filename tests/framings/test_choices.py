@@ -125,6 +125,7 @@ def test_the_target_of_the_harness_says_whose_a_choice_is(labels: list[Any], tar
         ([0, 1], "0"),
         ([0, 1], "'{{ options.index(answer) }}'"),
         ([0, 1], "!function utils.target"),
+        ([0, 1], "'{{ (1 / label) | int }}'"),
         (["a", "b"], "'{{ 1 - label }}'"),
         ([0, 1], "'{{ 0 * label }}'"),
     ],

@@ -52,7 +52,7 @@ def test_it_starts_where_the_earlier_stage_ended_and_the_model_goes_on_as_it_cam
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     first = Train(data=write("a"), framing=MEAN, tuning=tuning, keep_tuning="t", **LOOP)
     learner = first.run(backbone, tiny_task(), SEEDS, around=around)
-    leave(first, backbone, ())
+    leave(first, backbone)
     after = backbone.state_dict()
     assert set(after) == set(before) and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert prompt_of(backbone) is None and not backbone.changed and backbone.reserved == 0

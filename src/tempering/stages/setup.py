@@ -125,7 +125,7 @@ def check_carried(stage: Any, framing: nn.Module) -> None:
         )
 
 
-def leave(stage: Any, backbone: Backbone, learned: Sequence[str]) -> None:
+def leave(stage: Any, backbone: Backbone, learned: Sequence[str] = ()) -> None:
     """After a stage that is not the last: its tuning is folded into the weights. A stage that worked on a copy has ``leave`` of its own,
     and one ``apart`` leaves nothing in the model. Where nothing moved, the base is still the one that its name says. ``learned`` are the
     weights of `learned_anew`.

@@ -31,7 +31,7 @@ from tempering.framings.templates.pieces import Field, Filled, Mask, Piece, Text
 from tempering.streams import numpy_stream
 
 _PRINTED = re.compile(f"{OPEN}([^{NAMED}]*){NAMED}([^{CLOSE}]*){CLOSE}|({HERE})", re.DOTALL)
-_BROKEN = (TemplateError, TypeError, ValueError, IndexError)  # what an expression that does not fit its values raises
+_BROKEN = (TemplateError, TypeError, ValueError, IndexError, ArithmeticError)  # what an expression that does not fit its values raises
 _OWN = ("mask", "label", "answer_choices", "choices")
 
 
