@@ -4,11 +4,11 @@
 
 No pretrained text-to-text model is taken: a tokenizer of 2,000 pieces is made of the training rows, and a T5 of two layers a half is
 drawn at random. It is trained on the training rows; greedy decoding, four beams, and words that must occur are then compared on the
-development rows and on test rows. The floor is the text of the most similar training row, by the statements that the sources share. "values
-said": the share of the values in a source that its text holds, letter by letter. All of it is one seed of one model: it says that the
-machinery works, not how good T5 is. Training saves a checkpoint every few hundred steps; the same command goes on from there, and writes
-with each finished decoding once. Nothing is chosen on the development rows; where the test rows speak of what no training row names, as
-those of E2E do of other restaurants, they tell what a model from nothing cannot know.
+development rows and on test rows. The floor is the text of the training row that shares most statements of the source and, of those,
+speaks of the same. "values said": the share of the values in a source that its text holds, letter by letter. All of it is one seed of
+one model: it says that the machinery works, not how good T5 is. Training saves a checkpoint every few hundred steps; the same command
+goes on from there, and writes with each finished decoding once. Nothing is chosen on the development rows; where the test rows speak of
+what no training row names, as those of E2E do of other restaurants, they tell what a model from nothing cannot know.
 """
 
 from __future__ import annotations
@@ -146,9 +146,15 @@ def values(row: Example) -> set[str]:
 
 
 def nearest(task: Task, rows: Sequence[Example]) -> list[str]:
-    """The texts of the training rows that share most statements with ``rows``, and of those say least beside; the first of equals."""
-    known = [(statements(e), str(e.label)) for e in task.train]
-    return [max(known, key=lambda one: (len(one[0] & mine), -len(one[0])))[1] for mine in map(statements, rows)]
+    """The texts of the training rows that share most statements with ``rows``, and of those speak of the same; the first of equals."""
+    known = [(statements(e), kinds(statements(e)), str(e.label)) for e in task.train]
+    asked = [(mine, kinds(mine)) for mine in map(statements, rows)]
+    return [max(known, key=lambda one: (len(one[0] & mine), -len(one[1] ^ about)))[2] for mine, about in asked]
+
+
+def kinds(said: set[str]) -> set[str]:
+    """What statements are about: ``area``."""
+    return {one.partition("[")[0] for one in said}
 
 
 def statements(row: Example) -> set[str]:
@@ -174,8 +180,8 @@ def report(found: dict[str, Any], args: argparse.Namespace) -> str:
     for split in ("dev", "test"):
         names = list(next(iter(found[split].values())))
         rows = [[name, *(f"{one.get(metric, 0):.3f}" for metric in names)] for name, one in found[split].items()]
-        count, unseen = found["counts"][split], found["unseen"][split]
-        parts += [f"## {split}, {count} rows", f"{unseen} of them hold a statement of no training row.", markdown(["", *names], rows)]
+        count, strange = found["counts"][split], found["unseen"][split]
+        parts += [f"## {split}, {count} rows", f"{strange} of them hold a statement of no training row.", markdown(["", *names], rows)]
     return "\n\n".join(parts) + "\n"
 
 
